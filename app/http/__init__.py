@@ -1,0 +1,1 @@
+"""The Flask edge: problems, request context, conditional requests, pages, OpenAPI."""

@@ -1,0 +1,1 @@
+"""Images: what can be known of them without decoding."""

@@ -1,0 +1,1 @@
+"""Operating the process: health, metrics, logs, maintenance."""

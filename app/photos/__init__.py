@@ -1,0 +1,1 @@
+"""Photos: upload, keep, find, serve."""

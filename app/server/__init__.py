@@ -1,0 +1,1 @@
+"""The gunicorn side: configuration and listeners."""

@@ -1,0 +1,1 @@
+"""Object stores: one port (:mod:`.base`), one file per vendor."""

@@ -1,0 +1,180 @@
+"""The object store port: what every store can do, and how it fails.
+
+A store keeps immutable objects under keys that the server makes. ``put`` is create-only and checked, a
+``Body`` can be opened any number of times (so that a second attempt sends all of it again), and every
+error is one of the tree below. Adapters pass ``tests/contract/test_object_store.py``.
+
+::
+
+    StorageError (UnavailableError)
+    ├── StorageUnavailableError     refused, reset, 5xx, throttled
+    ├── StorageTimeoutError         no answer within the time left
+    ├── StorageDeniedError          credentials, bucket or policy: an operator must act
+    ├── StorageFullError            the store has no room
+    ├── ObjectCorruptError          bytes or digest are not what was stored
+    ├── ObjectNotFoundError         no object under this key
+    └── ObjectExistsError           there is an object already, with other content
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
+
+from app.errors import UnavailableError
+
+
+class StorageError(UnavailableError):
+    """Base of what an object store raises."""
+
+
+class StorageUnavailableError(StorageError):
+    """The store refused, reset, throttled or failed."""
+
+
+class StorageTimeoutError(StorageError):
+    """The store did not answer within the time left; whether it acted is unknown."""
+
+
+class StorageDeniedError(StorageError):
+    """Credentials, container or policy are wrong: retrying does not help, an operator must act."""
+
+
+class StorageFullError(StorageError):
+    """The store has no room left."""
+
+
+class ObjectCorruptError(StorageError):
+    """The bytes or the digest are not those that were stored."""
+
+
+class ObjectNotFoundError(StorageError):
+    """There is no object under this key."""
+
+
+class ObjectExistsError(StorageError):
+    """There is an object under this key already, and its content is another."""
+
+
+class Body(Protocol):
+    """Bytes of known size and digests that can be opened again for every attempt."""
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes ``open()`` will yield."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Lower-case hex SHA-256 of the bytes."""
+        ...
+
+    @property
+    def md5(self) -> str:
+        """Lower-case hex MD5, which object stores check on receipt; no security rests on it."""
+        ...
+
+    def open(self) -> BinaryIO:
+        """Return a fresh, independent, seekable reader at the first byte. The caller closes it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What a store knows of an object without its bytes.
+
+    Attributes:
+        key: The key.
+        size_bytes: The size.
+        sha256: Lower-case hex digest given at ``put``; None where a listing does not tell it.
+        modified_at: When it was stored, UTC.
+    """
+
+    key: str
+    size_bytes: int
+    sha256: str | None
+    modified_at: datetime
+
+
+class ObjectReader(Protocol):
+    """The open bytes of an object, or of one range of it. Not thread-safe; a context manager."""
+
+    @property
+    def info(self) -> ObjectInfo:
+        """The whole object's facts, also when only a range was opened."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield chunks of at most 256 KiB; each read ends at the deadline that was current at ``open``.
+
+        Raises:
+            StorageTimeoutError: The deadline passed, or the store stalled.
+            StorageUnavailableError: The connection broke before all bytes had come.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give the connection or file back; safe to call twice, also in the middle of the bytes."""
+        ...
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        ...
+
+
+class ObjectStore(Protocol):
+    """A place for immutable objects. Thread-safe.
+
+    Keys are 1 to 512 characters of ``a-z0-9/-_.``, made by the server; segments are neither empty nor
+    ``.`` nor ``..``. All methods honour the current deadline (``app.stability``) besides their own caps
+    and raise only :class:`StorageError` and :class:`ValueError` (for a bad key).
+    """
+
+    def put(self, key: str, body: Body, *, content_type: str) -> ObjectInfo:
+        """Create an object; afterwards its bytes are durable and checked.
+
+        An object that is there already with the same content is taken as success (the reply to an earlier
+        attempt was lost). Never is a part of an object visible.
+
+        Raises:
+            ObjectExistsError: There is another object under the key; nothing was changed.
+            ObjectCorruptError: The store's digest differs; the object has been removed where possible.
+        """
+        ...
+
+    def head(self, key: str) -> ObjectInfo:
+        """Return the facts of an object, its ``sha256`` included.
+
+        Raises:
+            ObjectNotFoundError: There is none.
+        """
+        ...
+
+    def open(self, key: str, *, start: int = 0, length: int | None = None) -> ObjectReader:
+        """Open an object, or ``length`` bytes of it from ``start`` (both must lie inside the object).
+
+        Raises:
+            ObjectNotFoundError: There is none.
+        """
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove an object; one that is not there is success."""
+        ...
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        """Yield every object whose key starts with the prefix, in key order, page by page."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections; the store is not used afterwards."""
+        ...
