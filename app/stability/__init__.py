@@ -4,7 +4,15 @@ Here so far: one deadline per request (:mod:`.deadline`) and the clock that ever
 """
 
 from .clock import Clock, SystemClock
-from .deadline import Deadline, DeadlineExceededError, current_deadline, deadline_scope, remaining_seconds
+from .deadline import (
+    Deadline,
+    DeadlineExceededError,
+    current_deadline,
+    deadline_scope,
+    enter_deadline,
+    leave_deadline,
+    remaining_seconds,
+)
 
 __all__ = [
     "Clock",
@@ -13,5 +21,7 @@ __all__ = [
     "SystemClock",
     "current_deadline",
     "deadline_scope",
+    "enter_deadline",
+    "leave_deadline",
     "remaining_seconds",
 ]

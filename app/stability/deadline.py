@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 
 from .clock import Clock, SystemClock
 
@@ -53,14 +53,24 @@ def current_deadline() -> Deadline | None:
     return _current.get()
 
 
+def enter_deadline(deadline: Deadline) -> Token[Deadline | None]:
+    """Make a deadline the current one, where a block does not fit; the token goes to :func:`leave_deadline`."""
+    return _current.set(deadline)
+
+
+def leave_deadline(token: Token[Deadline | None]) -> None:
+    """Return to the deadline that was current before the token was given."""
+    _current.reset(token)
+
+
 @contextmanager
 def deadline_scope(deadline: Deadline) -> Iterator[Deadline]:
     """Make a deadline the current one for the block; the outer one returns afterwards."""
-    token = _current.set(deadline)
+    token = enter_deadline(deadline)
     try:
         yield deadline
     finally:
-        _current.reset(token)
+        leave_deadline(token)
 
 
 def remaining_seconds(cap_seconds: float) -> float:

@@ -1,0 +1,247 @@
+"""The engine: connections, transactions, pool figures, query times and the slow-query log.
+
+Two ways in. ``read()`` gives a connection on which every statement stands alone (no BEGIN, no COMMIT: two
+round trips less); ``write()`` gives one transaction that commits when the block ends and rolls back when it
+raises. On SQLite a writing transaction starts with BEGIN IMMEDIATE, so that two writers queue for the lock
+instead of failing in the middle. Both give the connection back in every path.
+
+What a database does wrong leaves here as :class:`~app.errors.DatabaseUnavailableError`; integrity errors pass
+through, for the callers that provoke them on purpose.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.engine import URL, ExceptionContext, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+
+from app.errors import DatabaseUnavailableError
+from app.settings import DatabaseSettings
+
+_log = logging.getLogger(__name__)
+
+_STATEMENT_CHARACTERS_LOGGED = 100
+_SQLITE_BUSY_MILLISECONDS = 5000
+_RETRY_AFTER_SECONDS = 2.0
+_TRANSACTION = "photo_api_transaction"
+
+
+class DatabaseObserver(Protocol):
+    """Who hears of the database's work. Called on hot paths: must neither raise nor block."""
+
+    def query(self, seconds: float) -> None:
+        """One statement took so long."""
+        ...
+
+    def slow_query(self) -> None:
+        """One statement took at least the threshold."""
+        ...
+
+    def database_error(self, kind: str) -> None:
+        """A statement or a connection failed; ``kind`` is one of a few fixed words."""
+        ...
+
+    def pool(self, active: int, waiting: int) -> None:
+        """So many connections are in use, and so many threads wait for one."""
+        ...
+
+
+class _CountingPool(QueuePool):
+    """A pool that knows how many threads wait for a connection."""
+
+    waiting = 0
+    _waiting_lock = threading.Lock()
+
+    def _do_get(self) -> ConnectionPoolEntry:
+        if self.checkedin() or self.overflow() < self._max_overflow:
+            return super()._do_get()
+        with self._waiting_lock:
+            self.waiting += 1
+        try:
+            return super()._do_get()
+        finally:
+            with self._waiting_lock:
+                self.waiting -= 1
+
+
+class Database:
+    """A database and its pool. Thread-safe; made once per process, after the fork.
+
+    Args:
+        settings: The URL, the pool's size and the thresholds.
+        observer: Who hears of queries, errors and the pool.
+    """
+
+    def __init__(self, settings: DatabaseSettings, observer: DatabaseObserver) -> None:
+        self._settings = settings
+        self._observer = observer
+        url = make_url(settings.url.get_secret_value())
+        self.dialect: str = url.get_backend_name()
+        self._engine = create_engine(
+            url,
+            poolclass=_CountingPool,
+            pool_size=settings.pool_size,
+            max_overflow=settings.max_overflow,
+            pool_timeout=settings.pool_timeout_seconds,
+            pool_recycle=settings.pool_recycle_seconds,
+            pool_pre_ping=self.dialect != "sqlite",
+            connect_args=_connect_arguments(url, settings),
+            hide_parameters=True,
+        )
+        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT", **{_TRANSACTION: "read"})
+        _listen(self._engine, self.dialect, settings.slow_query_seconds, observer)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine itself, for migrations and tests; services use ``read()`` and ``write()``."""
+        return self._engine
+
+    @property
+    def max_connections(self) -> int:
+        """How many connections the pool opens at the most."""
+        return self._settings.pool_size + self._settings.max_overflow
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """Yield a connection on which each statement commits by itself.
+
+        Raises:
+            DatabaseUnavailableError: Refused, died, timed out, or no free connection in time.
+        """
+        with self._translated(), self._reading.connect() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Yield a connection in one transaction: committed at the end, rolled back on any exception.
+
+        Raises:
+            DatabaseUnavailableError: Refused, died, timed out, or no free connection in time. When it comes
+                out of the commit itself, whether it took effect is unknown.
+        """
+        with self._translated(), self._engine.begin() as connection:
+            yield connection
+
+    def ping(self) -> None:
+        """Make one round trip.
+
+        Raises:
+            DatabaseUnavailableError: It did not work.
+        """
+        with self.read() as connection:
+            connection.execute(text("SELECT 1"))
+
+    def pool_figures(self) -> tuple[int, int]:
+        """Return how many connections are in use and how many threads wait for one."""
+        pool = self._engine.pool
+        assert isinstance(pool, _CountingPool)  # noqa: S101  # we made it above
+        return pool.checkedout(), pool.waiting
+
+    def close(self) -> None:
+        """Close all pooled connections."""
+        self._engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except IntegrityError:
+            raise
+        except PoolTimeoutError as error:
+            self._observer.database_error("pool_timeout")
+            raise DatabaseUnavailableError(
+                "All database connections are in use. Try again in a moment.", retry_after_seconds=1.0
+            ) from error
+        except DBAPIError as error:
+            raise DatabaseUnavailableError(
+                "The database is not available. Try again in a moment.", retry_after_seconds=_RETRY_AFTER_SECONDS
+            ) from error
+        except SQLAlchemyError as error:
+            self._observer.database_error("client")
+            raise DatabaseUnavailableError(
+                "The database could not be used. Try again in a moment.", retry_after_seconds=_RETRY_AFTER_SECONDS
+            ) from error
+
+
+def _connect_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+    timeout = settings.statement_timeout_seconds
+    match url.get_backend_name():
+        case "postgresql":
+            return {
+                "connect_timeout": max(2, round(settings.pool_timeout_seconds)),
+                "application_name": "photo-api",
+                "options": f"-c statement_timeout={round(timeout * 1000)} -c timezone=UTC",
+            }
+        case "mysql":
+            return {"connect_timeout": 2, "read_timeout": round(timeout) + 1, "write_timeout": round(timeout) + 1}
+        case _:
+            return {"timeout": _SQLITE_BUSY_MILLISECONDS / 1000}
+
+
+def _listen(engine: Engine, dialect: str, slow_seconds: float, observer: DatabaseObserver) -> None:
+    if dialect == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    _listen_to_queries(engine, slow_seconds, observer)
+    _listen_to_pool(engine, observer)
+
+
+def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    # The driver must not begin transactions by itself: _begin_sqlite does, and says IMMEDIATE.
+    connection.isolation_level = None
+    for pragma in (
+        "journal_mode=WAL",
+        "foreign_keys=ON",
+        f"busy_timeout={_SQLITE_BUSY_MILLISECONDS}",
+        "synchronous=FULL",  # an acknowledged photo survives a power cut
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_execution_options().get(_TRANSACTION) != "read":
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _listen_to_queries(engine: Engine, slow_seconds: float, observer: DatabaseObserver) -> None:
+    def before(_connection: Connection, _cursor: Any, _statement: str, _values: Any, context: Any, *_: Any) -> None:
+        context.photo_api_started = time.perf_counter()
+
+    def after(_connection: Connection, _cursor: Any, statement: str, _values: Any, context: Any, *_: Any) -> None:
+        if context is None:
+            return
+        seconds = time.perf_counter() - context.photo_api_started
+        observer.query(seconds)
+        if seconds >= slow_seconds:
+            observer.slow_query()
+            shown = " ".join(statement.split())[:_STATEMENT_CHARACTERS_LOGGED]
+            _log.warning("slow query", extra={"duration_ms": round(seconds * 1000, 1), "statement": shown})
+
+    def failed(context: ExceptionContext) -> None:
+        if isinstance(context.sqlalchemy_exception, IntegrityError):
+            return
+        observer.database_error("disconnect" if context.is_disconnect else "statement")
+
+    event.listen(engine, "before_cursor_execute", before)
+    event.listen(engine, "after_cursor_execute", after)
+    event.listen(engine, "handle_error", failed)
+
+
+def _listen_to_pool(engine: Engine, observer: DatabaseObserver) -> None:
+    pool = engine.pool
+    assert isinstance(pool, _CountingPool)  # noqa: S101  # the caller made it so
+
+    def changed(*_: Any) -> None:
+        observer.pool(pool.checkedout(), pool.waiting)
+
+    event.listen(engine, "checkout", changed)
+    event.listen(engine, "checkin", changed)

@@ -1,0 +1,61 @@
+"""Conditional requests (RFC 9110 §13): entity tags, ``If-None-Match``, ``If-Modified-Since``, ``If-Match``."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+
+from flask import request
+from werkzeug.http import parse_date
+
+from app.errors import PreconditionFailedError
+
+
+def quoted(tag: str) -> str:
+    """Return a strong entity tag as it stands in a header."""
+    return f'"{tag}"'
+
+
+def tag_of(content: bytes) -> str:
+    """Return an entity tag made of the content itself, without quotes."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def is_unchanged(tag: str, modified_at: dt.datetime | None = None) -> bool:
+    """Tell whether the client's copy is still good, so that 304 is the answer.
+
+    ``If-None-Match`` decides when it is there (weak comparison); else ``If-Modified-Since``, by the second.
+
+    Args:
+        tag: The current strong entity tag, without quotes.
+        modified_at: When the representation last changed.
+    """
+    if "If-None-Match" in request.headers:
+        tags = request.if_none_match
+        return bool(tags.star_tag) or tags.contains_weak(tag)
+    since = request.if_modified_since
+    return since is not None and modified_at is not None and modified_at.replace(microsecond=0) <= since
+
+
+def require_match(tag: str) -> None:
+    """Let a change pass only when ``If-Match`` is absent or names the current version (strong comparison).
+
+    Raises:
+        PreconditionFailedError: It names another one.
+    """
+    if "If-Match" not in request.headers:
+        return
+    tags = request.if_match
+    if not tags.star_tag and not tags.contains(tag):
+        raise PreconditionFailedError("The resource has changed since you read it. Read it again, then change it.")
+
+
+def is_range_current(tag: str, modified_at: dt.datetime) -> bool:
+    """Tell whether ``If-Range`` lets a range be answered: absent, the current tag, or its exact date."""
+    condition = request.headers.get("If-Range")
+    if condition is None:
+        return True
+    date = parse_date(condition)
+    if date is not None:
+        return date == modified_at.replace(microsecond=0)
+    return condition.strip() == quoted(tag)

@@ -1,0 +1,86 @@
+"""What every request carries: its id, its deadline, its place in the log and the metrics.
+
+Health and metrics paths are no part of this: they are served beside the app (see ``app/server``).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import uuid
+from typing import Protocol
+
+from flask import Flask, Response, g, request
+from werkzeug.sansio.utils import host_is_trusted
+
+from app.http import problems
+from app.stability import Deadline, enter_deadline, leave_deadline
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_NO_ROUTE = "(none)"
+
+
+class RequestObserver(Protocol):
+    """Who hears of requests. Called once per request, after the answer is made; must not raise."""
+
+    def request_started(self, request_id: str) -> None:
+        """A request has come in."""
+        ...
+
+    def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Its answer's head is ready; ``route`` is a template, never a path."""
+        ...
+
+    def unforeseen(self, kind: str) -> None:
+        """An exception that nobody foresaw, by the name of its class."""
+        ...
+
+
+def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, allowed_hosts: list[str]) -> None:
+    """Give every request of an app its id, deadline and record.
+
+    Args:
+        app: The Flask app.
+        observer: Who hears of each request.
+        deadline_seconds: From the last byte of the request's body (see :func:`restart_deadline`).
+        allowed_hosts: Names that ``Host`` may have, ``.example.org`` for all below; empty for any.
+    """
+
+    def begin() -> Response | None:
+        g.started = time.perf_counter()
+        g.deadline_seconds = deadline_seconds
+        given = request.headers.get("X-Request-Id", "")
+        g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.deadline_token = enter_deadline(Deadline(deadline_seconds))
+        observer.request_started(g.request_id)
+        if allowed_hosts and not host_is_trusted(request.host, allowed_hosts):
+            problem = problems.Problem(400, "host-not-allowed", "This host name is not served")
+            return problems.answer(problem, "Use a host name that this server is configured for.")
+        return None
+
+    def end(response: Response) -> Response:
+        response.headers["X-Request-Id"] = g.request_id
+        response.headers.setdefault("X-Content-Type-Options", "nosniff")
+        response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        response.headers.setdefault("Referrer-Policy", "no-referrer")
+        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
+        route = request.url_rule.rule if request.url_rule else _NO_ROUTE
+        if "unforeseen" in g:
+            observer.unforeseen(g.unforeseen)
+        observer.request_ended(request.method, route, response.status_code, time.perf_counter() - g.started)
+        return response
+
+    def leave(_error: BaseException | None) -> None:
+        token = g.pop("deadline_token", None)
+        if token is not None:
+            leave_deadline(token)
+
+    app.before_request(begin)
+    app.after_request(end)
+    app.teardown_request(leave)
+
+
+def restart_deadline() -> None:
+    """Start the request's time anew: the client's sending does not count, only ours from the last byte on."""
+    leave_deadline(g.pop("deadline_token"))
+    g.deadline_token = enter_deadline(Deadline(g.deadline_seconds))

@@ -1,0 +1,59 @@
+"""Kinds of fields that several rooms use: clean text, instants, tags."""
+
+from __future__ import annotations
+
+import datetime as dt
+import unicodedata
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, PlainSerializer, StringConstraints
+
+_ALLOWED_CONTROLS = frozenset("\n\t")
+
+
+def _refuse_controls(value: str) -> str:
+    for character in value:
+        category = unicodedata.category(character)
+        if category == "Cs" or (category == "Cc" and character not in _ALLOWED_CONTROLS):
+            raise ValueError("control characters are not allowed here")
+    return value
+
+
+def _refuse_lines(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be blank")
+    if any(character in "\n\t" for character in value):
+        raise ValueError("must be a single line")
+    return value
+
+
+def _in_utc(value: dt.datetime) -> dt.datetime:
+    try:
+        return value.astimezone(dt.UTC)
+    except OverflowError:
+        raise ValueError("is outside the years 1 to 9999") from None
+
+
+def rfc3339(value: dt.datetime) -> str:
+    """Return an instant as the API writes it: RFC 3339, UTC, ``Z``, microseconds."""
+    return value.astimezone(dt.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
+
+
+Text = Annotated[str, AfterValidator(_refuse_controls)]
+"""Any text without control characters; new lines and tabs are allowed."""
+
+Line = Annotated[str, AfterValidator(_refuse_controls), AfterValidator(_refuse_lines)]
+"""Text on one line, not blank."""
+
+Tag = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=50, strip_whitespace=True),
+    AfterValidator(_refuse_controls),
+    AfterValidator(_refuse_lines),
+]
+"""1 to 50 characters on one line."""
+
+Instant = Annotated[
+    AwareDatetime, AfterValidator(_in_utc), PlainSerializer(rfc3339, return_type=str, when_used="json")
+]
+"""An instant with its zone; kept and written in UTC."""

@@ -1,0 +1,303 @@
+"""Operations: a route says once what it takes and answers; validation, identity and OpenAPI follow from that.
+
+A room writes a class of methods and mounts it::
+
+    class PhotoRoutes:
+        @get("/api/v1/photos/<uuid:photo_id>", summary="…", access="photos:read", answers={200: PhotoView},
+             problems=(NotFoundError,))
+        def show(self, principal: Principal, photo_id: UUID) -> Reply: ...
+
+    mount(app, PhotoRoutes(service), authenticator)
+
+Parameters are bound by name: ``principal`` (the caller), ``body`` (a pydantic model, from JSON), ``query`` (a
+pydantic model, from the query string), and the parts of the path. A HEAD request takes the GET's way.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, TypeVar, get_type_hints
+
+from flask import Flask, Response, request
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from app.errors import (
+    MalformedRequestError,
+    PayloadTooLargeError,
+    PhotoApiError,
+    UnsupportedMediaTypeError,
+    ValidationFailedError,
+)
+from app.http.identity import PUBLIC, Access, Authenticator, admit
+
+_JSON_BYTES_MAX = 256 * 1024
+_OPERATION = "__photo_api_operation__"
+
+
+class RequestModel(BaseModel):
+    """Base of everything a client sends: unknown fields are refused, types are not bent."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class QueryModel(BaseModel):
+    """Base of query strings: unknown parameters are refused, text is read as the field's type."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Media:
+    """An answer, or a body, that is not JSON.
+
+    Attributes:
+        content_types: As OpenAPI writes them, ranges allowed (``image/*``).
+        description: One sentence.
+        schema: The OpenAPI schema of the content; None for bytes.
+    """
+
+    content_types: tuple[str, ...]
+    description: str
+    schema: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A JSON answer.
+
+    Attributes:
+        status: The status code.
+        content: A model, ready-made JSON bytes, or None for no body.
+        headers: More headers.
+    """
+
+    status: int = 200
+    content: BaseModel | bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What a route says of itself; :mod:`app.http.openapi` writes the document from it.
+
+    Attributes:
+        method: The HTTP method.
+        path: A Werkzeug rule.
+        summary: A few words.
+        description: The method's docstring.
+        name: The ``operationId``.
+        access: Whom it admits.
+        answers: Status to model, :class:`Media`, or None for no body.
+        problems: The error classes it may answer with, besides those that follow from its parameters.
+        body: The model of the JSON body, a tuple of :class:`Media`, or None.
+        query: The model of the query string.
+        headers: Request headers it reads: name to description.
+    """
+
+    method: str
+    path: str
+    summary: str
+    description: str
+    name: str
+    access: Access | str
+    answers: Mapping[int, type[BaseModel] | Media | None]
+    problems: tuple[type[PhotoApiError], ...]
+    body: type[BaseModel] | tuple[Media, ...] | None
+    query: type[BaseModel] | None
+    headers: Mapping[str, str]
+
+
+_Handler: TypeAlias = "Callable[..., Reply | Response]"
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def _operation(
+    method: str,
+    path: str,
+    *,
+    summary: str,
+    access: Access | str,
+    answers: Mapping[int, type[BaseModel] | Media | None],
+    problems: Sequence[type[PhotoApiError]] = (),
+    media_body: tuple[Media, ...] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Callable[[_Handler], _Handler]:
+    def mark(function: _Handler) -> _Handler:
+        hints = get_type_hints(function)
+        operation = Operation(
+            method=method,
+            path=path,
+            summary=summary,
+            description=inspect.getdoc(function) or "",
+            name=function.__name__,
+            access=access,
+            answers=answers,
+            problems=tuple(problems),
+            body=hints.get("body") or media_body,
+            query=hints.get("query"),
+            headers=headers or {},
+        )
+        setattr(function, _OPERATION, operation)
+        return function
+
+    return mark
+
+
+get = functools.partial(_operation, "GET")
+post = functools.partial(_operation, "POST")
+patch = functools.partial(_operation, "PATCH")
+delete = functools.partial(_operation, "DELETE")
+
+
+def operations_of(routes: object) -> list[tuple[Operation, _Handler]]:
+    """Return the operations of a routes object with their bound methods, in the order they are written."""
+    found = []
+    for name in vars(type(routes)):
+        handler = getattr(routes, name)
+        operation = getattr(handler, _OPERATION, None)
+        if operation is not None:
+            found.append((operation, handler))
+    return found
+
+
+def mount(app: Flask, routes: object, authenticator: Authenticator) -> list[Operation]:
+    """Add every operation of a routes object to an app.
+
+    Args:
+        app: The Flask app.
+        routes: An object whose methods carry operations.
+        authenticator: Who knows tokens and keys.
+
+    Returns:
+        The operations, for the OpenAPI document.
+    """
+    mounted = []
+    for operation, handler in operations_of(routes):
+        app.add_url_rule(
+            operation.path,
+            endpoint=f"{operation.method} {operation.path}",
+            view_func=_view(operation, handler, authenticator),
+            methods=[operation.method],
+            provide_automatic_options=False,
+        )
+        mounted.append(operation)
+    return mounted
+
+
+def _view(operation: Operation, handler: _Handler, authenticator: Authenticator) -> Callable[..., Response]:
+    wanted = inspect.signature(handler).parameters
+    json_model = operation.body if isinstance(operation.body, type) else None
+
+    def view(**parameters: Any) -> Response:
+        principal = admit(request, operation.access, authenticator)
+        if "principal" in wanted:
+            parameters["principal"] = principal
+        parameters |= _query(operation.query)
+        if json_model is not None:
+            parameters["body"] = read_json(json_model)
+        return _render(handler(**parameters))
+
+    return view
+
+
+def _query(model: type[BaseModel] | None) -> dict[str, BaseModel]:
+    raw = request.args.to_dict(flat=False)
+    repeated = sorted(name for name, values in raw.items() if len(values) > 1)
+    if repeated:
+        mistakes = [{"parameter": name, "detail": "Give this parameter once."} for name in repeated]
+        raise ValidationFailedError("A query parameter is given more than once.", mistakes)
+    if model is None:
+        if raw:
+            unknown = [{"parameter": name, "detail": "This route does not know this parameter."} for name in raw]
+            raise ValidationFailedError("This route takes no query parameters.", unknown)
+        return {}
+    try:
+        return {"query": model.model_validate({name: values[0] for name, values in raw.items()})}
+    except ValidationError as error:
+        mistakes = [
+            {"parameter": str(item["loc"][0]) if item["loc"] else "", "detail": item["msg"]}
+            for item in error.errors(include_input=False, include_url=False)
+        ]
+        raise ValidationFailedError("Some query parameters are wrong.", mistakes) from None
+
+
+def read_json(model: type[_Model]) -> _Model:
+    """Return the request's JSON body as a model.
+
+    Raises:
+        UnsupportedMediaTypeError: The body is not declared as JSON.
+        PayloadTooLargeError: It is larger than 256 KiB.
+        MalformedRequestError: It is not JSON: syntax, depth, digits, encoding.
+        ValidationFailedError: It is JSON, but fields are wrong, missing or unknown.
+    """
+    if request.mimetype != "application/json":
+        raise UnsupportedMediaTypeError("Send the body as JSON, with 'Content-Type: application/json'.")
+    if (request.content_length or 0) > _JSON_BYTES_MAX:
+        raise PayloadTooLargeError(f"A JSON body may have at most {_JSON_BYTES_MAX} bytes.")
+    raw = read_body(_JSON_BYTES_MAX)
+    try:
+        return model.model_validate_json(raw)
+    except ValidationError as error:
+        raise _validation_failed(error) from None
+
+
+def _validation_failed(error: ValidationError) -> PhotoApiError:
+    items = error.errors(include_input=False, include_url=False)
+    for item in items:
+        if item["type"] == "json_invalid":
+            return MalformedRequestError(f"The body is not valid JSON: {item['ctx']['error']}.")
+    mistakes = [{"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": item["msg"]} for item in items]
+    return ValidationFailedError("Some fields are wrong, missing or unknown.", mistakes)
+
+
+def read_body(max_bytes: int) -> bytes:
+    """Return the whole request body, which must be small.
+
+    Raises:
+        PayloadTooLargeError: It is larger than ``max_bytes``.
+        MalformedRequestError: It cannot be read: broken chunks, or the client left.
+    """
+    try:
+        raw = request.stream.read(max_bytes + 1)
+    except PhotoApiError:
+        raise
+    except Exception as error:  # the server's stream raises its own classes for broken chunks
+        raise MalformedRequestError("The body cannot be read: it is incomplete or its framing is broken.") from error
+    if len(raw) > max_bytes:
+        raise PayloadTooLargeError(f"A body here may have at most {max_bytes} bytes.")
+    return raw
+
+
+def _render(reply: Reply | Response) -> Response:
+    if isinstance(reply, Response):
+        return reply
+    content = reply.content
+    raw = content.model_dump_json(by_alias=True).encode() if isinstance(content, BaseModel) else content
+    response = Response(raw, reply.status, dict(reply.headers), content_type="application/json" if raw else None)
+    if raw is None:
+        response.headers.pop("Content-Type", None)
+    response.headers.setdefault(
+        "Cache-Control", "private, no-store" if request.method != "GET" else "private, no-cache"
+    )
+    return response
+
+
+__all__ = [
+    "PUBLIC",
+    "Media",
+    "Operation",
+    "QueryModel",
+    "Reply",
+    "RequestModel",
+    "delete",
+    "get",
+    "mount",
+    "operations_of",
+    "patch",
+    "post",
+    "read_body",
+    "read_json",
+]
