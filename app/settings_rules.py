@@ -1,0 +1,158 @@
+"""Rules between settings: each one right by itself, wrong together.
+
+Judged on settings whose single values are sound already. Rules that need the world (is the bucket there?
+does the database allow that many connections?) belong to start-up, not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from app.settings_forms import contains_placeholder, database_password, parse_address, secret_weakness
+
+if TYPE_CHECKING:  # the models import this module
+    from app.settings import Settings
+
+Key = tuple[str, str]
+_Rule = Callable[["Settings", frozenset[Key]], Iterator["Contradiction"]]
+
+_GRACE_SECONDS = 2.0  # between the last request's deadline and the end of the graceful stop
+
+
+@dataclass(frozen=True, slots=True)
+class Contradiction:
+    """Settings that cannot stand together.
+
+    Attributes:
+        settings: Which ones, as ``(section, name)``; the first is the one to change.
+        text: What is wrong and what to do, without any value.
+    """
+
+    settings: tuple[Key, ...]
+    text: str
+
+
+def find_contradictions(settings: Settings, given: frozenset[Key], *, strict: bool) -> Iterator[Contradiction]:
+    """Find every rule between settings that is broken.
+
+    Args:
+        settings: Settings whose single values are sound.
+        given: Those that a source names; all others have their defaults.
+        strict: Whether the rules of the production profile hold as well.
+    """
+    rules: tuple[_Rule, ...] = (_storage, _key_families, _lives, _listeners, _times, _sizes, _folders)
+    if strict:
+        rules += (_production_keys, _production_placeholders, _production_hosts)
+    for rule in rules:
+        yield from rule(settings, given)
+
+
+def _storage(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    if settings.storage.backend == "s3":
+        for name in ("s3_bucket", "s3_access_key_id", "s3_secret_access_key"):
+            if ("storage", name) not in given:
+                yield Contradiction((("storage", name),), "must be set when PHOTO_API_STORAGE__BACKEND is s3")
+
+
+def _key_families(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del settings
+    both = (("auth", "jwt_secret"), ("auth", "key_ring_file"))
+    if given.issuperset(both):
+        yield Contradiction(both, "give one of them, not both: tokens are signed by one family of keys")
+
+
+def _lives(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del given
+    auth = settings.auth
+    if auth.refresh_token_seconds <= auth.access_token_seconds:
+        yield Contradiction(
+            (("auth", "refresh_token_seconds"), ("auth", "access_token_seconds")),
+            "a refresh token must live longer than an access token",
+        )
+    if auth.refresh_absolute_seconds < auth.refresh_token_seconds:
+        yield Contradiction(
+            (("auth", "refresh_absolute_seconds"), ("auth", "refresh_token_seconds")),
+            "a session must live at least as long as one refresh token",
+        )
+
+
+def _listeners(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del given
+    public, management = parse_address(settings.server.bind), parse_address(settings.server.management_bind)
+    if not management.is_local():
+        yield Contradiction(
+            (("server", "management_bind"),),
+            "must be unix:path, localhost, or a loopback or private IP address: operators only",
+        )
+    if public.collides_with(management):
+        yield Contradiction((("server", "management_bind"), ("server", "bind")), "must be two different addresses")
+
+
+def _times(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del given
+    if settings.server.graceful_timeout_seconds < settings.server.request_deadline_seconds + _GRACE_SECONDS:
+        yield Contradiction(
+            (("server", "graceful_timeout_seconds"), ("server", "request_deadline_seconds")),
+            f"the graceful timeout must be at least the request deadline + {_GRACE_SECONDS:g} seconds, "
+            "or a stop cuts off requests",
+        )
+
+
+def _sizes(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del given
+    if settings.photos.quota_bytes < settings.uploads.max_bytes:
+        yield Contradiction(
+            (("photos", "quota_bytes"), ("uploads", "max_bytes")), "the quota must hold at least one largest photo"
+        )
+
+
+def _folders(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del given
+    spool, root = settings.uploads.spool_dir, settings.storage.local_root
+    nested = spool == root or spool in root.parents or root in spool.parents
+    if settings.storage.backend == "local" and nested:
+        yield Contradiction(
+            (("uploads", "spool_dir"), ("storage", "local_root")), "must be two folders, neither inside the other"
+        )
+
+
+def _production_keys(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    secret = settings.auth.jwt_secret
+    if secret is None and ("auth", "key_ring_file") not in given:
+        yield Contradiction(
+            (("auth", "key_ring_file"), ("auth", "jwt_secret")),
+            "one of them must be set in production: all instances sign with the same keys",
+        )
+    weakness = None if secret is None else secret_weakness(secret.get_secret_value())
+    if weakness:
+        yield Contradiction(
+            (("auth", "jwt_secret"),),
+            f"must be at least 32 random bytes in production, but {weakness}; "
+            'make one with: python3 -c "import secrets; print(secrets.token_urlsafe(32))"',
+        )
+
+
+def _production_placeholders(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del given
+    password = database_password(settings.database.url.get_secret_value())
+    storage = settings.storage
+    for key, secret in (
+        (("database", "url"), None if password is None else SecretStr(password)),
+        (("storage", "s3_access_key_id"), storage.s3_access_key_id),
+        (("storage", "s3_secret_access_key"), storage.s3_secret_access_key),
+    ):
+        if secret is not None and contains_placeholder(secret.get_secret_value()):
+            what = "its password" if key[0] == "database" else "it"
+            yield Contradiction((key,), f"{what} contains a word or an example value; production needs a real one")
+
+
+def _production_hosts(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del settings
+    if ("server", "allowed_hosts") not in given:
+        yield Contradiction(
+            (("server", "allowed_hosts"),), "must be set in production: the names that clients reach this server by"
+        )
