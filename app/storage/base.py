@@ -18,6 +18,7 @@ error is one of the tree below. Adapters pass ``tests/contract/test_object_store
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -108,11 +109,15 @@ class ObjectReader(Protocol):
         ...
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield chunks of at most 256 KiB; each read ends at the deadline that was current at ``open``.
+        """Yield chunks of at most 256 KiB; the last one only after all bytes have come and have been checked.
+
+        All waits for the store, from ``open`` on, may together take what remained of the deadline at ``open``.
+        Time that passes between chunks, while a slow client takes one, does not count.
 
         Raises:
-            StorageTimeoutError: The deadline passed, or the store stalled.
+            StorageTimeoutError: The store took longer than that.
             StorageUnavailableError: The connection broke before all bytes had come.
+            ObjectCorruptError: The whole object was opened, and its digest is not the one given at ``put``.
         """
         ...
 
@@ -164,6 +169,8 @@ class ObjectStore(Protocol):
 
         Raises:
             ObjectNotFoundError: There is none.
+            ObjectCorruptError: The object ends before the range does: it is not what its owner remembers.
+            ValueError: The range is negative or empty.
         """
         ...
 
@@ -178,3 +185,25 @@ class ObjectStore(Protocol):
     def close(self) -> None:
         """Give back connections; the store is not used afterwards."""
         ...
+
+
+_KEY = re.compile(r"(?=.{1,512}\Z)(?!(?:.*/)?\.{1,2}(?:/|\Z))[a-z0-9_.-]+(?:/[a-z0-9_.-]+)*", re.DOTALL)
+
+
+def is_valid_key(key: str) -> bool:
+    """Tell whether a key follows the grammar of :class:`ObjectStore`."""
+    return _KEY.fullmatch(key) is not None
+
+
+def check_key(key: str) -> None:
+    """Raise ``ValueError`` for a key that breaks the grammar of :class:`ObjectStore`."""
+    if not is_valid_key(key):
+        message = "an object key has 1 to 512 characters of a-z 0-9 / - _ . without empty, . and .. segments"
+        raise ValueError(message)
+
+
+def check_range(start: int, length: int | None) -> None:
+    """Raise ``ValueError`` for a range that no object can have."""
+    if start < 0 or (length is not None and length < 1):
+        message = "a range starts at 0 or later and has at least one byte"
+        raise ValueError(message)

@@ -1,0 +1,252 @@
+"""Keep-alive HTTP connections to one store, bounded in number and in time.
+
+Every send and every receive, of headers too, takes its time from the call's
+:class:`app.storage.reading.WaitBudget`. Nothing is retried, no redirect is followed, no proxy is looked up
+and no ``Expect: 100-continue`` is sent (it costs up to a second with some stores).
+
+Not here: what the requests mean and how they are signed (``s3.py``).
+"""
+
+from __future__ import annotations
+
+import http.client
+import io
+import os
+import select
+import socket
+import ssl
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import BinaryIO
+from urllib.parse import urlsplit
+
+from app.storage.base import StorageUnavailableError
+from app.storage.reading import CHUNK_BYTES, BudgetedSocketReader, WaitBudget, storage_timeout
+
+_SEND_BYTES = 256 * 1024
+_RECEIVE_BUFFER_BYTES = 64 * 1024
+
+BROKEN = (OSError, http.client.HTTPException)
+"""What a connection raises when the peer breaks off or does not speak HTTP."""
+
+
+class _BudgetedResponse(http.client.HTTPResponse):
+    """A response that is read through a :class:`BudgetedSocketReader`, its status line and headers included."""
+
+    def __init__(self, connection: socket.socket, *, method: str, budget: WaitBudget) -> None:
+        super().__init__(connection, method=method)
+        self.fp.close()
+        self.fp = io.BufferedReader(BudgetedSocketReader(connection, budget), _RECEIVE_BUFFER_BYTES)
+
+
+class Exchange:
+    """One answered request whose body is still to be read. Close it exactly once, from one thread."""
+
+    def __init__(self, pool: ConnectionPool, connection: http.client.HTTPConnection) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._response: http.client.HTTPResponse | None = None
+        self._sent = False
+
+    @property
+    def response(self) -> http.client.HTTPResponse:
+        """The answer: status, headers and the body to read."""
+        if self._response is None:
+            raise http.client.ResponseNotReady
+        return self._response
+
+    def send(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes | BinaryIO,
+        *,
+        budget: WaitBudget,
+        connect_timeout_seconds: float,
+    ) -> None:
+        """Send a request and read the head of the answer.
+
+        Args:
+            method: The HTTP method.
+            target: Path and query, encoded.
+            headers: All headers, ``Host`` and ``Content-Length`` included.
+            body: Bytes, or a reader of exactly ``Content-Length`` bytes.
+            budget: How long all of it, and reading the answer's body, may wait.
+            connect_timeout_seconds: A shorter limit for connecting.
+
+        Raises:
+            StorageTimeoutError: The budget is used up.
+            OSError: The connection failed, as does ``http.client.HTTPException``.
+        """
+        connection = self._connection
+        if connection.sock is None:
+            _connect(connection, budget, connect_timeout_seconds)
+        connection.response_class = partial(_BudgetedResponse, budget=budget)  # type: ignore[assignment]  # a callable
+        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
+        for name, value in headers.items():
+            connection.putheader(name, value)
+        try:
+            _send(connection, body, budget)
+            self._sent = True
+        except (BrokenPipeError, ConnectionResetError):
+            # The server may have refused early and closed: what it said is worth more than the broken pipe.
+            self._response = connection.getresponse()
+        else:
+            self._response = connection.getresponse()
+
+    def close(self, *, reusable: bool) -> None:
+        """Give the connection back.
+
+        Args:
+            reusable: Whether the whole answer has been read, so that the next request may follow on it.
+        """
+        response = self._response
+        keep = reusable and self._sent and response is not None and not response.will_close
+        if response is not None:
+            if keep and not response.isclosed():
+                # The last bytes are counted off, but only a read at the end tells the response so.
+                keep = response.read(1) == b""
+            response.close()
+        self._pool.give_back(self._connection, keep=keep)
+
+
+class ConnectionPool:
+    """Up to ``max_connections`` keep-alive connections to one endpoint. Thread-safe.
+
+    Connections are opened when they are needed, so that a pool built before a fork shares none.
+
+    Args:
+        endpoint_url: ``http://…`` or ``https://…``; certificates are verified against the system's.
+        max_connections: How many there may be at once.
+        connect_timeout_seconds: How long to wait for a connection, whether new or given back by others.
+    """
+
+    def __init__(self, endpoint_url: str, *, max_connections: int, connect_timeout_seconds: float) -> None:
+        parts = urlsplit(endpoint_url)
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._permits = threading.BoundedSemaphore(max_connections)
+        self._lock = threading.Lock()
+        self._idle: list[http.client.HTTPConnection] = []
+        self._owner = os.getpid()
+        self._closed = False
+
+    @property
+    def idle_connections(self) -> int:
+        """How many open connections wait for a request."""
+        with self._lock:
+            return len(self._idle)
+
+    def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | BinaryIO, *, budget: WaitBudget
+    ) -> Exchange:
+        """Send a request and return its exchange, whose head has been read; the caller closes it.
+
+        Raises:
+            StorageTimeoutError: The budget is used up.
+            StorageUnavailableError: No connection came free, or it failed.
+        """
+        with budget.wait(self._connect_timeout_seconds) as seconds:
+            if not self._permits.acquire(timeout=seconds):
+                raise StorageUnavailableError("The object store is busy. Try again.", retry_after_seconds=1)
+        exchange = Exchange(self, self._take())
+        try:
+            exchange.send(
+                method,
+                target,
+                headers,
+                body,
+                budget=budget,
+                connect_timeout_seconds=self._connect_timeout_seconds,
+            )
+        except BROKEN as error:
+            exchange.close(reusable=False)
+            raise StorageUnavailableError(
+                "The object store cannot be reached. Try again.", retry_after_seconds=2
+            ) from error
+        except BaseException:
+            exchange.close(reusable=False)
+            raise
+        return exchange
+
+    def give_back(self, connection: http.client.HTTPConnection, *, keep: bool) -> None:
+        """Take a connection back from its exchange."""
+        with self._lock:
+            kept = keep and not self._closed
+            if kept:
+                self._idle.append(connection)
+        if not kept:
+            connection.close()
+        self._permits.release()
+
+    def close(self) -> None:
+        """Close the idle connections; those in use are closed when they are given back."""
+        with self._lock:
+            self._closed = True
+            idle, self._idle = self._idle, []
+        for connection in idle:
+            connection.close()
+
+    def _take(self) -> http.client.HTTPConnection:
+        while True:
+            with self._lock:
+                if self._owner != os.getpid():
+                    # A child must not write on its parent's connections; it lets go of them unused.
+                    self._owner, self._idle = os.getpid(), []
+                connection = self._idle.pop() if self._idle else None
+            if connection is None:
+                return self._build()
+            if not _is_stale(connection):
+                return connection
+            connection.close()
+
+    def _build(self) -> http.client.HTTPConnection:
+        if self._tls is None:
+            return http.client.HTTPConnection(self._host, self._port, blocksize=CHUNK_BYTES)
+        return http.client.HTTPSConnection(self._host, self._port, context=self._tls, blocksize=CHUNK_BYTES)
+
+
+def _connect(connection: http.client.HTTPConnection, budget: WaitBudget, cap_seconds: float) -> None:
+    with budget.wait(cap_seconds) as seconds:
+        connection.timeout = seconds
+        try:
+            connection.connect()
+        except TimeoutError as error:
+            raise storage_timeout() from error
+
+
+def _send(connection: http.client.HTTPConnection, body: bytes | BinaryIO, budget: WaitBudget) -> None:
+    """Send the head and the body; a small one together with the head, in one packet train."""
+    if isinstance(body, bytes):
+        with _sending(connection, budget):
+            connection.endheaders(body)
+        return
+    with _sending(connection, budget):
+        connection.endheaders()
+    while chunk := body.read(_SEND_BYTES):
+        with _sending(connection, budget):
+            connection.send(chunk)
+
+
+@contextmanager
+def _sending(connection: http.client.HTTPConnection, budget: WaitBudget) -> Iterator[None]:
+    with budget.wait() as seconds:
+        connection.sock.settimeout(seconds)
+        try:
+            yield
+        except TimeoutError as error:
+            raise storage_timeout() from error
+
+
+def _is_stale(connection: http.client.HTTPConnection) -> bool:
+    """Tell whether the server has closed an idle connection, or said something that nobody asked for."""
+    if connection.sock is None:
+        return True
+    poll = select.poll()
+    poll.register(connection.sock, select.POLLIN)
+    return bool(poll.poll(0))
