@@ -36,6 +36,11 @@ class RequestObserver(Protocol):
         ...
 
 
+def choose_request_id(given: str) -> str:
+    """Return the id that a client sent, if it is fit for logs and headers, and else a new one."""
+    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, allowed_hosts: list[str]) -> None:
     """Give every request of an app its id, deadline and record.
 
@@ -49,8 +54,7 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
     def begin() -> Response | None:
         g.started = time.perf_counter()
         g.deadline_seconds = deadline_seconds
-        given = request.headers.get("X-Request-Id", "")
-        g.request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        g.request_id = choose_request_id(request.headers.get("X-Request-Id", ""))
         g.deadline_token = enter_deadline(Deadline(deadline_seconds))
         observer.request_started(g.request_id)
         if allowed_hosts and not host_is_trusted(request.host, allowed_hosts):
