@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from app.cli import configuration, exit_codes
+from app.cli import configuration, exit_codes, serve
 from app.errors import ConfigurationError, PhotoApiError
 
 _EXIT_CODES = f"""\
@@ -26,7 +26,10 @@ exit codes:
 
 Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for what add_subparsers returns
 
-_REGISTRATIONS: tuple[Callable[[Subparsers[argparse.ArgumentParser]], None], ...] = (configuration.register,)
+_REGISTRATIONS: tuple[Callable[[Subparsers[argparse.ArgumentParser]], None], ...] = (
+    configuration.register,
+    serve.register,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,116 @@
+"""What is kept of every request: its log line, its metrics, and that it is in flight until its body is closed.
+
+:class:`RequestRecorder` is told by the HTTP edge when a request starts and when its answer's head is ready;
+:class:`InFlight` wraps the WSGI application, because only there the end of a streamed body is seen.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any, Final
+
+from werkzeug.wsgi import ClosingIterator
+
+from app.ops.lifecycle import Lifecycle
+from app.ops.logging import bind, bound, unbind_all
+from app.ops.metrics import UNMATCHED_ROUTE, Metrics
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+REQUEST_LOGGER: Final = "photo_api.request"
+"""The logger of the one line per request."""
+
+_log = logging.getLogger(REQUEST_LOGGER)
+
+
+class RequestRecorder:
+    """Counts, times and logs requests. Thread-safe.
+
+    Args:
+        metrics: Where to count.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def request_started(self, request_id: str) -> None:
+        """Bind the request's id to all lines of this thread, until the next request or :class:`InFlight`'s end."""
+        unbind_all()
+        bind(request_id=request_id)
+
+    def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
+        """Count and log an answer whose head is ready.
+
+        Args:
+            method: As received.
+            route: The template that matched; what is in brackets of its own (``(none)``) counts as unmatched.
+            status: Of HTTP.
+            seconds: Since the request's head.
+        """
+        template = UNMATCHED_ROUTE if route.startswith("(") else route
+        self._metrics.request_answered(method, template, status, seconds)
+        _log.info(
+            "request",
+            extra={
+                "method": method[:16],
+                "route": template,
+                "status": status,
+                "duration_ms": round(seconds * 1000, 2),
+            },
+        )
+
+    def unforeseen(self, kind: str) -> None:
+        """Count an exception that nobody foresaw, by the name of its class."""
+        self._metrics.unforeseen(kind)
+
+
+def identify(user_id: str) -> None:
+    """Bind the authenticated user's id to the lines of this request."""
+    if bound().get("user_id") != user_id:
+        bind(user_id=user_id)
+
+
+class InFlight:
+    """WSGI middleware: a request is in flight from its head until its response body is closed.
+
+    Args:
+        application: What answers.
+        lifecycle: Who counts.
+    """
+
+    def __init__(self, application: WSGIApplication, lifecycle: Lifecycle) -> None:
+        self._application = application
+        self._lifecycle = lifecycle
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+        self._lifecycle.enter()
+        try:
+            body = self._application(environ, start_response)
+        except BaseException:
+            self._leave()
+            raise
+        wrapper = environ.get("wsgi.file_wrapper")
+        if isinstance(wrapper, type) and isinstance(body, wrapper):
+            # The server sends such a body with sendfile, but only as long as it sees the wrapper itself.
+            closing: Any = body
+            closing.close = _followed_by(getattr(body, "close", None), self._leave)
+            return body
+        return ClosingIterator(body, self._leave)
+
+    def _leave(self) -> None:
+        self._lifecycle.leave()
+        unbind_all()
+
+
+def _followed_by(first: Callable[[], None] | None, then: Callable[[], None]) -> Callable[[], None]:
+    def close() -> None:
+        try:
+            if first is not None:
+                first()
+        finally:
+            then()
+
+    return close

@@ -1,0 +1,81 @@
+"""Gunicorn's configuration file, made from the settings: ``gunicorn -c app/server/gunicorn_conf.py wsgi:app``.
+
+``python -m app serve`` calls exactly that. Gunicorn runs this file in the master, at start and on every reload,
+and reads the names at the bottom of it; it is no module to import. Two binds, threaded workers, no access log
+and no control socket. Each worker builds the application for itself after the fork (nothing is preloaded), and
+closes it on its way out.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+from app.ops.build import find_instance
+from app.ops.logging import configure_logging
+from app.server.gunicorn_logging import GunicornLogger
+from app.server.metrics_folder import forget_worker, open_metrics_folder
+from app.settings import Settings, load_settings
+
+_METRICS_PARENT: Final = Path("var/run/metrics")
+_KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps an idle upstream connection, so that nginx closes first
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # gunicorn makes its heartbeat files there, unlinked at once
+
+
+def gunicorn_options(settings: Settings) -> dict[str, Any]:
+    """Return gunicorn's settings for ours.
+
+    Args:
+        settings: Valid ones.
+    """
+    server = settings.server
+    return {
+        "bind": [server.bind, server.management_bind],
+        "worker_class": "gthread",
+        "workers": server.workers,
+        "threads": server.threads,
+        "graceful_timeout": round(server.graceful_timeout_seconds),
+        "keepalive": _KEEP_ALIVE_SECONDS,
+        "forwarded_allow_ips": ",".join(server.trusted_proxies),
+        "secure_scheme_headers": {"X-FORWARDED-PROTO": "https"},
+        "forwarder_headers": "",
+        "proc_name": "photo-api",
+        "loglevel": settings.log.level.lower(),
+        "logger_class": GunicornLogger,
+        "accesslog": None,
+        "control_socket_disable": True,
+        "worker_tmp_dir": str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None,
+        "preload_app": False,
+    }
+
+
+def child_exit(_server: Any, worker: Any) -> None:
+    """Forget the gauges of a worker that is gone (in the master)."""
+    forget_worker(worker.pid)
+
+
+def worker_exit(_server: Any, worker: Any) -> None:
+    """Close what the application opened (in the worker, on its way out)."""
+    application = getattr(worker, "wsgi", None)
+    runtime = getattr(application, "extensions", {}).get("photo_api")
+    if runtime is not None:
+        runtime.close()
+
+
+def _configure() -> dict[str, Any]:
+    settings = load_settings()
+    open_metrics_folder(_METRICS_PARENT, os.environ)
+    instance = find_instance(settings.instance.ip, settings.instance.node_name)
+    configure_logging(
+        level=settings.log.level,
+        output=settings.log.format,
+        queue_size=settings.log.queue_size,
+        instance_ip=instance.ip,
+        node_name=instance.node_name,
+    )
+    return gunicorn_options(settings)
+
+
+if __name__ == "__config__":  # the name under which gunicorn runs its configuration file
+    globals().update(_configure())
