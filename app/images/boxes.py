@@ -85,3 +85,17 @@ def _box_at(source: Source, position: int, end: int) -> Box | None:
     if size < header or len(head) < header or position + header > end:
         return None
     return Box(kind, position + header, position + size)
+
+
+def first_boxes(source: Source, start: int, end: int, kinds: frozenset[bytes], tally: Tally) -> dict[bytes, Box]:
+    """Return the first box of each wanted kind between two positions; all others are only counted.
+
+    Raises:
+        UndecodableImageError: A box does not fit.
+        ImageLimitError: There are too many.
+    """
+    found: dict[bytes, Box] = {}
+    for box in boxes(source, start, end, tally):
+        if box.kind in kinds:
+            found.setdefault(box.kind, box)
+    return found

@@ -132,10 +132,18 @@ class Tally:
         """
         self._blocks += 1
         self._bytes += size_bytes
-        if self._blocks > self._limits.max_metadata_blocks:
-            raise self._metadata_error(f"more than {self._limits.max_metadata_blocks} blocks of metadata")
+        self.check_metadata_blocks(self._blocks)
         if self._bytes > self._limits.max_metadata_bytes:
             raise self._metadata_error(f"more than {self._limits.max_metadata_bytes} bytes of metadata")
+
+    def check_metadata_blocks(self, count: int) -> None:
+        """Judge a number of blocks of metadata before any of them is kept.
+
+        Raises:
+            ImageLimitError: There are too many.
+        """
+        if count > self._limits.max_metadata_blocks:
+            raise self._metadata_error(f"more than {self._limits.max_metadata_blocks} blocks of metadata")
 
     def exif(self, size_bytes: int) -> None:
         """Judge an Exif block.

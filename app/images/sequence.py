@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from app.images.boxes import Box, boxes, load
+from app.images.boxes import Box, boxes, first_boxes, load
 from app.images.limits import ImageLimits, Tally
 from app.images.structure import Fields, Source, damaged
 
 _PATH = (b"mdia", b"minf", b"stbl")
+_KINDS = frozenset({*_PATH, b"hdlr", b"stsd", b"stsz", b"stz2"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ def _read_track(source: Source, track: Box, tally: Tally, limits: ImageLimits) -
     """Read one track; None when it is none of pictures."""
     inside: Box | None = track
     for step in _PATH:
-        children = {} if inside is None else _children(source, inside, tally)
+        children = {} if inside is None else first_boxes(source, inside.start, inside.end, _KINDS, tally)
         if step == b"minf":
             handler = children.get(b"hdlr")
             if handler is None or source.upto(handler.start + 8, 4) not in {b"pict", b"vide"}:
@@ -53,7 +54,7 @@ def _read_track(source: Source, track: Box, tally: Tally, limits: ImageLimits) -
         inside = children.get(step)
     if inside is None:
         return None
-    tables = _children(source, inside, tally)
+    tables = first_boxes(source, inside.start, inside.end, _KINDS, tally)
     if b"stsd" not in tables or not {b"stsz", b"stz2"}.intersection(tables):
         raise damaged(source.kind, "the tables of its sequence are missing")
     entry = Fields(source.upto(tables[b"stsd"].start, 44), source.kind, "sample description")
@@ -65,14 +66,6 @@ def _read_track(source: Source, track: Box, tally: Tally, limits: ImageLimits) -
         raise damaged(source.kind, "its width or height is zero")
     sizes = tables.get(b"stsz") or tables[b"stz2"]
     return Sequence(codec, width, height, _frames(source, sizes, (width, height), limits))
-
-
-def _children(source: Source, parent: Box, tally: Tally) -> dict[bytes, Box]:
-    """Return the first box of each kind inside of another."""
-    found: dict[bytes, Box] = {}
-    for box in boxes(source, parent.start, parent.end, tally):
-        found.setdefault(box.kind, box)
-    return found
 
 
 def _frames(source: Source, box: Box, canvas: tuple[int, int], limits: ImageLimits) -> int:

@@ -1,0 +1,92 @@
+"""The allow-list of formats: who reads what, and what the refused ones are called.
+
+A format is known by its first bytes. What is not on the list is refused with its name where that is known,
+so that the sender learns what to export.
+"""
+
+from __future__ import annotations
+
+from app.errors import UnsupportedMediaTypeError
+from app.images.gif import read_gif
+from app.images.isobmff import read_isobmff
+from app.images.jpeg import read_jpeg
+from app.images.limits import ImageLimits
+from app.images.png import read_png
+from app.images.structure import Source, Structure
+from app.images.webp import read_webp
+
+_HEAD_BYTES = 1024
+_ACCEPTED = "Accepted are JPEG, PNG, WebP, GIF, AVIF and HEIC photos."
+_KNOWN_BINARY = (
+    (b"II*\0", "a TIFF or raw file"),
+    (b"MM\0*", "a TIFF or raw file"),
+    (b"II+\0", "a TIFF file"),
+    (b"MM\0+", "a TIFF file"),
+    (b"IIU\0", "a raw file"),
+    (b"IIRO", "a raw file"),
+    (b"FUJIFILM", "a raw file"),
+    (b"8BPS", "a Photoshop file"),
+    (b"BM", "a BMP file"),
+    (b"\0\0\1\0", "an icon"),
+    (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
+    (b"\xff\x0a", "a JPEG XL file"),
+    (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"),
+    (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
+    (b"\xc5\xd0\xd3\xc6", "an EPS file"),
+    (b"PK\x03\x04", "a ZIP archive or office document"),
+    (b"PK\x05\x06", "a ZIP archive or office document"),
+    (b"Rar!", "an archive"),
+    (b"7z\xbc\xaf\x27\x1c", "an archive"),
+    (b"\x1f\x8b", "an archive"),
+    (b"\x1aE\xdf\xa3", "a film"),
+    (b"\x7fELF", "a program"),
+    (b"MZ", "a program"),
+)
+_KNOWN_TEXT = (
+    (b"%pdf-", "a PDF document"),
+    (b"%!ps", "a PostScript or EPS file"),
+    (b"<svg", "an SVG drawing"),
+    (b"<?php", "a program"),
+    (b"#!", "a program"),
+    (b"<!doctype html", "a web page"),
+    (b"<html", "a web page"),
+    (b"<script", "a web page"),
+)
+
+
+def read_structure(source: Source, limits: ImageLimits) -> Structure:
+    """Choose the reader by the first bytes, and read.
+
+    Raises:
+        UnsupportedMediaTypeError: It is no image of an accepted format.
+        UndecodableImageError: It is cut off, or its structure is damaged.
+        ImageLimitError: It demands more than the limits allow.
+    """
+    head = source.upto(0, _HEAD_BYTES)
+    if head.startswith(b"\xff\xd8\xff"):
+        return read_jpeg(source, limits)
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return read_png(source, limits)
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return read_gif(source, limits)
+    if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
+        return read_webp(source, limits)
+    if head[4:8] == b"ftyp":
+        return read_isobmff(source, limits)
+    raise UnsupportedMediaTypeError(f"The file is {_recognise(head)}. {_ACCEPTED}")
+
+
+def _recognise(head: bytes) -> str:
+    """Say what a refused file is, for its sender; nothing depends on the answer."""
+    if not head:
+        return "empty"
+    for signature, name in _KNOWN_BINARY:
+        if head.startswith(signature):
+            return name
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith(b"<?xml") and b"<svg" in text:
+        return "an SVG drawing"
+    for signature, name in _KNOWN_TEXT:
+        if text.startswith(signature):
+            return name
+    return "no image that is known here"
