@@ -1,0 +1,118 @@
+"""What all test servers share: a free port, a child process with a log, readiness, and a loud word when absent.
+
+Not here: any server. A server listens on 127.0.0.1 only, keeps everything in its own folder, and is ended by
+the id of the process that was started.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+READY_SECONDS = 30.0
+
+
+class ServerStartError(Exception):
+    """A server ended or did not accept connections in time."""
+
+
+def skip_without(reason: str) -> NoReturn:
+    """Skip a test whose server cannot run here; with ``CI=true`` that is a failure."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"a test server is missing: {reason}")
+    pytest.skip(f"NOT TESTED: {reason}")
+
+
+def find_free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ServerProcess:
+    """A child process that ends with the test run, even when that is killed.
+
+    Args:
+        command: What to run.
+        log: Where its output goes.
+        user: Whom to run it as; None means as ourselves.
+        environ: Its environment; None means ours.
+        end: The signal that asks it to stop.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        log: Path,
+        user: str | None = None,
+        environ: Mapping[str, str] | None = None,
+        end: signal.Signals = signal.SIGTERM,
+    ) -> None:
+        setpriv = shutil.which("setpriv")
+        prefix = [] if setpriv is None else [setpriv, "--pdeathsig", end.name.removeprefix("SIG"), *identity(user)]
+        self._log = log
+        self._end = end
+        with log.open("ab") as output:
+            self._process = subprocess.Popen(
+                [*prefix, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                env=None if environ is None else dict(environ),
+                cwd=log.parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def wait_until_listening(self, port: int) -> None:
+        ends = time.monotonic() + READY_SECONDS
+        while time.monotonic() < ends:
+            if self._process.poll() is not None:
+                raise ServerStartError(self._log.read_text(errors="replace")[-4000:])
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+            except OSError:
+                # Between two looks, not instead of one.
+                time.sleep(0.02)
+            else:
+                return
+        self.stop()
+        raise ServerStartError(f"nothing listens on port {port}: {self._log.read_text(errors='replace')[-4000:]}")
+
+    def send(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(self._end)
+        try:
+            self._process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+
+def identity(user: str | None) -> list[str]:
+    """Return the options of ``setpriv`` that make a process run as another user; only root can."""
+    if user is None or os.getuid() != 0:
+        return []
+    import pwd
+
+    entry = pwd.getpwnam(user)
+    return [f"--reuid={entry.pw_uid}", f"--regid={entry.pw_gid}", "--clear-groups"]

@@ -1,0 +1,42 @@
+"""The test servers themselves: they start, answer, and can be stopped, killed and started again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.request import urlopen
+
+import psycopg
+import pytest
+
+from app.storage.probe import verify
+from app.storage.s3 import S3Config, S3ObjectStore
+from tests.servers.nginx import Nginx
+from tests.servers.postgres import USER, PostgresServer
+
+
+def test_swift_answers_s3_requests(s3_config: S3Config) -> None:
+    store = S3ObjectStore(s3_config)
+
+    verify(store)
+
+    store.close()
+
+
+def test_postgres_makes_databases_and_comes_back_after_a_kill(postgres_server: PostgresServer) -> None:
+    with postgres_server.database() as url:
+        name = url.rpartition("/")[2]
+
+        postgres_server.kill()
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(host="127.0.0.1", port=postgres_server.port, user=USER, dbname=name)
+        postgres_server.start()
+
+        with psycopg.connect(host="127.0.0.1", port=postgres_server.port, user=USER, dbname=name) as connection:
+            assert connection.execute("SHOW server_encoding").fetchone() == ("UTF8",)
+
+
+def test_nginx_serves_what_its_configuration_says(nginx: Callable[[str], Nginx]) -> None:
+    server = nginx('server { listen 127.0.0.1:$PORT; location / { return 200 "hello"; } }')
+
+    with urlopen(server.url, timeout=5) as answer:
+        assert answer.read() == b"hello"
