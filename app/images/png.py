@@ -146,7 +146,7 @@ class _Walk:
             if self._colour == _INDEXED and not self._palette:
                 raise damaged(_KIND, "its palette is missing")
             # A frame control chunk before the picture makes the picture the first frame.
-            self._default_is_frame = self._frames > 0 or not self._frames_announced
+            self._default_is_frame = self._frames > 0
         self._picture_data = True
         self._frame_without_data = False
 
