@@ -116,7 +116,7 @@ def pins(text: str) -> dict[str, str]:
 
 
 def test_every_link_leads_somewhere() -> None:
-    assert broken_links(ROOT, _documents()) == []
+    assert broken_links(ROOT, documents()) == []
 
 
 def test_a_broken_link_is_seen(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_broken_link_is_seen(tmp_path: Path) -> None:
 
 
 def test_every_make_command_in_the_documents_exists() -> None:
-    assert unknown_make_targets(ROOT, _documents()) == []
+    assert unknown_make_targets(ROOT, documents()) == []
 
 
 def test_a_make_command_that_does_not_exist_is_seen(tmp_path: Path) -> None:
@@ -205,5 +205,6 @@ def test_every_pin_has_a_hash(name: str) -> None:
     assert [b.splitlines()[0] for b in blocks if re.match(r"[A-Za-z0-9]", b) and "--hash=sha256:" not in b] == []
 
 
-def _documents() -> list[str]:
+def documents() -> list[str]:
+    """Return every Markdown file that git tracks."""
     return [name for name in tracked_files(ROOT) if name.endswith(".md") and (ROOT / name).exists()]

@@ -66,7 +66,7 @@ def _has_code(module: SourceModule) -> bool:
 
 def folders_without_original(root: Path) -> list[str]:
     """Return folders of tests that mirror nothing and are not one of the known folders of their own."""
-    originals = {path.name for path in (root / "app").iterdir() if path.is_dir()}
+    originals = {path.stem for path in (root / "app").iterdir()}
     folders = {path.parent.relative_to(root / "tests").parts[:1] for path in (root / "tests").rglob("*.py")}
     names = {folder[0] for folder in folders if folder}
     return sorted(names - originals - FOLDERS_OF_THEIR_OWN)
