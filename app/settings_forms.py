@@ -273,7 +273,8 @@ def absolute_database_url(url: str, folder: Path) -> str:
 def mask_database_url(url: str) -> str:
     """Return the URL with neither user, password nor query; entirely masked when it cannot be read surely."""
     if url.startswith("sqlite:"):
-        return url.partition("?")[0]
+        # An @ in a file's name is rarer than a server's URL whose driver alone was changed.
+        return f"sqlite:///{MASK}" if "@" in url else url.partition("?")[0]
     match = re.fullmatch(r"([a-z+]+)://(?:[^/?#@]*@)?([A-Za-z0-9._\[\]:-]*)(/[A-Za-z0-9_.$-]*)(?:\?[^@]*)?", url)
     return f"{match[1]}://{MASK}@{match[2]}{match[3]}" if match else MASK
 

@@ -28,6 +28,7 @@ _MAX_NAME_CHARACTERS = 60
 _FILE_SUFFIX = "_FILE"
 _MAX_SECRET_FILE_BYTES = 65_536
 _CLOSE_ENOUGH = 0.72
+_MIN_BEGINNING = 3  # as in dev, prod, warn
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +84,10 @@ def variable_of(section: str, name: str) -> str:
 
 
 def did_you_mean(text: str, candidates: Iterable[str]) -> str | None:
-    """Return the closest candidate, case aside, or None when none is close."""
+    """Return the closest candidate or the only one with this beginning, case aside; None when none is close."""
     by_folded = {candidate.lower(): candidate for candidate in candidates}
-    close = get_close_matches(text.lower(), by_folded, n=1, cutoff=_CLOSE_ENOUGH)
+    begun = [folded for folded in by_folded if len(text) >= _MIN_BEGINNING and folded.startswith(text.lower())]
+    close = begun if len(begun) == 1 else get_close_matches(text.lower(), by_folded, n=1, cutoff=_CLOSE_ENOUGH)
     return by_folded[close[0]] if close else None
 
 

@@ -58,8 +58,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _print_settings(arguments: argparse.Namespace) -> int:
     """Run ``settings``."""
-    from app.settings import load_with_origins  # noqa: PLC0415 - as above
-    from app.settings_table import build_rows, format_markdown, format_text  # noqa: PLC0415 - as above
+    from app.settings import load_with_origins  # noqa: PLC0415 - pydantic takes a while, too
+    from app.settings_table import build_rows, format_markdown, format_text  # noqa: PLC0415 - pydantic takes a while, too
 
     if arguments.markdown:
         print(format_markdown(build_rows()), end="")

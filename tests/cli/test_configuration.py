@@ -1,0 +1,170 @@
+"""``check-config``, ``settings`` and the tree of commands, as processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCUMENT = ROOT / "docs" / "configuration.md"
+HEAVY = (
+    "pydantic",
+    "flask",
+    "werkzeug",
+    "sqlalchemy",
+    "boto3",
+    "requests",
+    "prometheus_client",
+    "gunicorn",
+    "dotenv",
+)
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """Return this process's environment without settings, and able to find the package."""
+    kept = {name: text for name, text in os.environ.items() if not name.startswith("PHOTO_API")}
+    return {**kept, "PYTHONPATH": str(ROOT), **variables}
+
+
+def run(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app", *arguments],
+        cwd=folder,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+def test_a_right_configuration_exits_with_0(tmp_path: Path) -> None:
+    done = run(tmp_path, "check-config")
+
+    assert (done.returncode, done.stdout, done.stderr) == (
+        0,
+        "The configuration is right (profile development).\n",
+        "",
+    )
+
+
+def test_a_wrong_configuration_exits_with_78_and_lists_every_mistake(tmp_path: Path) -> None:
+    done = run(tmp_path, "check-config", PHOTO_API_SERVER__WORKERS="hunter2", PHOTO_API_LOG__LEVLE="INFO")
+
+    assert done.returncode == 78
+    assert done.stdout == ""
+    assert "PHOTO_API_SERVER__WORKERS" in done.stderr
+    assert "PHOTO_API_LOG__LEVLE" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(("level", "code"), [("INFO", 0), ("loud", 78)])
+def test_a_script_reads_the_judgement_as_json(tmp_path: Path, level: str, code: int) -> None:
+    done = run(tmp_path, "check-config", "--json", PHOTO_API_LOG__LEVEL=level)
+
+    judgement = json.loads(done.stdout)
+    assert done.returncode == code
+    assert judgement["valid"] is (code == 0)
+    assert len(judgement["mistakes"]) == (0 if code == 0 else 1)
+
+
+def test_the_table_names_value_and_origin_and_masks_secrets(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("PHOTO_API_SERVER__THREADS=5\n", encoding="utf-8")
+
+    done = run(tmp_path, "settings", PHOTO_API_AUTH__JWT_SECRET="hunter2" * 6)
+
+    lines = {line.split()[0]: line.split()[1:3] for line in done.stdout.splitlines()}
+    assert done.returncode == 0
+    assert lines["PHOTO_API_SERVER__THREADS"] == ["5", ".env"]
+    assert lines["PHOTO_API_AUTH__JWT_SECRET"] == ["********", "environment"]
+    assert "hunter2" not in done.stdout
+
+
+def test_a_script_reads_the_table_as_json(tmp_path: Path) -> None:
+    done = run(tmp_path, "settings", "--json", PHOTO_API_PROFILE="test")
+
+    rows = {row["variable"]: row for row in json.loads(done.stdout)}
+    assert rows["PHOTO_API_PROFILE"]["value"] == "test"
+    assert rows["PHOTO_API_UPLOADS__MAX_BYTES"] == {
+        "variable": "PHOTO_API_UPLOADS__MAX_BYTES",
+        "section": "uploads",
+        "allowed": "a whole number of bytes from 1024 to 5368709120",
+        "unit": "bytes",
+        "default": "31457280",
+        "secret": False,
+        "meaning": "Largest photo",
+        "value": "31457280",
+        "origin": "default",
+    }
+
+
+def test_the_reference_is_printed_even_when_the_configuration_is_wrong(tmp_path: Path) -> None:
+    done = run(tmp_path, "settings", "--markdown", PHOTO_API_LOG__LEVEL="loud")
+
+    assert done.returncode == 0
+    assert done.stdout in DOCUMENT.read_text(encoding="utf-8")
+
+
+def test_the_table_of_a_wrong_configuration_is_its_mistakes(tmp_path: Path) -> None:
+    done = run(tmp_path, "settings", PHOTO_API_LOG__LEVEL="loud")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "PHOTO_API_LOG__LEVEL (environment)" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["check-config", "--help"], ["settings", "--help"]])
+def test_help_tells_the_exit_codes(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(tmp_path, *arguments, PHOTO_API_LOG__LEVEL="loud")
+
+    assert done.returncode == 0
+    assert "exit codes" in done.stdout
+    assert "78" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["settings", "--json", "--markdown"]])
+def test_wrong_usage_exits_with_2(tmp_path: Path, arguments: list[str]) -> None:
+    done = run(tmp_path, *arguments)
+
+    assert done.returncode == 2
+    assert "usage:" in done.stderr
+
+
+def test_help_imports_nothing_heavy(tmp_path: Path) -> None:
+    program = (
+        "import sys; from app.cli.main import build_parser; build_parser().format_help(); "
+        f"print([name for name in {HEAVY!r} if name in sys.modules])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "[]\n"
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "settings"],
+        cwd=tmp_path,
+        env=environment(),
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
+    os.close(writing)
+
+    assert (done.returncode, done.stderr) == (141, b"")
