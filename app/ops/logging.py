@@ -130,7 +130,7 @@ class JsonFormatter(logging.Formatter):
         fields: dict[str, object] = {
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
             "severity_text": record.levelname,
-            "message": redact(_message(record))[:_MESSAGE_CHARACTERS],
+            "message": redact(_message(record)[:_MESSAGE_CHARACTERS]),
             **{name: _plain(name, known.pop(name, None)) for name in CONTEXT_FIELDS},
             **self._instance,
             "logger": record.name,
@@ -139,7 +139,7 @@ class JsonFormatter(logging.Formatter):
         for name, value in known.items():
             fields.setdefault(name, _plain(name, value))
         if record.exc_info and record.exc_info[0] is not None:
-            fields["exception"] = redact(self.formatException(record.exc_info))[-_EXCEPTION_CHARACTERS:]
+            fields["exception"] = redact(self.formatException(record.exc_info)[-_EXCEPTION_CHARACTERS:])
         return fields
 
 

@@ -227,6 +227,27 @@ class Metrics:
         """Count lost log lines."""
         self.log_dropped.inc(count)
 
+    def duplicate(self) -> None:
+        """Count an upload of bytes that were there already."""
+        self.dedup.inc()
+
+    def idempotent_replay(self) -> None:
+        """Count a request that got the answer of an earlier one with the same key."""
+        self.idempotent_replays.inc()
+
+    def checksum_mismatch(self) -> None:
+        """Count an object whose bytes were not those that were stored."""
+        self.checksum_mismatches.inc()
+
+    def uploads_reaped(self, count: int) -> None:
+        """Count unfinished uploads that were cleaned up."""
+        self.orphans_reaped.inc(count)
+
+    def outbox_depth(self, pending: int, oldest_age_seconds: float) -> None:
+        """Set how many outbox rows wait, and for how long the oldest has."""
+        self.outbox_pending.set(pending)
+        self.outbox_oldest_age.set(oldest_age_seconds)
+
     def exposition(self, accept: str | None = None, names: Iterable[str] = ()) -> tuple[bytes, str]:
         """Return the metrics of all workers and their content type.
 

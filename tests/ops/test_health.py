@@ -1,0 +1,257 @@
+"""Only what is broken on this host alone takes it out; what all hosts share warns; what hangs is seen."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from app.ops import checks
+from app.ops.health import CheckResult, HealthMonitor, Status
+from app.ops.lifecycle import Lifecycle, State
+from app.ops.metrics import Metrics
+
+
+class HandClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+class Dial:
+    """A check whose result is set by hand."""
+
+    def __init__(self, status: Status = Status.PASS) -> None:
+        self.status = status
+        self.calls = 0
+
+    def __call__(self) -> CheckResult:
+        self.calls += 1
+        return CheckResult(self.status)
+
+
+def ready_lifecycle() -> Lifecycle:
+    lifecycle = Lifecycle()
+    lifecycle.advance(State.READY)
+    return lifecycle
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition never came true"
+        threading.Event().wait(0.005)
+
+
+@pytest.mark.parametrize(
+    ("state", "ready"),
+    [(State.STARTING, False), (State.READY, True), (State.DRAINING, False), (State.STOPPED, False)],
+)
+def test_readiness_follows_the_lifecycle(state: State, ready: bool) -> None:  # noqa: FBT001  # a parameter of the test
+    lifecycle = Lifecycle()
+    monitor = HealthMonitor(lifecycle)
+
+    lifecycle.advance(state)
+
+    assert monitor.report().ready is ready
+    assert monitor.report().status is (Status.PASS if ready else Status.FAIL)
+
+
+def test_a_shared_dependency_that_is_down_warns_and_stays_ready_however_long() -> None:
+    monitor = HealthMonitor(ready_lifecycle())
+    monitor.register("database", Dial(Status.FAIL), local=False)
+
+    for _ in range(5):
+        report = monitor.sample()
+
+    assert report.ready
+    assert report.status is Status.WARN
+    assert report.checks[0].failures_running == 5
+
+
+def test_a_local_check_takes_the_host_out_at_its_second_failure_running_and_back_at_once() -> None:
+    monitor, spool = HealthMonitor(ready_lifecycle()), Dial()
+    monitor.register("spool", spool, local=True)
+    seen = []
+    for status in (Status.PASS, Status.FAIL, Status.PASS, Status.FAIL, Status.FAIL, Status.PASS):
+        spool.status = status
+        report = monitor.sample()
+        seen.append((report.status.value, report.ready))
+
+    assert seen == [
+        ("pass", True),
+        ("warn", True),
+        ("pass", True),
+        ("warn", True),
+        ("fail", False),
+        ("pass", True),
+    ]
+
+
+def test_a_check_that_warns_never_takes_the_host_out() -> None:
+    monitor = HealthMonitor(ready_lifecycle())
+    monitor.register("memory", Dial(Status.WARN), local=True)
+
+    report = [monitor.sample() for _ in range(3)][-1]
+
+    assert (report.status, report.ready) == (Status.WARN, True)
+
+
+def test_a_check_that_raises_has_failed_and_says_no_more_than_the_kind() -> None:
+    def broken() -> CheckResult:
+        raise ConnectionError("postgresql://photo:secret@db")
+
+    monitor = HealthMonitor(ready_lifecycle())
+    monitor.register("database", broken, local=False)
+
+    (check,) = monitor.sample().checks
+
+    assert check.status is Status.WARN
+    assert check.output == "the check failed: ConnectionError"
+
+
+def test_a_check_that_hangs_fails_while_it_hangs_runs_once_and_delays_no_other() -> None:
+    clock, hung, release = HandClock(), threading.Event(), threading.Event()
+    calls: list[int] = []
+
+    def hanging() -> CheckResult:
+        calls.append(1)
+        hung.set()
+        release.wait(30)
+        return CheckResult(Status.PASS)
+
+    monitor, other = HealthMonitor(ready_lifecycle(), interval_seconds=0.01, clock=clock), Dial()
+    monitor.register("disk", hanging, local=True, limit_seconds=1.0, interval_seconds=5.0)
+    monitor.register("other", other, local=True)
+    monitor.start()
+    assert hung.wait(10)
+    until(lambda: other.calls > 5)
+
+    before = monitor.report()
+    clock.now = 1.5
+    first = monitor.report()
+    clock.now = 6.5
+    second = monitor.report()
+
+    assert before.ready
+    assert (first.checks[0].failures_running, first.status, first.ready) == (1, Status.WARN, True)
+    assert (second.checks[0].failures_running, second.status, second.ready) == (2, Status.FAIL, False)
+    assert second.checks[0].output == "no answer within 1 s"
+    assert second.checks[1].status is Status.PASS
+    assert calls == [1]
+    release.set()
+    monitor.close()
+
+
+def test_a_sample_says_how_old_it_is_and_how_long_it_took() -> None:
+    clock = HandClock()
+
+    def slow() -> CheckResult:
+        clock.now += 0.25
+        return CheckResult(Status.PASS, observed={"lines": 3})
+
+    monitor = HealthMonitor(ready_lifecycle(), clock=clock)
+    monitor.register("log", slow, local=True)
+    monitor.sample()
+    clock.now += 4
+
+    (check,) = monitor.report().checks
+
+    assert (check.age_seconds, check.latency_seconds, check.observed) == (4.0, 0.25, {"lines": 3})
+
+
+def test_a_sample_beyond_its_time_limit_has_failed_even_when_it_came() -> None:
+    clock = HandClock()
+
+    def late() -> CheckResult:
+        clock.now += 2
+        return CheckResult(Status.PASS)
+
+    monitor = HealthMonitor(ready_lifecycle(), clock=clock)
+    monitor.register("database", late, local=False, limit_seconds=1.0)
+
+    assert monitor.sample().checks[0].output == "took longer than 1 s"
+
+
+def test_before_the_first_sample_a_check_warns_and_the_host_is_ready() -> None:
+    monitor = HealthMonitor(ready_lifecycle())
+    monitor.register("database", Dial(), local=True)
+
+    assert (monitor.report().status, monitor.report().ready) == (Status.WARN, True)
+
+
+def test_the_gauges_follow_at_once() -> None:
+    metrics, lifecycle, dial = Metrics(version="1"), Lifecycle(), Dial(Status.FAIL)
+    monitor = HealthMonitor(lifecycle, ready=metrics.ready, check_status=metrics.health_check_status)
+    monitor.register("database", dial, local=False)
+    monitor.sample()
+    starting = metrics.ready._value.get()
+
+    lifecycle.advance(State.READY)
+
+    assert (starting, metrics.ready._value.get()) == (0, 1)
+    assert metrics.health_check_status.labels("database")._value.get() == 0.5
+
+
+def test_a_spool_with_too_little_room_fails_and_its_room_is_measured(tmp_path: Path) -> None:
+    metrics = Metrics(version="1")
+
+    enough = checks.spool_check(tmp_path / "spool", needed_bytes=1, free=metrics.spool_free)()
+    short = checks.spool_check(tmp_path, needed_bytes=2**62)()
+
+    assert (enough.status, short.status) == (Status.PASS, Status.FAIL)
+    assert metrics.spool_free._value.get() > 0
+
+
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (errno.ENOSPC, Status.FAIL),
+        (errno.EDQUOT, Status.FAIL),
+        (errno.EROFS, Status.WARN),
+        (errno.EACCES, Status.WARN),
+    ],
+)
+def test_a_spool_that_cannot_be_written_fails_only_for_want_of_room(
+    number: int, status: Status, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object, **_named: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+
+    assert checks.spool_check(tmp_path, needed_bytes=1)().status is status
+
+
+def test_the_memory_check_measures_this_process() -> None:
+    metrics = Metrics(version="1")
+
+    result = checks.memory_check(metrics.memory_usage)()
+
+    assert result.observed is not None
+    assert 0 < result.observed["used_ratio"] <= 1.5
+    assert metrics.memory_usage._value.get() == pytest.approx(checks.resident_bytes(), rel=0.5)
+
+
+def test_the_log_check_warns_about_lines_lost_since_the_last_sample() -> None:
+    class Figures:
+        dropped = 5
+        queued = 2
+
+    figures = Figures()
+    check = checks.log_check(figures)
+    figures.dropped = 7
+
+    assert [check().status, check().status] == [Status.WARN, Status.PASS]
+
+
+def test_a_call_that_answers_passes() -> None:
+    assert checks.answers(lambda: None)().status is Status.PASS

@@ -1,0 +1,131 @@
+"""Metrics have the contract's names, documented labels and bounded values."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.ops.build import VERSION
+from app.ops.metrics import MetricFacts, Metrics
+
+ROOT = Path(__file__).resolve().parents[2]
+
+_ROW = re.compile(r"^\| `(photo_api_\w+)` \| (\w+)[^|]*\| ([^|]*)\|", re.MULTILINE)
+
+
+def documented() -> set[MetricFacts]:
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    return {
+        MetricFacts(name, kind, tuple(re.findall(r"`(\w+)`", labels))) for name, kind, labels in _ROW.findall(page)
+    }
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    text = metrics.exposition()[0].decode()
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:
+    assert set(Metrics(version="1").facts) == documented()
+
+
+def test_the_exposition_has_exactly_the_metrics_that_are_declared() -> None:
+    metrics = Metrics(version="1")
+    declared = {facts.name.removesuffix("_total") for facts in metrics.facts}
+
+    exposed = {family.name for family in text_string_to_metric_families(metrics.exposition()[0].decode())}
+
+    assert {name for name in exposed if not name.endswith("_created")} == declared
+
+
+def test_unknown_methods_and_routes_become_one_word() -> None:
+    metrics = Metrics(version="1")
+
+    for number in range(50):
+        metrics.request_answered(f"M{number}", None, 404, 0.01)
+
+    found = {key: value for key, value in samples(metrics).items() if key[0] == "photo_api_http_requests_total"}
+    labels = (("code", "404"), ("method", "OTHER"), ("route", "unmatched"))
+    assert found == {("photo_api_http_requests_total", labels): 50.0}
+
+
+def test_failed_calls_are_timed_and_counted_by_kind() -> None:
+    metrics = Metrics(version="1")
+
+    metrics.external_call("storage", "put", outcome="success", seconds=0.1)
+    metrics.external_call("storage", "put", outcome="failure", seconds=0.2, kind="timeout")
+
+    found = samples(metrics)
+    errors = (("kind", "timeout"), ("operation", "put"), ("service", "storage"))
+    timed = (("operation", "put"), ("outcome", "failure"), ("service", "storage"))
+    assert found["photo_api_external_request_errors_total", errors] == 1
+    assert found["photo_api_external_request_duration_seconds_count", timed] == 1
+
+
+def test_counters_without_labels_are_there_from_the_start() -> None:
+    found = samples(Metrics(version="1"))
+
+    assert found["photo_api_log_dropped_total", ()] == 0
+    assert found["photo_api_dedup_total", ()] == 0
+
+
+def test_the_observers_move_their_metrics() -> None:
+    metrics = Metrics(version="1")
+
+    metrics.query(0.01)
+    metrics.slow_query()
+    metrics.database_error("statement")
+    metrics.pool(3, 1)
+    metrics.log_queued(7)
+    metrics.log_dropped_lines(2)
+    metrics.client_left("upload")
+    metrics.conditional_request(current=True)
+    metrics.unforeseen("KeyError")
+
+    found = samples(metrics)
+    assert found["photo_api_db_query_duration_seconds_count", ()] == 1
+    assert found["photo_api_db_slow_queries_total", ()] == 1
+    assert found["photo_api_db_errors_total", (("kind", "statement"),)] == 1
+    assert found["photo_api_db_pool_active_connections", ()] == 3
+    assert found["photo_api_db_pool_waiting_requests", ()] == 1
+    assert found["photo_api_log_queue_size", ()] == 7
+    assert found["photo_api_log_dropped_total", ()] == 2
+    assert found["photo_api_client_disconnect_total", (("during", "upload"),)] == 1
+    assert found["photo_api_etag_requests_total", (("result", "hit"),)] == 1
+    assert found["photo_api_exceptions_total", (("exception", "KeyError"),)] == 1
+
+
+def test_two_objects_in_one_process_do_not_meet() -> None:
+    first, second = Metrics(version="1"), Metrics(version="1")
+
+    first.dedup.inc()
+
+    assert samples(second)["photo_api_dedup_total", ()] == 0
+
+
+def test_openmetrics_is_given_to_who_asks_for_it() -> None:
+    metrics = Metrics(version="1")
+
+    body, content_type = metrics.exposition("application/openmetrics-text; version=1.0.0")
+
+    assert content_type.startswith("application/openmetrics-text")
+    assert body.endswith(b"# EOF\n")
+
+
+def test_the_answer_can_be_narrowed_to_names() -> None:
+    body, _ = Metrics(version="1").exposition(names=["photo_api_ready"])
+
+    assert [family.name for family in text_string_to_metric_families(body.decode())] == ["photo_api_ready"]
+
+
+def test_the_version_is_the_projects() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+    assert project["project"]["version"] == VERSION
