@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
 
+import orjson
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -95,6 +96,8 @@ class Database:
             pool_recycle=settings.pool_recycle_seconds,
             pool_pre_ping=self.dialect != "sqlite",
             connect_args=_connect_arguments(url, settings),
+            json_serializer=_json_text,
+            json_deserializer=orjson.loads,
             hide_parameters=True,
         )
         self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT", **{_TRANSACTION: "read"})
@@ -170,6 +173,10 @@ class Database:
             raise DatabaseUnavailableError(
                 "The database could not be used. Try again in a moment.", retry_after_seconds=_RETRY_AFTER_SECONDS
             ) from error
+
+
+def _json_text(value: Any) -> str:
+    return orjson.dumps(value, option=orjson.OPT_UTC_Z).decode()
 
 
 def _connect_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:

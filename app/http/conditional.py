@@ -37,8 +37,13 @@ def is_unchanged(tag: str, modified_at: dt.datetime | None = None) -> bool:
     return since is not None and modified_at is not None and modified_at.replace(microsecond=0) <= since
 
 
-def require_match(tag: str) -> None:
-    """Let a change pass only when ``If-Match`` is absent or names the current version (strong comparison).
+def has_condition() -> bool:
+    """Tell whether the request asks for an answer only if something has changed."""
+    return "If-None-Match" in request.headers or "If-Modified-Since" in request.headers
+
+
+def require_match(*current: str) -> None:
+    """Let a change pass only when ``If-Match`` is absent or names a current version (strong comparison).
 
     Raises:
         PreconditionFailedError: It names another one.
@@ -46,7 +51,7 @@ def require_match(tag: str) -> None:
     if "If-Match" not in request.headers:
         return
     tags = request.if_match
-    if not tags.star_tag and not tags.contains(tag):
+    if not tags.star_tag and not any(tags.contains(tag) for tag in current):
         raise PreconditionFailedError("The resource has changed since you read it. Read it again, then change it.")
 
 

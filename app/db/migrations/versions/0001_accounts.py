@@ -85,6 +85,7 @@ def _create_refresh_tokens() -> None:
         ),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_refresh_tokens")),
     )
+    op.create_index("ix_refresh_tokens_expires_at", "refresh_tokens", ["expires_at"])
     op.create_index("ix_refresh_tokens_session_id", "refresh_tokens", ["session_id"])
 
 

@@ -1,0 +1,166 @@
+"""The two transactions of the commit protocol, and its undoing.
+
+TX 1 (:meth:`UploadLedger.reserve`) writes the pending row, takes the quota and claims the idempotency key.
+TX 2 (:meth:`UploadLedger.commit`) makes the row ready, with the news for the outbox and the answer to replay.
+Every write after TX 1 is fenced by the lease token.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import Any, NamedTuple
+from uuid import UUID
+
+from sqlalchemy import Connection
+from sqlalchemy.exc import IntegrityError
+
+from app.accounts import quota
+from app.db import outbox
+from app.db.engine import Database
+from app.errors import DatabaseUnavailableError, LeaseLostError, UnavailableError
+from app.photos import idempotency, removal, rows
+from app.photos.schemas import photo_document
+
+_log = logging.getLogger(__name__)
+
+CREATED = "created"
+DUPLICATE = "duplicate"
+_RESERVATION_TRIES = 3
+_RETRY_AFTER_SECONDS = 2.0
+
+
+class Answer(NamedTuple):
+    """What an upload is answered with.
+
+    Attributes:
+        document: An :class:`~app.photos.schemas.UploadAnswer` without its place.
+        is_replay: Whether an earlier request with the same key did the work.
+    """
+
+    document: dict[str, Any]
+    is_replay: bool = False
+
+    @property
+    def is_created(self) -> bool:
+        """Whether this upload, or the one it replays, made the photo."""
+        return bool(self.document["status"] == CREATED)
+
+
+class UploadLedger:
+    """The database's side of uploads. Thread-safe.
+
+    Args:
+        database: Photos, quota and keys.
+        default_quota_bytes: For accounts without a quota of their own.
+        idempotency_seconds: How long a key's answer is kept.
+    """
+
+    def __init__(self, database: Database, *, default_quota_bytes: int, idempotency_seconds: float) -> None:
+        self._database = database
+        self._default_quota_bytes = default_quota_bytes
+        self._idempotency_seconds = idempotency_seconds
+
+    def find(self, owner_id: UUID, sha256: str) -> Answer | None:
+        """Return the answer for bytes that the owner has already, or None; nothing is written."""
+        with self._database.read() as connection:
+            return _duplicate(connection, owner_id, sha256)
+
+    def reserve(self, photo: rows.NewPhoto, lease_token: str, lease_until: dt.datetime) -> Answer | rows.Reservation:
+        """Make room for an upload, or find that it is not needed.
+
+        Raises:
+            QuotaExceededError: It does not fit the account.
+            IdempotencyKeyReusedError: The key was used for another request.
+            RequestInProgressError: The first request with the key still runs.
+            DatabaseUnavailableError: Nothing was written.
+        """
+        for _ in range(_RESERVATION_TRIES):
+            try:
+                with self._database.write() as connection:
+                    return self._reserve(connection, photo, lease_token, lease_until)
+            except IntegrityError as error:  # another request with the same key was faster: look at what it did
+                lost = error
+        raise DatabaseUnavailableError("Too many requests use this key at once. Try again.") from lost
+
+    def _reserve(
+        self,
+        connection: Connection,
+        photo: rows.NewPhoto,
+        lease_token: str,
+        lease_until: dt.datetime,
+    ) -> Answer | rows.Reservation:
+        earlier = idempotency.earlier_answer(connection, photo)
+        if earlier is not None:
+            return Answer(earlier, is_replay=True)
+        existing = self._answer_duplicate(connection, photo)
+        if existing is not None:
+            return existing
+        quota.take(connection, photo.owner_id, photo.body.size_bytes, default_quota_bytes=self._default_quota_bytes)
+        reservation = rows.insert_pending(connection, photo, lease_token, lease_until)
+        idempotency.claim(connection, photo, reservation.photo_id, None, kept_seconds=self._idempotency_seconds)
+        return reservation
+
+    def _answer_duplicate(self, connection: Connection, photo: rows.NewPhoto) -> Answer | None:
+        answer = _duplicate(connection, photo.owner_id, photo.body.sha256)
+        if answer is not None:
+            idempotency.claim(
+                connection, photo, answer.document["id"], answer.document, kept_seconds=self._idempotency_seconds
+            )
+        return answer
+
+    def commit(self, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer:
+        """Make a stored photo visible; from here on it is acknowledged.
+
+        Raises:
+            LeaseLostError: The upload had been given up; its object goes.
+            UnavailableError: It could not be written; the upload is undone, now or by the reaper.
+        """
+        try:
+            with self._database.write() as connection:
+                answer = _commit(connection, photo, reservation)
+        except IntegrityError:  # the same bytes became ready first: theirs is the photo, ours goes
+            return self._yield_to_winner(photo, reservation)
+        except BaseException:
+            self.abandon(reservation)
+            raise
+        if answer is None:
+            raise LeaseLostError("The upload took too long and was given up. Send it again.")
+        return answer
+
+    def _yield_to_winner(self, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer:
+        self.abandon(reservation)
+        with self._database.write() as connection:
+            answer = self._answer_duplicate(connection, photo)
+        if answer is None:
+            raise UnavailableError(
+                "The same photo was removed while it was uploaded. Send it again.",
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
+            )
+        return answer
+
+    def abandon(self, reservation: rows.Reservation) -> None:
+        """Undo a reservation as far as the database lets us; the reaper does the rest after the lease."""
+        try:
+            with self._database.write() as connection:
+                removal.abandon_pending(connection, reservation.photo_id, *reservation.still_mine)
+        except DatabaseUnavailableError:
+            _log.warning("an upload could not be undone now; the reaper will, after its lease")
+
+
+def _duplicate(connection: Connection, owner_id: UUID, sha256: str) -> Answer | None:
+    row = rows.find_ready(connection, owner_id, sha256)
+    return None if row is None else Answer(photo_document(row, with_place=False) | {"status": DUPLICATE})
+
+
+def _commit(connection: Connection, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer | None:
+    row = rows.make_ready(connection, photo, reservation)
+    if row is None:
+        # The reaper gave this upload up, perhaps before the object was there: it must be removed again.
+        target = {"object_key": reservation.object_key}
+        outbox.add(connection, outbox.OBJECT_DELETE, reservation.photo_id, target)
+        return None
+    document = photo_document(row, with_place=False) | {"status": CREATED}
+    outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": row.owner_id, "sha256": row.sha256})
+    idempotency.complete(connection, row.id, document)
+    return Answer(document)

@@ -1,0 +1,74 @@
+"""The one way a photo leaves: its row says ``deleting`` first, its object goes through the outbox, its row last.
+
+Both functions work inside the caller's transaction, so that quota, state and outbox change together.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, delete, select, update
+
+from app.accounts import quota
+from app.db import outbox
+from app.db.base import utc_now
+from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, Photo
+
+# A PUT whose outcome is unknown may still arrive; its object is removed after that.
+_UNKNOWN_PUT_SECONDS = 60.0
+
+
+def abandon_pending(connection: Connection, photo_id: UUID, *conditions: ColumnElement[bool]) -> bool:
+    """Give up an upload: quota back, key free, object to be removed.
+
+    Args:
+        connection: The caller's transaction.
+        photo_id: The pending photo.
+        conditions: What else must hold (the lease is mine; the lease has ended).
+
+    Returns:
+        False when it is not pending any more, or a condition does not hold; nothing was changed then.
+    """
+    if not _start_deleting(
+        connection, photo_id, Photo.state == PENDING, *conditions, delay_seconds=_UNKNOWN_PUT_SECONDS
+    ):
+        return False
+    connection.execute(
+        delete(IdempotencyKey).where(IdempotencyKey.photo_id == photo_id, IdempotencyKey.status.is_(None))
+    )
+    return True
+
+
+def remove_ready(connection: Connection, photo_id: UUID, *conditions: ColumnElement[bool]) -> bool:
+    """Remove a ready photo for good: gone for readers at once, quota back, object and row later.
+
+    Returns:
+        False when it is not ready, or a condition does not hold; nothing was changed then.
+    """
+    if not _start_deleting(connection, photo_id, Photo.state == READY, *conditions, delay_seconds=0.0):
+        return False
+    outbox.add(connection, outbox.PHOTO_DELETED, photo_id, {})
+    return True
+
+
+def _start_deleting(
+    connection: Connection, photo_id: UUID, *conditions: ColumnElement[bool], delay_seconds: float
+) -> bool:
+    row: Any = connection.execute(
+        select(Photo.owner_id, Photo.size_bytes, Photo.object_key)
+        .where(Photo.id == photo_id, *conditions)
+        .with_for_update()
+    ).first()
+    if row is None:
+        return False
+    connection.execute(
+        update(Photo)
+        .where(Photo.id == photo_id)
+        .values(state=DELETING, dedup_key=None, lease_token=None, lease_until=None, updated_at=utc_now())
+    )
+    quota.give_back(connection, row.owner_id, row.size_bytes)
+    outbox.add(
+        connection, outbox.OBJECT_DELETE, photo_id, {"object_key": row.object_key}, delay_seconds=delay_seconds
+    )
+    return True

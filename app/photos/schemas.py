@@ -1,0 +1,233 @@
+"""What clients send and get for photos; validation and the OpenAPI document both come from here.
+
+Photos are written with :func:`photo_document` instead of through the model: a list of fifty is the hottest
+answer of the product. A test holds the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import orjson
+from pydantic import AfterValidator, BaseModel, Field, RootModel, StringConstraints
+from sqlalchemy import Row
+
+from app.http.fields import Instant, Line, Tag, Text
+from app.http.operations import QueryModel, RequestModel
+
+TAGS_MAX = 50
+BATCH_MAX = 100
+DIGESTS_MAX = 1000
+
+ContentType = Literal["image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/heic", "image/heif"]
+Title = Annotated[Line, StringConstraints(max_length=200)]
+Description = Annotated[Text, StringConstraints(max_length=4000)]
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+def _without_repeats(tags: list[str]) -> list[str]:
+    return list(dict.fromkeys(tags))
+
+
+def _refuse_repeats(ids: list[UUID]) -> list[UUID]:
+    if len(set(ids)) < len(ids):
+        raise ValueError("the same id stands here twice")
+    return ids
+
+
+Tags = Annotated[list[Tag], Field(max_length=TAGS_MAX), AfterValidator(_without_repeats)]
+Ids = Annotated[list[UUID], Field(min_length=1, max_length=BATCH_MAX), AfterValidator(_refuse_repeats)]
+
+
+class Place(BaseModel):
+    """Where a photo was taken, WGS 84; only with the scope ``photos:geo``."""
+
+    latitude: float = Field(ge=-90, le=90)
+    longitude: float = Field(ge=-180, le=180)
+
+
+class Links(BaseModel):
+    """Stable paths of this API."""
+
+    self: str
+    original: str
+
+
+class PhotoView(BaseModel):
+    """A photo."""
+
+    id: UUID
+    state: Literal["ready"]
+    content_type: ContentType
+    size_bytes: int
+    width: int = Field(description="Pixels, upright: after the orientation was applied.")
+    height: int = Field(description="Pixels, upright.")
+    sha256: Digest
+    thumbhash: str | None = Field(description="Null until renditions are made.")
+    dominant_color: str | None = Field(description="Null until renditions are made.")
+    title: str | None
+    description: str | None
+    tags: list[str]
+    favorite: bool
+    taken_at: Instant | None
+    created_at: Instant
+    updated_at: Instant
+    trashed_at: Instant | None = Field(description="When it was moved to the trash; null outside it.")
+    camera: str | None
+    original_filename: str | None
+    links: Links
+    place: Place | None = Field(default=None, description="Only with the scope photos:geo, and only when known.")
+
+
+class UploadAnswer(PhotoView):
+    """A photo that was uploaded, or was there already."""
+
+    status: Literal["created", "duplicate"]
+
+
+class PhotoPage(BaseModel):
+    """One page of photos."""
+
+    items: list[PhotoView]
+    next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
+
+
+class UploadForm(QueryModel):
+    """The fields beside `file` in a multipart upload."""
+
+    title: Title | None = None
+    description: Description | None = None
+    tags: Tags = Field(default_factory=list)
+    taken_at: Instant | None = None
+
+
+class PhotoChanges(RequestModel):
+    """What may change: a field left out stays, null clears."""
+
+    title: Title | None = None
+    description: Description | None = None
+    tags: Tags = Field(default_factory=list)
+    favorite: bool = False
+    taken_at: Instant | None = None
+
+
+class PhotoQuery(QueryModel):
+    """Filters, order and page of a list."""
+
+    limit: int = Field(default=50, ge=1, le=100)
+    cursor: str | None = Field(default=None, max_length=512)
+    sort: Literal["-created_at", "created_at", "-taken_at", "taken_at"] = "-created_at"
+    tag: Tag | None = None
+    q: Annotated[Line, StringConstraints(max_length=100)] | None = Field(
+        default=None, description="Part of the title, description, file name or camera, in any case."
+    )
+    taken_after: Instant | None = Field(default=None, description="Taken at or after this instant.")
+    taken_before: Instant | None = Field(default=None, description="Taken before this instant.")
+    content_type: ContentType | None = None
+    favorite: bool | None = None
+    trashed: bool = False
+
+
+class DeleteQuery(QueryModel):
+    """How to delete."""
+
+    permanent: bool = Field(default=False, description="Remove for good instead of moving to the trash.")
+
+
+class BatchDelete(RequestModel):
+    """Move photos to the trash, or remove them."""
+
+    action: Literal["delete"]
+    ids: Ids
+    permanent: bool = False
+
+
+class BatchRestore(RequestModel):
+    """Take photos out of the trash."""
+
+    action: Literal["restore"]
+    ids: Ids
+
+
+class BatchTag(RequestModel):
+    """Add and remove tags."""
+
+    action: Literal["tag"]
+    ids: Ids
+    add: Tags = Field(default_factory=list)
+    remove: Tags = Field(default_factory=list)
+
+
+class BatchRequest(RootModel[Annotated[BatchDelete | BatchRestore | BatchTag, Field(discriminator="action")]]):
+    """One action on up to 100 photos."""
+
+
+class BatchItem(BaseModel):
+    """What became of one photo."""
+
+    id: UUID
+    status: Literal[200, 204, 404, 422] = Field(description="As the single request would have answered.")
+    detail: str | None = None
+
+
+class BatchAnswer(BaseModel):
+    """A result per item, in the order of the request."""
+
+    items: list[BatchItem]
+
+
+class CheckRequest(RequestModel):
+    """Digests of photos a client has."""
+
+    digests: Annotated[list[Digest], Field(min_length=1, max_length=DIGESTS_MAX)]
+
+
+class CheckItem(BaseModel):
+    """Whether a digest is there already."""
+
+    digest: Digest
+    photo_id: UUID | None
+    trashed_at: Instant | None
+
+
+class CheckAnswer(BaseModel):
+    """An item per digest, in the order of the request."""
+
+    items: list[CheckItem]
+
+
+def photo_document(photo: Row[Any], *, with_place: bool) -> dict[str, Any]:
+    """Return a photo as :class:`PhotoView` describes it, ready for :func:`write_json`."""
+    path = f"/api/v1/photos/{photo.id}"
+    document = {
+        "id": photo.id,
+        "state": photo.state,
+        "content_type": photo.content_type,
+        "size_bytes": photo.size_bytes,
+        "width": photo.width,
+        "height": photo.height,
+        "sha256": photo.sha256,
+        "thumbhash": None,
+        "dominant_color": None,
+        "title": photo.title,
+        "description": photo.description,
+        "tags": photo.tags,
+        "favorite": photo.favorite,
+        "taken_at": photo.taken_at,
+        "created_at": photo.created_at,
+        "updated_at": photo.updated_at,
+        "trashed_at": photo.trashed_at,
+        "camera": photo.camera,
+        "original_filename": photo.original_filename,
+        "links": {"self": path, "original": f"{path}/original"},
+    }
+    if with_place and photo.latitude is not None and photo.longitude is not None:
+        document["place"] = {"latitude": photo.latitude, "longitude": photo.longitude}
+    return document
+
+
+def write_json(document: dict[str, Any] | Sequence[Any]) -> bytes:
+    """Return a document as JSON; instants end in ``Z``."""
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)

@@ -1,0 +1,172 @@
+"""What an owner does with photos that are there: look, change, trash, restore, remove.
+
+Ownership is part of every query: another owner's id finds nothing, exactly as an unknown one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, select, update
+
+from app.db.base import utc_now
+from app.db.engine import Database
+from app.errors import NotFoundError, ValidationFailedError
+from app.photos import rows
+from app.photos.models import READY, Photo
+from app.photos.removal import remove_ready
+from app.photos.schemas import (
+    TAGS_MAX,
+    BatchDelete,
+    BatchItem,
+    BatchRestore,
+    BatchTag,
+    CheckItem,
+    PhotoChanges,
+)
+
+Guard = Callable[[Row[Any]], None]
+"""Looks at the current photo before it is changed; raises to prevent the change."""
+
+
+class PhotoService:
+    """An owner's photos. Thread-safe.
+
+    Args:
+        database: Where they are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
+        """Return one photo, also from the trash.
+
+        Raises:
+            NotFoundError: Unknown, not ready, or another owner's.
+        """
+        with self._database.read() as connection:
+            return _found(connection, owner_id, photo_id)
+
+    def check(self, owner_id: UUID, digests: Sequence[str]) -> list[CheckItem]:
+        """Tell for each SHA-256 whether the owner has those bytes already."""
+        keys = {rows.dedup_key(owner_id, digest): digest for digest in digests}
+        columns = (Photo.dedup_key, Photo.id, Photo.trashed_at)
+        with self._database.read() as connection:
+            known = connection.execute(select(*columns).where(Photo.dedup_key.in_(keys))).all()
+        found = {keys[row.dedup_key]: row for row in known if row.dedup_key is not None}
+        return [
+            CheckItem(
+                digest=digest,
+                photo_id=found[digest].id if digest in found else None,
+                trashed_at=found[digest].trashed_at if digest in found else None,
+            )
+            for digest in digests
+        ]
+
+    def change(self, owner_id: UUID, photo_id: UUID, changes: PhotoChanges, guard: Guard) -> Row[Any]:
+        """Change what the owner says of a photo; fields that were not sent stay.
+
+        Raises:
+            NotFoundError: Unknown, not ready, or another owner's.
+        """
+        values: dict[str, Any] = changes.model_dump(exclude_unset=True)
+        if "taken_at" in values:
+            values["timeline_at"] = Photo.created_at if values["taken_at"] is None else values["taken_at"]
+        with self._database.write() as connection:
+            guard(_found(connection, owner_id, photo_id, is_locked=True))
+            if values:
+                _change(connection, photo_id, values)
+            if "tags" in values:
+                rows.tag(connection, owner_id, photo_id, values["tags"])
+            return _found(connection, owner_id, photo_id)
+
+    def delete(self, owner_id: UUID, photo_id: UUID, guard: Guard, *, is_permanent: bool) -> None:
+        """Move a photo to the trash, or remove it for good.
+
+        Raises:
+            NotFoundError: Unknown, not ready, or another owner's.
+        """
+        with self._database.write() as connection:
+            guard(_found(connection, owner_id, photo_id, is_locked=True))
+            _delete(connection, owner_id, photo_id, is_permanent=is_permanent)
+
+    def restore(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
+        """Take a photo out of the trash; one that is not in it stays as it is.
+
+        Raises:
+            NotFoundError: Unknown, not ready, or another owner's.
+        """
+        with self._database.write() as connection:
+            return _restore(connection, owner_id, photo_id)
+
+    def batch(self, owner_id: UUID, request: BatchDelete | BatchRestore | BatchTag) -> list[BatchItem]:
+        """Do one thing to many photos, in one transaction; what is not there is said in its item."""
+        with self._database.write() as connection:
+            # Locked in one order, so that two batches over the same photos queue instead of blocking each other.
+            done = {
+                photo_id: _batch_item(connection, owner_id, photo_id, request) for photo_id in sorted(request.ids)
+            }
+        return [done[photo_id] for photo_id in request.ids]
+
+
+def _batch_item(
+    connection: Connection, owner_id: UUID, photo_id: UUID, request: BatchDelete | BatchRestore | BatchTag
+) -> BatchItem:
+    try:
+        match request:
+            case BatchDelete():
+                _delete(connection, owner_id, photo_id, is_permanent=request.permanent)
+                return BatchItem(id=photo_id, status=204)
+            case BatchRestore():
+                _restore(connection, owner_id, photo_id)
+            case BatchTag():
+                _retag(connection, owner_id, photo_id, request)
+    except NotFoundError as error:
+        return BatchItem(id=photo_id, status=404, detail=error.detail)
+    except ValidationFailedError as error:
+        return BatchItem(id=photo_id, status=422, detail=error.detail)
+    return BatchItem(id=photo_id, status=200)
+
+
+def _mine(owner_id: UUID, photo_id: UUID) -> tuple[ColumnElement[bool], ...]:
+    return (Photo.id == photo_id, Photo.owner_id == owner_id, Photo.state == READY)
+
+
+def _found(connection: Connection, owner_id: UUID, photo_id: UUID, *, is_locked: bool = False) -> Row[Any]:
+    statement = select(Photo).where(*_mine(owner_id, photo_id))
+    row = connection.execute(statement.with_for_update() if is_locked else statement).first()
+    if row is None:
+        raise NotFoundError("There is no such photo.")
+    return row
+
+
+def _change(connection: Connection, photo_id: UUID, values: dict[str, Any]) -> None:
+    stamped = {**values, "version": Photo.version + 1, "updated_at": utc_now()}
+    connection.execute(update(Photo).where(Photo.id == photo_id).values(stamped))
+
+
+def _delete(connection: Connection, owner_id: UUID, photo_id: UUID, *, is_permanent: bool) -> None:
+    if is_permanent:
+        if not remove_ready(connection, photo_id, Photo.owner_id == owner_id):
+            raise NotFoundError("There is no such photo.")
+    elif _found(connection, owner_id, photo_id, is_locked=True).trashed_at is None:
+        _change(connection, photo_id, {"trashed_at": utc_now()})
+
+
+def _restore(connection: Connection, owner_id: UUID, photo_id: UUID) -> Row[Any]:
+    if _found(connection, owner_id, photo_id, is_locked=True).trashed_at is not None:
+        _change(connection, photo_id, {"trashed_at": None})
+    return _found(connection, owner_id, photo_id)
+
+
+def _retag(connection: Connection, owner_id: UUID, photo_id: UUID, request: BatchTag) -> None:
+    row = _found(connection, owner_id, photo_id, is_locked=True)
+    tags = [tag for tag in dict.fromkeys([*row.tags, *request.add]) if tag not in request.remove]
+    if len(tags) > TAGS_MAX:
+        raise ValidationFailedError(f"A photo may have at most {TAGS_MAX} tags.")
+    if tags != row.tags:
+        _change(connection, photo_id, {"tags": tags})
+        rows.tag(connection, owner_id, photo_id, tags)

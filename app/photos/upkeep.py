@@ -1,0 +1,145 @@
+"""The tasks of the maintenance thread: what uploads, deletes and closed accounts leave to be done.
+
+Each does a bounded piece, fences its own writes, and may run twice at once without harm.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from typing import Any, Protocol
+
+from sqlalchemy import Row, delete, exists, func, select, update
+
+from app.accounts.models import User
+from app.db.base import utc_now
+from app.db.engine import Database
+from app.db.outbox import OBJECT_DELETE, OutboxRow
+from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, Photo
+from app.photos.removal import abandon_pending, remove_ready
+from app.storage.base import ObjectStore, StorageError
+
+_log = logging.getLogger(__name__)
+
+_PIECE = 200
+_BACKOFF_SECONDS_MAX = 300.0
+_NEWS_KEPT = dt.timedelta(days=7)
+
+
+class UpkeepObserver(Protocol):
+    """Who hears of upkeep. Must not raise."""
+
+    def uploads_reaped(self, count: int) -> None:
+        """So many unfinished uploads were cleaned up."""
+        ...
+
+    def outbox_depth(self, pending: int, oldest_age_seconds: float) -> None:
+        """So many deletes wait, the oldest for so long."""
+        ...
+
+
+class PhotoUpkeep:
+    """The tasks. Thread-safe.
+
+    Args:
+        database: Photos, keys and the outbox.
+        store: Where objects are removed.
+        trash_days: How long a photo stays in the trash.
+        observer: Who hears of it.
+    """
+
+    def __init__(self, database: Database, store: ObjectStore, *, trash_days: int, observer: UpkeepObserver) -> None:
+        self._database = database
+        self._store = store
+        self._trash_days = trash_days
+        self._observer = observer
+
+    def reap_ended_leases(self) -> int:
+        """Undo uploads whose worker died; return how many."""
+        now = utc_now()
+        ended = (Photo.state == PENDING, Photo.lease_until < now)
+        with self._database.read() as connection:
+            ids = connection.execute(select(Photo.id).where(*ended).limit(_PIECE)).scalars().all()
+        reaped = 0
+        for photo_id in ids:
+            with self._database.write() as connection:
+                reaped += abandon_pending(connection, photo_id, *ended)
+        if reaped:
+            self._observer.uploads_reaped(reaped)
+        return reaped
+
+    def relay_deletes(self) -> int:
+        """Remove the objects that the outbox names, then their rows; return how many."""
+        with self._database.read() as connection:
+            due = connection.execute(
+                select(OutboxRow)
+                .where(OutboxRow.kind == OBJECT_DELETE, OutboxRow.available_at <= utc_now())
+                .order_by(OutboxRow.available_at)
+                .limit(_PIECE)
+            ).all()
+        done = sum(self._relay_one(row) for row in due)
+        self._report_outbox()
+        return done
+
+    def _relay_one(self, row: Row[Any]) -> bool:
+        try:
+            self._store.delete(row.payload["object_key"])
+        except StorageError:
+            _log.warning("an object could not be removed; trying again later", exc_info=True)
+            self._postpone(row)
+            return False
+        with self._database.write() as connection:
+            connection.execute(delete(Photo).where(Photo.id == row.photo_id, Photo.state == DELETING))
+            connection.execute(delete(OutboxRow).where(OutboxRow.id == row.id))
+        return True
+
+    def _postpone(self, row: Row[Any]) -> None:
+        seconds = min(_BACKOFF_SECONDS_MAX, 2.0 ** min(row.attempts, 10))
+        with self._database.write() as connection:
+            connection.execute(
+                update(OutboxRow)
+                .where(OutboxRow.id == row.id)
+                .values(attempts=OutboxRow.attempts + 1, available_at=utc_now() + dt.timedelta(seconds=seconds))
+            )
+
+    def _report_outbox(self) -> None:
+        figures = select(func.count(), func.min(OutboxRow.created_at)).where(OutboxRow.kind == OBJECT_DELETE)
+        with self._database.read() as connection:
+            pending, oldest = connection.execute(figures).one()
+        age = (utc_now() - oldest).total_seconds() if pending else 0.0
+        self._observer.outbox_depth(pending, max(0.0, age))
+
+    def empty_old_trash(self) -> int:
+        """Remove for good what has been in the trash too long; return how many."""
+        too_old = utc_now() - dt.timedelta(days=self._trash_days)
+        return self._remove(Photo.trashed_at < too_old)
+
+    def empty_closed_accounts(self) -> int:
+        """Remove the photos of closed accounts, and the accounts that have none left; return how many."""
+        closed = select(User.id).where(User.deleted_at.is_not(None))
+        moved = self._remove(Photo.owner_id.in_(closed))
+        with self._database.write() as connection:
+            gone = connection.execute(
+                delete(User).where(User.deleted_at.is_not(None), ~exists().where(Photo.owner_id == User.id))
+            )
+        return moved + gone.rowcount
+
+    def _remove(self, *conditions: Any) -> int:
+        with self._database.read() as connection:
+            found = select(Photo.id).where(Photo.state == READY, *conditions).limit(_PIECE)
+            ids = connection.execute(found).scalars().all()
+        removed = 0
+        for photo_id in ids:
+            with self._database.write() as connection:
+                removed += remove_ready(connection, photo_id, *conditions)
+        return removed
+
+    def forget_expired(self) -> int:
+        """Drop idempotency keys past their time, and news that nobody fetched for a week; return how many."""
+        now = utc_now()
+        with self._database.write() as connection:
+            keys = connection.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < now))
+            news = connection.execute(
+                delete(OutboxRow).where(OutboxRow.kind != OBJECT_DELETE, OutboxRow.available_at < now - _NEWS_KEPT)
+            )
+        return keys.rowcount + news.rowcount
