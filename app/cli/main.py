@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from app.cli import configuration, exit_codes, serve
+from app.cli import configuration, exit_codes, keys, serve, users
 from app.errors import ConfigurationError, PhotoApiError
 
 _EXIT_CODES = f"""\
@@ -29,6 +29,8 @@ Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public
 _REGISTRATIONS: tuple[Callable[[Subparsers[argparse.ArgumentParser]], None], ...] = (
     configuration.register,
     serve.register,
+    users.register,
+    keys.register,
 )
 
 

@@ -1,0 +1,53 @@
+"""The database as commands use it: opened for one command, judged to be migrated, closed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from app.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from app.db.engine import Database
+    from app.settings import DatabaseSettings
+
+
+class SilentObserver:
+    """Hears of the database's work and keeps it to itself: a command has no metrics."""
+
+    def query(self, seconds: float) -> None:
+        """One statement took so long."""
+
+    def slow_query(self) -> None:
+        """One statement took at least the threshold."""
+
+    def database_error(self, kind: str) -> None:
+        """A statement or a connection failed."""
+
+    def pool(self, active: int, waiting: int) -> None:
+        """So many connections are in use, and so many threads wait for one."""
+
+
+@contextmanager
+def open_database(settings: DatabaseSettings, *, migrated: bool = True) -> Iterator[Database]:
+    """Open the database for a command and close it afterwards.
+
+    Args:
+        settings: The section of the settings.
+        migrated: Whether the command needs today's tables.
+
+    Raises:
+        DatabaseUnavailableError: It cannot be reached.
+        UnavailableError: Its tables are not those of this version.
+    """
+    from app.db.engine import Database  # noqa: PLC0415  # SQLAlchemy takes a while; --help does not wait for it
+    from app.db.migrate import current_revision, head_revision  # noqa: PLC0415  # as above
+
+    database = Database(settings, SilentObserver())
+    try:
+        if migrated and current_revision(database) != head_revision():
+            raise UnavailableError("The database is not migrated. Run: python -m app migrate")
+        yield database
+    finally:
+        database.close()
