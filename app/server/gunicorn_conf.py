@@ -9,9 +9,11 @@ closes it on its way out.
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Any, Final
 
+from app.errors import ConfigurationError
 from app.ops.build import find_instance
 from app.ops.logging import configure_logging
 from app.server.gunicorn_logging import GunicornLogger
@@ -19,6 +21,7 @@ from app.server.metrics_folder import forget_worker, open_metrics_folder
 from app.settings import Settings, load_settings
 
 _METRICS_PARENT: Final = Path("var/run/metrics")
+_EXIT_CONFIGURATION = 78  # EX_CONFIG, as every command has it
 _KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps an idle upstream connection, so that nginx closes first
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # gunicorn makes its heartbeat files there, unlinked at once
 
@@ -64,7 +67,11 @@ def worker_exit(_server: Any, worker: Any) -> None:
 
 
 def _configure() -> dict[str, Any]:
-    settings = load_settings()
+    try:
+        settings = load_settings()
+    except ConfigurationError as error:
+        print("The configuration is wrong:", *error.mistakes, sep="\n  ", file=sys.stderr)  # noqa: T201  # there is no log yet
+        sys.exit(_EXIT_CONFIGURATION)
     open_metrics_folder(_METRICS_PARENT, os.environ)
     instance = find_instance(settings.instance.ip, settings.instance.node_name)
     configure_logging(

@@ -1,0 +1,79 @@
+"""``serve`` ends with 78 before it listens when the settings are wrong, and becomes gunicorn when they are right."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.server.running import CONFIGURATION, ROOT, free_port
+
+FAKE_WSGI = 'def app(environ, start):\n    start("200 OK", [("Content-Length", "0")])\n    return []\n'
+
+
+def environ(**more: str) -> dict[str, str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PHOTO_API_", "PROMETHEUS_"))}
+    return {**clean, "PYTHONPATH": str(ROOT), **more}
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["-m", "app", "serve"], ["-m", "gunicorn", "-c", str(CONFIGURATION), "wsgi:app"]],
+    ids=["serve", "direct"],
+)
+def test_wrong_settings_end_it_with_78_and_every_mistake_before_it_listens(
+    command: list[str], tmp_path: Path
+) -> None:
+    wrong = environ(
+        PHOTO_API_SERVER__WORKERS="none", PHOTO_API_SERVER__THREADS="0", PHOTO_API_AUTH__JWT_SECRET="short"
+    )
+
+    ran = subprocess.run(
+        [sys.executable, *command], cwd=tmp_path, env=wrong, capture_output=True, timeout=60, check=False, text=True
+    )
+
+    assert ran.returncode == 78
+    for name in ("PHOTO_API_SERVER__WORKERS", "PHOTO_API_SERVER__THREADS", "PHOTO_API_AUTH__JWT_SECRET"):
+        assert name in ran.stderr
+    assert "short" not in ran.stderr.replace("too short", "")
+    assert "Traceback" not in ran.stderr
+    assert ran.stdout == ""
+
+
+def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_path: Path) -> None:
+    (tmp_path / "wsgi.py").write_text(FAKE_WSGI, encoding="utf-8")
+    port, management = free_port(), free_port()
+    addresses = environ(
+        PHOTO_API_SERVER__BIND=f"127.0.0.1:{port}",
+        PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{management}",
+        PHOTO_API_LOG__FORMAT="json",
+    )
+
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app", "serve"], cwd=tmp_path, env=addresses, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    lines = [process.stdout.readline() for _ in range(2)]
+    process.terminate()
+    process.communicate(timeout=30)
+
+    assert f"127.0.0.1:{port}" in lines[1]
+    assert f"127.0.0.1:{management}" in lines[1]
+    assert process.returncode == 0
+
+
+def test_serve_with_closed_standard_streams_writes_its_log_into_no_file(tmp_path: Path) -> None:
+    (tmp_path / "wsgi.py").write_text(FAKE_WSGI, encoding="utf-8")
+    addresses = environ(
+        PHOTO_API_SERVER__BIND=f"127.0.0.1:{free_port()}",
+        PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{free_port()}",
+    )
+    program = 'exec "$0" -c "from app.cli.serve import _open_standard_streams as o; import os; o(); '
+    program += "print(*[os.readlink(f'/proc/self/fd/{n}') for n in (0, 1, 2)], file=open('seen', 'w'))\" <&- >&- 2>&-"
+
+    subprocess.run(["sh", "-c", program, sys.executable], cwd=tmp_path, env=addresses, timeout=60, check=True)
+
+    assert (tmp_path / "seen").read_text().split() == ["/dev/null"] * 3

@@ -1,0 +1,136 @@
+"""Starts a real gunicorn with the product's configuration file and stops it by its process id."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIGURATION = ROOT / "app" / "server" / "gunicorn_conf.py"
+
+
+def free_port() -> int:
+    """Return a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+    """Poll until a condition holds, or fail saying what did not come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        threading.Event().wait(0.02)
+
+
+@dataclass
+class Answer:
+    """An HTTP answer."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        """Return the body as JSON."""
+        return json.loads(self.body)
+
+
+@dataclass
+class Server:
+    """A running server."""
+
+    process: subprocess.Popen[bytes]
+    folder: Path
+    public: int
+    management: int
+
+    def get(
+        self, path: str, *, management: bool = False, method: str = "GET", headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Make one request on a connection of its own."""
+        port = self.management if management else self.public
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        try:
+            connection.request(method, path, headers={"Host": "localhost", **(headers or {})})
+            response = connection.getresponse()
+            return Answer(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's samples that have these labels; 0 when there is none."""
+        text = self.get("/metrics", management=True).body.decode()
+        return sum(
+            sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        )
+
+    def pids(self) -> set[int]:
+        """Return the workers' process ids."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
+        return {int(pid) for pid in children.split()}
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the lines of standard output; every one must be a JSON object."""
+        text = (self.folder / "stdout").read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines() if line]
+
+
+@contextmanager
+def running(
+    folder: Path, *, workers: int = 2, stdout: IO[bytes] | int | None = None, **more: str
+) -> Iterator[Server]:
+    """Run the tiny application until the block ends."""
+    public, management = free_port(), free_port()
+    environ = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("PHOTO_API_", "PROMETHEUS_"))},
+        "PYTHONPATH": str(ROOT),
+        "PHOTO_API_SERVER__BIND": f"127.0.0.1:{public}",
+        "PHOTO_API_SERVER__MANAGEMENT_BIND": f"127.0.0.1:{management}",
+        "PHOTO_API_SERVER__WORKERS": str(workers),
+        "PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS": "3",
+        "PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS": "5",
+        "PHOTO_API_LOG__FORMAT": "json",
+        **more,
+    }
+    command = [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION), "tests.server.tiny:app_from_environment()"]
+    with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environ, stdout=out if stdout is None else stdout, stderr=errors
+        )
+    server = Server(process, folder, public, management)
+    try:
+        until(lambda: _answers(server, workers), "the workers to be ready")
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(10)
+
+
+def _answers(server: Server, workers: int) -> bool:
+    assert server.process.poll() is None, (server.folder / "stderr").read_text(encoding="utf-8")
+    try:
+        return len(server.pids()) == workers and server.metric("photo_api_db_pool_max_connections") == 10 * workers
+    except OSError:
+        return False
