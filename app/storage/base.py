@@ -150,6 +150,10 @@ class ObjectStore(Protocol):
         An object that is there already with the same content is taken as success (the reply to an earlier
         attempt was lost). Never is a part of an object visible.
 
+        Of puts with different bytes that overlap in time, exactly one succeeds in a local store and on AWS.
+        Swift looks before it writes: there several may be told success, and the last one's bytes stay. So a
+        key must belong to one content; the attempts at one photo do no harm to each other anywhere.
+
         Raises:
             ObjectExistsError: There is another object under the key; nothing was changed.
             ObjectCorruptError: The store's digest differs; the object has been removed where possible.

@@ -160,9 +160,7 @@ class LocalObjectStore:
         try:
             names = [name for name in os.listdir(self._place(key)) if _SHA256.fullmatch(name)]  # noqa: PTH208 - names
         except FileNotFoundError as error:
-            if not self._objects.is_dir():
-                # Unmounted, most likely: nobody may take every object for lost.
-                raise StorageDeniedError("The object store's folder is missing; its operator must act.") from error
+            self._require_folder()
             raise ObjectNotFoundError("The stored object is missing.") from error
         if not names:
             raise ObjectCorruptError("The stored object is damaged.")
@@ -222,8 +220,14 @@ class LocalObjectStore:
             raise ObjectExistsError("There is another object under this key.")
         return info
 
+    def _require_folder(self) -> None:
+        """Raise when the whole store is missing, unmounted most likely: all objects would look lost."""
+        if not self._objects.is_dir():
+            raise StorageDeniedError("The object store's folder is missing; its operator must act.")
+
     def _walk(self, prefix: str) -> Iterator[str]:
         """Yield every key with the prefix, in no order."""
+        self._require_folder()
         for first in _names(self._objects):
             for second in _names(self._objects / first):
                 for name in _joined_names(self._objects / first / second):

@@ -96,7 +96,7 @@ class S3ObjectStore:
     """
 
     def __init__(self, config: S3Config) -> None:
-        base_url = urlsplit(_bucket_url(config))
+        base_url = urlsplit(bucket_url(config))
         self._config = config
         self._origin = f"{base_url.scheme}://{base_url.netloc}"
         self._host = base_url.netloc
@@ -266,7 +266,7 @@ class S3ObjectStore:
             raise StorageDeniedError("The object store has no such bucket; its operator must act.") from error
 
 
-def _bucket_url(config: S3Config) -> str:
+def bucket_url(config: S3Config) -> str:
     """Return the URL that keys are appended to; AWS's own rules make it when no endpoint is configured."""
     if config.endpoint_url is not None:
         return f"{config.endpoint_url.rstrip('/')}/{config.bucket}"
@@ -279,7 +279,10 @@ def _bucket_url(config: S3Config) -> str:
         region_name=config.region,
         aws_access_key_id=config.access_key_id,
         aws_secret_access_key=config.secret_access_key,
-        config=Config(signature_version="s3v4"),
+        # Without this, links to every region but the newest go to one global host that redirects.
+        config=Config(
+            signature_version="s3v4", s3={"addressing_style": "path" if "." in config.bucket else "virtual"}
+        ),
     )
     presigned: str = client.generate_presigned_url("get_object", Params={"Bucket": config.bucket, "Key": "key"})
     return presigned.partition("?")[0].removesuffix("/key")

@@ -49,11 +49,7 @@ class SwiftServer:
             )
         self.port = self._read_port()
         self.url = f"http://127.0.0.1:{self.port}"
-
-    def create_bucket(self) -> str:
-        """Make a new, empty bucket and return its name."""
-        name = f"photos-{uuid.uuid4().hex[:12]}"
-        client = boto3.session.Session().client(
+        self._client = boto3.session.Session().client(
             "s3",
             endpoint_url=self.url,
             region_name=REGION,
@@ -61,10 +57,11 @@ class SwiftServer:
             aws_secret_access_key=SECRET_ACCESS_KEY,
             config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
         )
-        try:
-            client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})  # type: ignore[typeddict-item]  # Swift's region
-        finally:
-            client.close()
+
+    def create_bucket(self) -> str:
+        """Make a new, empty bucket and return its name."""
+        name = f"photos-{uuid.uuid4().hex[:12]}"
+        self._client.create_bucket(Bucket=name, CreateBucketConfiguration={"LocationConstraint": REGION})  # type: ignore[typeddict-item]  # Swift's region, not AWS's
         return name
 
     def config(self, bucket: str, *, endpoint_url: str | None = None) -> S3Config:
@@ -79,6 +76,7 @@ class SwiftServer:
         return config if endpoint_url is None else replace(config, endpoint_url=endpoint_url)
 
     def stop(self) -> None:
+        self._client.close()
         self._process.terminate()
         self._process.communicate()
 
