@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from app.cli import configuration, exit_codes, keys, serve, users
+from app.cli import configuration, exit_codes, keys, migrate, reconcile, serve, users
 from app.errors import ConfigurationError, PhotoApiError
 
 _EXIT_CODES = f"""\
@@ -28,9 +28,11 @@ Subparsers = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public
 
 _REGISTRATIONS: tuple[Callable[[Subparsers[argparse.ArgumentParser]], None], ...] = (
     configuration.register,
+    migrate.register,
     serve.register,
     users.register,
     keys.register,
+    reconcile.register,
 )
 
 

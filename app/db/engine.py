@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
@@ -87,6 +88,8 @@ class Database:
         self._observer = observer
         url = make_url(settings.url.get_secret_value())
         self.dialect: str = url.get_backend_name()
+        if self.dialect == "sqlite" and url.database:
+            Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._engine = create_engine(
             url,
             poolclass=_CountingPool,

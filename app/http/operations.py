@@ -32,6 +32,7 @@ from app.errors import (
     ValidationFailedError,
 )
 from app.http.identity import PUBLIC, Access, Authenticator, admit
+from app.ops.requests import identify
 
 _JSON_BYTES_MAX = 256 * 1024
 _OPERATION = "__photo_api_operation__"
@@ -193,6 +194,8 @@ def _view(operation: Operation, handler: _Handler, authenticator: Authenticator)
 
     def view(**parameters: Any) -> Response:
         principal = admit(request, operation.access, authenticator)
+        if principal is not None:
+            identify(str(principal.user_id))
         if "principal" in wanted:
             parameters["principal"] = principal
         parameters |= _query(operation.query)

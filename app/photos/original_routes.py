@@ -84,8 +84,7 @@ class OriginalRoutes:
             self._store.open(row.object_key, start=span.start, length=span.length)
             if span
             else self._store.open(row.object_key),
-            size_bytes=span.length if span else row.size_bytes,
-            sha256=None if span else row.sha256,
+            sha256=row.sha256,
             observer=self._observer,
         )
         try:

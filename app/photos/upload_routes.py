@@ -172,9 +172,9 @@ def _filename(name: str | None) -> str | None:
 
 
 def _uploaded(uploaded: Answer) -> Reply:
-    headers = {"ETag": '"v1"'}
+    headers = {}
     if uploaded.is_replay:
         headers["Idempotency-Replayed"] = "true"
     if uploaded.is_created:
-        headers["Location"] = uploaded.document["links"]["self"]
+        headers |= {"Location": uploaded.document["links"]["self"], "ETag": '"v1"'}
     return Reply(201 if uploaded.is_created else 200, schemas.write_json(uploaded.document), headers)
