@@ -237,6 +237,13 @@ class ServerSettings(Section):
     )
     workers: Whole = setting(2, "Worker processes", low=1, high=64, unit="processes")
     threads: Whole = setting(16, "Threads per worker, each at one request", low=1, high=256, unit="threads")
+    expected_instances: Whole = setting(
+        1,
+        "Instances at the group's largest; judged against the database's connections",
+        low=1,
+        high=1000,
+        unit="instances",
+    )
     request_deadline_seconds: Number = setting(
         28.0, "Time for an answer, from the last byte of the request's body", low=1, high=600, unit="seconds"
     )

@@ -13,22 +13,6 @@ if TYPE_CHECKING:
     from app.settings import DatabaseSettings
 
 
-class SilentObserver:
-    """Hears of the database's work and keeps it to itself: a command has no metrics."""
-
-    def query(self, seconds: float) -> None:
-        """One statement took so long."""
-
-    def slow_query(self) -> None:
-        """One statement took at least the threshold."""
-
-    def database_error(self, kind: str) -> None:
-        """A statement or a connection failed."""
-
-    def pool(self, active: int, waiting: int) -> None:
-        """So many connections are in use, and so many threads wait for one."""
-
-
 @contextmanager
 def open_database(settings: DatabaseSettings, *, migrated: bool = True) -> Iterator[Database]:
     """Open the database for a command and close it afterwards.
@@ -41,7 +25,7 @@ def open_database(settings: DatabaseSettings, *, migrated: bool = True) -> Itera
         DatabaseUnavailableError: It cannot be reached.
         UnavailableError: Its tables are not those of this version.
     """
-    from app.db.engine import Database  # noqa: PLC0415  # SQLAlchemy takes a while; --help does not wait for it
+    from app.db.engine import Database, SilentObserver  # noqa: PLC0415  # SQLAlchemy takes a while; --help does not wait for it
     from app.db.migrate import current_revision, head_revision  # noqa: PLC0415  # as above
 
     database = Database(settings, SilentObserver())

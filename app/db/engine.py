@@ -57,6 +57,22 @@ class DatabaseObserver(Protocol):
         ...
 
 
+class SilentObserver:
+    """A :class:`DatabaseObserver` where there are no metrics: in commands, and before the start."""
+
+    def query(self, seconds: float) -> None:
+        """Do nothing."""
+
+    def slow_query(self) -> None:
+        """Do nothing."""
+
+    def database_error(self, kind: str) -> None:
+        """Do nothing."""
+
+    def pool(self, active: int, waiting: int) -> None:
+        """Do nothing."""
+
+
 class _CountingPool(QueuePool):
     """A pool that knows how many threads wait for a connection."""
 

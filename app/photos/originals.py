@@ -73,8 +73,7 @@ class OriginalStream:
 
     def _observed(self) -> Iterator[bytes]:
         try:
-            if self._reader.info.sha256 != self._sha256:
-                raise ObjectCorruptError("The stored photo is not the one that was uploaded.")
+            self._require_same()
             yield from self._reader
         except ObjectCorruptError:
             self._observer.checksum_mismatch()
@@ -85,3 +84,7 @@ class OriginalStream:
             self._has_ended = True
             raise
         self._has_ended = True
+
+    def _require_same(self) -> None:
+        if self._reader.info.sha256 != self._sha256:
+            raise ObjectCorruptError("The stored photo is not the one that was uploaded.")

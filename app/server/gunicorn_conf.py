@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -53,6 +55,17 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
     }
 
 
+def on_starting(_server: Any) -> None:
+    """Ask the world whether the settings can work (in the master, before anything listens).
+
+    What is imported here, the workers need not import again.
+    """
+    from app.startup import verify_startup  # noqa: PLC0415  # not before the metrics folder is named
+
+    with _mistakes_end_the_start():
+        verify_startup(load_settings())
+
+
 def child_exit(_server: Any, worker: Any) -> None:
     """Forget the gauges of a worker that is gone (in the master)."""
     forget_worker(worker.pid)
@@ -66,12 +79,18 @@ def worker_exit(_server: Any, worker: Any) -> None:
         runtime.close()
 
 
-def _configure() -> dict[str, Any]:
+@contextmanager
+def _mistakes_end_the_start() -> Iterator[None]:
     try:
-        settings = load_settings()
+        yield
     except ConfigurationError as error:
-        print("The configuration is wrong:", *error.mistakes, sep="\n  ", file=sys.stderr)  # noqa: T201  # there is no log yet
+        print("The configuration is wrong:", *error.mistakes, sep="\n  ", file=sys.stderr)  # noqa: T201  # for whoever starts it
         sys.exit(_EXIT_CONFIGURATION)
+
+
+def _configure() -> dict[str, Any]:
+    with _mistakes_end_the_start():
+        settings = load_settings()
     open_metrics_folder(_METRICS_PARENT, os.environ)
     instance = find_instance(settings.instance.ip, settings.instance.node_name)
     configure_logging(

@@ -1,0 +1,102 @@
+"""Start-up validation: what only the world can tell about the settings, asked once before anything listens.
+
+A dependency that is down (refused, timed out, 5xx) is no mistake: the server starts and says ``warn``. What an
+operator has to mend (credentials, a missing bucket or database, tables of another version, a folder that cannot
+be written, more connections than the database has) is a mistake, and all of them are reported together.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import text
+
+from app.db.engine import Database, SilentObserver
+from app.db.migrate import current_revision, head_revision
+from app.errors import ConfigurationError, DatabaseUnavailableError
+from app.factory import build_store
+from app.settings import Settings
+from app.stability import Deadline, deadline_scope
+from app.storage import probe
+from app.storage.base import ObjectCorruptError, StorageDeniedError, StorageError, StorageFullError
+
+_log = logging.getLogger(__name__)
+
+_STORAGE_SECONDS = 10.0
+_URL = "PHOTO_API_DATABASE__URL"
+# What a database server says when the address is right and the rest is not.
+_REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "access denied", "unknown database")
+
+
+def verify_startup(settings: Settings) -> None:
+    """Ask the world whether these settings can work.
+
+    Args:
+        settings: Valid by themselves.
+
+    Raises:
+        ConfigurationError: With every mistake found; no value of a setting is repeated.
+    """
+    mistakes = [*_database_mistakes(settings), *_folder_mistakes(settings)]
+    # A local store is a folder; a remote one is asked where a wrong answer would reach users.
+    if settings.profile == "production" or settings.storage.backend == "local":
+        mistakes += _storage_mistakes(settings)
+    if mistakes:
+        raise ConfigurationError(mistakes)
+
+
+def _database_mistakes(settings: Settings) -> Iterator[str]:
+    with closing(Database(settings.database, SilentObserver())) as database:
+        try:
+            found = current_revision(database)
+            if found != head_revision():
+                yield f"{_URL}: the database is at revision {found or 'none'}. Run: python -m app migrate"
+            yield from _too_many_connections(settings, database)
+        except DatabaseUnavailableError as error:
+            said = str(error.__cause__).lower()
+            if any(refusal in said for refusal in _REFUSALS):
+                yield f"{_URL}: the server refuses the user, the password or the name of the database"
+            else:
+                _log.warning("the database does not answer at start; starting without it")
+
+
+def _too_many_connections(settings: Settings, database: Database) -> Iterator[str]:
+    if database.dialect != "postgresql":
+        return
+    with database.read() as connection:
+        allowed = sum(
+            sign * int(connection.execute(text(f"SHOW {name}")).scalar_one())
+            for sign, name in ((1, "max_connections"), (-1, "superuser_reserved_connections"))
+        )
+    server = settings.server
+    wanted = server.workers * database.max_connections * server.expected_instances
+    if wanted > allowed and settings.profile == "production":
+        yield (
+            f"PHOTO_API_DATABASE__POOL_SIZE and PHOTO_API_DATABASE__MAX_OVERFLOW: {server.workers} workers on "
+            f"{server.expected_instances} instances could open {wanted} connections, the database allows {allowed}"
+        )
+
+
+def _folder_mistakes(settings: Settings) -> Iterator[str]:
+    folder: Path = settings.uploads.spool_dir
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        yield f"PHOTO_API_UPLOADS__SPOOL_DIR: the folder cannot be written ({error.strerror})"
+
+
+def _storage_mistakes(settings: Settings) -> Iterator[str]:
+    variable = "PHOTO_API_STORAGE__LOCAL_ROOT" if settings.storage.backend == "local" else "PHOTO_API_STORAGE__S3_…"
+    try:
+        with closing(build_store(settings)) as store, deadline_scope(Deadline(_STORAGE_SECONDS)):
+            probe.verify(store)
+    except (StorageDeniedError, StorageFullError, ObjectCorruptError) as error:
+        yield f"{variable}: {error.detail}"
+    except StorageError:
+        _log.warning("the object store does not answer at start; starting without it")
