@@ -36,7 +36,8 @@ _MAX_SOCKET_PATH_BYTES = 107  # sun_path of sockaddr_un holds 108 bytes with the
 MIN_SECRET_BYTES = 32  # RFC 7518 section 3.2: an HS256 key is at least as long as the hash
 _MIN_SECRET_BITS = 256
 _MIN_DISTINCT_CHARACTERS = 12
-_REPEAT_LENGTH = 8
+_REPEAT_LENGTH = 10
+_SEQUENCE_LENGTH = 8
 _PLACEHOLDER_WORDS = (
     "asdfgh",
     "change-me",
@@ -322,12 +323,14 @@ def _estimated_bits(secret: str) -> float:
     """Return the bits that a random string of this length and these kinds of characters would hold."""
     if re.fullmatch(r"[0-9a-f]+|[0-9A-F]+", secret):
         return len(secret) * 4.0
-    kinds = (("[0-9]", 10), ("[a-z]", 26), ("[A-Z]", 26), ("[^0-9A-Za-z]", 2))
+    if re.search("[a-z]", secret) and re.search("[A-Z]", secret):
+        return len(secret) * 6.0  # base64; one random text of 2000 has no digit in it
+    kinds = (("[0-9]", 10), ("[A-Za-z]", 26), ("[^0-9A-Za-z]", 2))
     return len(secret) * math.log2(sum(size for kind, size in kinds if re.search(kind, secret)))
 
 
 def _repeats(secret: str) -> bool:
-    """Return whether the same eight characters come twice."""
+    """Return whether the same ten characters come twice."""
     pieces = [secret[start : start + _REPEAT_LENGTH] for start in range(len(secret) - _REPEAT_LENGTH + 1)]
     return len(set(pieces)) < len(pieces)
 
@@ -335,7 +338,7 @@ def _repeats(secret: str) -> bool:
 def _has_sequence(secret: str) -> bool:
     """Return whether eight neighbours count up or down, as in 12345678."""
     steps = [ord(right) - ord(left) for left, right in itertools.pairwise(secret)]
-    length = _REPEAT_LENGTH - 1
+    length = _SEQUENCE_LENGTH - 1
     return any(
         steps[start : start + length] in ([1] * length, [-1] * length) for start in range(len(steps) - length + 1)
     )
