@@ -13,6 +13,7 @@ request id, route and user to a line (:func:`bind`), and the pipeline; what must
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
@@ -38,7 +39,17 @@ _EXCEPTION_CHARACTERS = 16_384
 _BATCH_BYTES = 4_096  # PIPE_BUF: up to here the lines of several workers do not mix in one pipe
 _STUCK_POLL_SECONDS = 0.5
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-# Below WARNING these log headers, parameters or bodies of requests.
+_TALKATIVE = (
+    "alembic",
+    "app.db.engine._CountingPool",  # SQLAlchemy logs under the name of the pool's class
+    "boto3",
+    "botocore",
+    "s3transfer",
+    "urllib3",
+    "sqlalchemy.engine",
+    "sqlalchemy.pool",
+    "werkzeug",
+)
 _TALKATIVE = ("boto3", "botocore", "s3transfer", "urllib3", "sqlalchemy.engine", "sqlalchemy.pool", "werkzeug")
 
 _context: ContextVar[Mapping[str, object]] = ContextVar("photo_api_log_context", default={})  # noqa: B039  # never mutated
@@ -324,6 +335,7 @@ class Logs:
         self._process_hook = sys.excepthook
         threading.excepthook = self._report_thread
         sys.excepthook = self._report_process
+        atexit.register(self.flush)  # the last lines of a process that fails to start are the ones needed
 
     @property
     def dropped(self) -> int:
@@ -342,6 +354,7 @@ class Logs:
     def close(self, seconds: float = 2.0) -> None:
         """Flush within the limit, then take handler and hooks away. May be called again."""
         self._pipeline.flush_within(seconds)
+        atexit.unregister(self.flush)
         logging.getLogger().removeHandler(self._pipeline)
         self._pipeline.close()
         if threading.excepthook == self._report_thread:
