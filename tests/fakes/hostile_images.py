@@ -136,11 +136,11 @@ def _flipped() -> Iterator[tuple[str, bytes]]:
     for at in (12, 16, 25, 29, 40, len(image) // 2, len(image) - 1, len(image) - 6, len(image) - 14):
         yield f"flipped-png-{at}", _flip(image, at)
     film = by_name["gif-animated"]
-    frame = film.index(b"\0,\0\0\0\0\x28\0\x1e\0") + 1
-    for at in (frame, frame + 5, frame + 11, len(film) - 1):
+    frame = 13 + 3 * 2 ** ((film[10] & 7) + 1)  # behind the header and the colour table
+    for at in (frame, frame + 5, frame + 10, len(film) - 1):
         yield f"flipped-gif-{at}", _flip(film, at, 0x7E)
     for name in ("webp", "webp-animated"):
-        for at in (6, 12, 17, 23 if name == "webp" else 27):
+        for at in (6, 12, 17):
             yield f"flipped-{name}-{at}", _flip(by_name[name], at)
     for name in ("avif", "heic"):
         data = by_name[name]

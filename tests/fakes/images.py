@@ -87,6 +87,8 @@ def encoded(kind: str, width: int, height: int, *, seed: int = 1, frames: int = 
     pictures = [picture(width, height, seed=seed + index) for index in range(frames)]
     if kind == "GIF":
         pictures = [each.quantize(64) for each in pictures]
+    if kind == "JPEG" and exif:
+        exif = b"Exif\0\0" + exif
     out = BytesIO()
     more = {"save_all": True, "append_images": pictures[1:]} if frames > 1 else {}
     pictures[0].save(out, kind, **more, **({"exif": exif} if exif else {}))
