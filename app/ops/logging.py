@@ -50,7 +50,6 @@ _TALKATIVE = (
     "sqlalchemy.pool",
     "werkzeug",
 )
-_TALKATIVE = ("boto3", "botocore", "s3transfer", "urllib3", "sqlalchemy.engine", "sqlalchemy.pool", "werkzeug")
 
 _context: ContextVar[Mapping[str, object]] = ContextVar("photo_api_log_context", default={})  # noqa: B039  # never mutated
 
