@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from app.db.base import utc_now
 from app.db.engine import Database
@@ -26,6 +26,12 @@ from app.photos.schemas import (
     CheckItem,
     PhotoChanges,
 )
+
+# Written once: building a statement costs more than the database takes to run this one.
+_FIND = select(Photo).where(
+    Photo.id == bindparam("photo_id"), Photo.owner_id == bindparam("owner_id"), Photo.state == READY
+)
+_LOCK = _FIND.with_for_update()
 
 Guard = Callable[[Row[Any]], None]
 """Looks at the current photo before it is changed; raises to prevent the change."""
@@ -131,13 +137,8 @@ def _batch_item(
     return BatchItem(id=photo_id, status=200)
 
 
-def _mine(owner_id: UUID, photo_id: UUID) -> tuple[ColumnElement[bool], ...]:
-    return (Photo.id == photo_id, Photo.owner_id == owner_id, Photo.state == READY)
-
-
 def _found(connection: Connection, owner_id: UUID, photo_id: UUID, *, is_locked: bool = False) -> Row[Any]:
-    statement = select(Photo).where(*_mine(owner_id, photo_id))
-    row = connection.execute(statement.with_for_update() if is_locked else statement).first()
+    row = connection.execute(_LOCK if is_locked else _FIND, {"photo_id": photo_id, "owner_id": owner_id}).first()
     if row is None:
         raise NotFoundError("There is no such photo.")
     return row
