@@ -16,14 +16,13 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
 from app.storage.base import StorageUnavailableError
-from app.storage.reading import CHUNK_BYTES, BudgetedSocketReader, WaitBudget, storage_timeout
+from app.storage.reading import BudgetedSocketReader, WaitBudget, storage_timeout
 
 _SEND_BYTES = 256 * 1024
 _RECEIVE_BUFFER_BYTES = 64 * 1024
@@ -44,7 +43,7 @@ class _BudgetedResponse(http.client.HTTPResponse):
 class Exchange:
     """One answered request whose body is still to be read. Close it exactly once, from one thread."""
 
-    def __init__(self, pool: ConnectionPool, connection: http.client.HTTPConnection) -> None:
+    def __init__(self, pool: ConnectionPool, connection: socket.socket | None) -> None:
         self._pool = pool
         self._connection = connection
         self._response: http.client.HTTPResponse | None = None
@@ -57,7 +56,7 @@ class Exchange:
             raise http.client.ResponseNotReady
         return self._response
 
-    def send(
+    def run(
         self,
         method: str,
         target: str,
@@ -65,7 +64,6 @@ class Exchange:
         body: bytes | BinaryIO,
         *,
         budget: WaitBudget,
-        connect_timeout_seconds: float,
     ) -> None:
         """Send a request and read the head of the answer.
 
@@ -75,27 +73,22 @@ class Exchange:
             headers: All headers, ``Host`` and ``Content-Length`` included.
             body: Bytes, or a reader of exactly ``Content-Length`` bytes.
             budget: How long all of it, and reading the answer's body, may wait.
-            connect_timeout_seconds: A shorter limit for connecting.
 
         Raises:
             StorageTimeoutError: The budget is used up.
             OSError: The connection failed, as does ``http.client.HTTPException``.
+            ValueError: A header would break the request's head.
         """
-        connection = self._connection
-        if connection.sock is None:
-            _connect(connection, budget, connect_timeout_seconds)
-        connection.response_class = partial(_BudgetedResponse, budget=budget)  # type: ignore[assignment]  # a callable
-        connection.putrequest(method, target, skip_host=True, skip_accept_encoding=True)
-        for name, value in headers.items():
-            connection.putheader(name, value)
-        try:
-            _send(connection, body, budget)
+        connection = self._connection or self._pool.connect(budget)
+        self._connection = connection
+        head = _head(method, target, headers)
+        # A server may refuse early and close: what it says is worth more than the broken pipe.
+        with suppress(BrokenPipeError, ConnectionResetError):
+            _send(connection, head, body, budget)
             self._sent = True
-        except (BrokenPipeError, ConnectionResetError):
-            # The server may have refused early and closed: what it said is worth more than the broken pipe.
-            self._response = connection.getresponse()
-        else:
-            self._response = connection.getresponse()
+        response = _BudgetedResponse(connection, method=method, budget=budget)
+        self._response = response
+        response.begin()
 
     def close(self, *, reusable: bool) -> None:
         """Give the connection back.
@@ -127,12 +120,12 @@ class ConnectionPool:
     def __init__(self, endpoint_url: str, *, max_connections: int, connect_timeout_seconds: float) -> None:
         parts = urlsplit(endpoint_url)
         self._host = parts.hostname or ""
-        self._port = parts.port
+        self._port = parts.port or (443 if parts.scheme == "https" else 80)
         self._tls = ssl.create_default_context() if parts.scheme == "https" else None
         self._connect_timeout_seconds = connect_timeout_seconds
         self._permits = threading.BoundedSemaphore(max_connections)
         self._lock = threading.Lock()
-        self._idle: list[http.client.HTTPConnection] = []
+        self._idle: list[socket.socket] = []
         self._owner = os.getpid()
         self._closed = False
 
@@ -156,14 +149,7 @@ class ConnectionPool:
                 raise StorageUnavailableError("The object store is busy. Try again.", retry_after_seconds=1)
         exchange = Exchange(self, self._take())
         try:
-            exchange.send(
-                method,
-                target,
-                headers,
-                body,
-                budget=budget,
-                connect_timeout_seconds=self._connect_timeout_seconds,
-            )
+            exchange.run(method, target, headers, body, budget=budget)
         except BROKEN as error:
             exchange.close(reusable=False)
             raise StorageUnavailableError(
@@ -174,13 +160,34 @@ class ConnectionPool:
             raise
         return exchange
 
-    def give_back(self, connection: http.client.HTTPConnection, *, keep: bool) -> None:
-        """Take a connection back from its exchange."""
+    def connect(self, budget: WaitBudget) -> socket.socket:
+        """Return a new connection.
+
+        Raises:
+            StorageTimeoutError: It took longer than the connect timeout or the budget.
+            OSError: It failed.
+        """
+        with budget.wait(self._connect_timeout_seconds) as seconds:
+            try:
+                plain = socket.create_connection((self._host, self._port), seconds)
+                plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                if self._tls is None:
+                    return plain
+                with ExitStack() as undo:
+                    undo.callback(plain.close)
+                    secured = self._tls.wrap_socket(plain, server_hostname=self._host)
+                    undo.pop_all()
+                    return secured
+            except TimeoutError as error:
+                raise storage_timeout() from error
+
+    def give_back(self, connection: socket.socket | None, *, keep: bool) -> None:
+        """Take a connection back from its exchange, which may not have come to have one."""
         with self._lock:
-            kept = keep and not self._closed
-            if kept:
+            if keep and not self._closed and connection is not None:
                 self._idle.append(connection)
-        if not kept:
+                connection = None
+        if connection is not None:
             connection.close()
         self._permits.release()
 
@@ -192,61 +199,54 @@ class ConnectionPool:
         for connection in idle:
             connection.close()
 
-    def _take(self) -> http.client.HTTPConnection:
+    def _take(self) -> socket.socket | None:
+        """Return an idle connection that still lives, None when there is none."""
         while True:
             with self._lock:
                 if self._owner != os.getpid():
                     # A child must not write on its parent's connections; it lets go of them unused.
                     self._owner, self._idle = os.getpid(), []
-                connection = self._idle.pop() if self._idle else None
-            if connection is None:
-                return self._build()
+                if not self._idle:
+                    return None
+                connection = self._idle.pop()
             if not _is_stale(connection):
                 return connection
             connection.close()
 
-    def _build(self) -> http.client.HTTPConnection:
-        if self._tls is None:
-            return http.client.HTTPConnection(self._host, self._port, blocksize=CHUNK_BYTES)
-        return http.client.HTTPSConnection(self._host, self._port, context=self._tls, blocksize=CHUNK_BYTES)
+
+def _head(method: str, target: str, headers: Mapping[str, str]) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers.items()), "", ""]
+    head = "\r\n".join(lines).encode("latin-1")
+    if head.count(b"\n") != len(lines) - 1 or head.count(b"\r") != len(lines) - 1:
+        message = "a header holds a line break"
+        raise ValueError(message)
+    return head
 
 
-def _connect(connection: http.client.HTTPConnection, budget: WaitBudget, cap_seconds: float) -> None:
-    with budget.wait(cap_seconds) as seconds:
-        connection.timeout = seconds
-        try:
-            connection.connect()
-        except TimeoutError as error:
-            raise storage_timeout() from error
-
-
-def _send(connection: http.client.HTTPConnection, body: bytes | BinaryIO, budget: WaitBudget) -> None:
-    """Send the head and the body; a small one together with the head, in one packet train."""
+def _send(connection: socket.socket, head: bytes, body: bytes | BinaryIO, budget: WaitBudget) -> None:
+    """Send the head and the body; a body in memory goes with the head, in one call."""
     if isinstance(body, bytes):
-        with _sending(connection, budget):
-            connection.endheaders(body)
+        _send_all(connection, head + body, budget)
         return
-    with _sending(connection, budget):
-        connection.endheaders()
+    _send_all(connection, head, budget)
     while chunk := body.read(_SEND_BYTES):
-        with _sending(connection, budget):
-            connection.send(chunk)
+        _send_all(connection, chunk, budget)
 
 
-@contextmanager
-def _sending(connection: http.client.HTTPConnection, budget: WaitBudget) -> Iterator[None]:
-    with budget.wait() as seconds:
-        connection.sock.settimeout(seconds)
-        try:
-            yield
-        except TimeoutError as error:
-            raise storage_timeout() from error
+def _send_all(connection: socket.socket, content: bytes, budget: WaitBudget) -> None:
+    """Send everything; not with ``sendall``, which under TLS grants its time-out to each record anew."""
+    rest = memoryview(content)
+    while rest:
+        with budget.wait() as seconds:
+            connection.settimeout(seconds)
+            try:
+                rest = rest[connection.send(rest) :]
+            except TimeoutError as error:
+                raise storage_timeout() from error
 
 
-def _is_stale(connection: http.client.HTTPConnection) -> bool:
+def _is_stale(connection: socket.socket) -> bool:
     """Tell whether the server has closed an idle connection, or said something that nobody asked for."""
-    if connection.sock is None:
-        return True
     poll = select.poll()
-    poll.register(connection.sock, select.POLLIN)
+    poll.register(connection, select.POLLIN)
     return bool(poll.poll(0))
