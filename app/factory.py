@@ -25,6 +25,7 @@ from app.db import leases
 from app.db.engine import Database
 from app.http import context, operations, problems
 from app.http.cursors import CursorSigner
+from app.http.docs import mount_documentation
 from app.http.proxies import TrustedProxies
 from app.images.limits import ImageLimits
 from app.ops import checks
@@ -87,6 +88,7 @@ class Runtime:
         self._closing.callback(self.logs.close)
         self.database = Database(settings.database, self.metrics)
         self._closing.callback(self.database.close)
+        self.metrics.db_pool_max.set(self.database.max_connections)
         self.store: ObjectStore = ObservedObjectStore(build_store(settings), self.metrics)
         self._closing.callback(self.store.close)
         self.monitor = _build_monitor(self)
@@ -131,6 +133,7 @@ def create_app(settings: Settings) -> Flask:
     """
     runtime = Runtime(settings)
     app = Flask("photo-api", static_folder=None)
+    app.url_map.merge_slashes = False  # or //path would be redirected to a place built from Host
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.extensions["photo_api"] = runtime
     problems.install(app)
@@ -205,6 +208,7 @@ def _mount_rooms(app: Flask, runtime: Runtime) -> None:
     accounts = _Accounts(settings, database, rings)
     for routes in [*accounts.routes, *_photo_routes(runtime, CursorSigner(lambda: rings.secrets(CURSOR)))]:
         runtime.operations += operations.mount(app, routes, accounts.authenticator)
+    mount_documentation(app, runtime.operations, version=VERSION)
     runtime.start([*_photo_tasks(runtime.upkeep), *accounts.tasks])
 
 

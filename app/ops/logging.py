@@ -40,6 +40,7 @@ _BATCH_BYTES = 4_096  # PIPE_BUF: up to here the lines of several workers do not
 _STUCK_POLL_SECONDS = 0.5
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TALKATIVE = (
+    "app.db.engine._CountingPool",  # SQLAlchemy names a pool's logger after its class
     "alembic",
     "app.db.engine._CountingPool",  # SQLAlchemy logs under the name of the pool's class
     "boto3",
@@ -249,9 +250,10 @@ class LogPipeline(logging.Handler):
         """Wait until what is queued now has been written (or has failed to be).
 
         Returns:
-            False when the time ran out first.
+            False when the time ran out first. True at once when this process queued nothing, or after
+            :meth:`close`, which lets the writer finish by itself.
         """
-        if self._writer_pid != os.getpid():
+        if self._closing or self._writer_pid != os.getpid():
             return True
         reached = threading.Event()
         self._queue.put(reached)

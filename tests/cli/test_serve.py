@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.server.running import CONFIGURATION, ROOT, free_port
+from tests.server.running import CONFIGURATION, environment, free_port, migrate
 
 FAKE_WSGI = 'def app(environ, start):\n    start("200 OK", [("Content-Length", "0")])\n    return []\n'
-
-
-def environ(**more: str) -> dict[str, str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(("PHOTO_API_", "PROMETHEUS_"))}
-    return {**clean, "PYTHONPATH": str(ROOT), **more}
 
 
 @pytest.mark.parametrize(
@@ -27,7 +21,7 @@ def environ(**more: str) -> dict[str, str]:
 def test_wrong_settings_end_it_with_78_and_every_mistake_before_it_listens(
     command: list[str], tmp_path: Path
 ) -> None:
-    wrong = environ(
+    wrong = environment(
         PHOTO_API_SERVER__WORKERS="none", PHOTO_API_SERVER__THREADS="0", PHOTO_API_AUTH__JWT_SECRET="short"
     )
 
@@ -45,8 +39,9 @@ def test_wrong_settings_end_it_with_78_and_every_mistake_before_it_listens(
 
 def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_path: Path) -> None:
     (tmp_path / "wsgi.py").write_text(FAKE_WSGI, encoding="utf-8")
+    migrate(tmp_path)
     port, management = free_port(), free_port()
-    addresses = environ(
+    addresses = environment(
         PHOTO_API_SERVER__BIND=f"127.0.0.1:{port}",
         PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{management}",
         PHOTO_API_LOG__FORMAT="json",
@@ -67,7 +62,7 @@ def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_pat
 
 def test_serve_with_closed_standard_streams_writes_its_log_into_no_file(tmp_path: Path) -> None:
     (tmp_path / "wsgi.py").write_text(FAKE_WSGI, encoding="utf-8")
-    addresses = environ(
+    addresses = environment(
         PHOTO_API_SERVER__BIND=f"127.0.0.1:{free_port()}",
         PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{free_port()}",
     )

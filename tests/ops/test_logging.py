@@ -258,6 +258,19 @@ raise LookupError("in the process")
     assert (ran.returncode, ran.stderr) == (1, b"")
 
 
+def test_what_was_logged_just_before_the_end_is_written() -> None:
+    program = """
+import logging, sys
+from app.ops.logging import configure_logging
+configure_logging(level="INFO", output="json", queue_size=1000)
+for number in range(200): logging.info("%d", number)
+sys.exit(3)
+"""
+    ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=False, timeout=60)
+
+    assert (ran.returncode, len(ran.stdout.splitlines())) == (3, 200)
+
+
 def test_a_process_without_standard_output_runs_and_does_not_write_into_the_next_file(tmp_path: Path) -> None:
     target = tmp_path / "precious"
     program = f"""
@@ -275,6 +288,22 @@ os._exit(0 if descriptor == 1 and logs.dropped == 1 else 3)
 
     assert ran.returncode == 0
     assert target.read_bytes() == b""
+
+
+def test_flushing_a_closed_pipeline_does_not_wait() -> None:
+    reader, writer = os.pipe()
+    pipeline = pipeline_into(writer)
+    pipeline.emit(record())
+    pipeline.close()
+
+    started = time.monotonic()
+    flushed = pipeline.flush_within(30)
+
+    assert flushed
+    assert time.monotonic() - started < 15
+    with os.fdopen(reader, "rb") as stream:
+        assert stream.readline().endswith(b"\n")
+    os.close(writer)
 
 
 def test_configuring_again_replaces_the_pipeline_and_closing_restores_the_hooks() -> None:

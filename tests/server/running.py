@@ -11,12 +11,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
+
+from app.db.engine import Database, SilentObserver
+from app.db.migrate import upgrade
+from app.settings import DatabaseSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "app" / "server" / "gunicorn_conf.py"
@@ -29,7 +34,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def until(condition: Callable[[], bool], what: str, seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
     """Poll until a condition holds, or fail saying what did not come."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -93,23 +98,38 @@ class Server:
         return [json.loads(line) for line in text.splitlines() if line]
 
 
+def environment(**settings: str) -> dict[str, str]:
+    """Return this process's environment with these settings and no other of the product."""
+    foreign = {name: text for name, text in os.environ.items() if not name.startswith(("PHOTO_API_", "PROMETHEUS_"))}
+    return {**foreign, "PYTHONPATH": str(ROOT), **settings}
+
+
+def migrate(folder: Path) -> None:
+    """Give a working folder the tables that a start demands, once."""
+    file = folder / "var" / "photo-api.db"
+    if file.exists():
+        return
+    file.parent.mkdir(exist_ok=True)
+    with closing(Database(DatabaseSettings(url=SecretStr(f"sqlite:///{file}")), SilentObserver())) as database:
+        upgrade(database)
+
+
 @contextmanager
 def running(
     folder: Path, *, workers: int = 2, stdout: IO[bytes] | int | None = None, **more: str
 ) -> Iterator[Server]:
     """Run the tiny application until the block ends."""
+    migrate(folder)
     public, management = free_port(), free_port()
-    environ = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("PHOTO_API_", "PROMETHEUS_"))},
-        "PYTHONPATH": str(ROOT),
-        "PHOTO_API_SERVER__BIND": f"127.0.0.1:{public}",
-        "PHOTO_API_SERVER__MANAGEMENT_BIND": f"127.0.0.1:{management}",
-        "PHOTO_API_SERVER__WORKERS": str(workers),
-        "PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS": "3",
-        "PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS": "5",
-        "PHOTO_API_LOG__FORMAT": "json",
+    environ = environment(
+        PHOTO_API_SERVER__BIND=f"127.0.0.1:{public}",
+        PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{management}",
+        PHOTO_API_SERVER__WORKERS=str(workers),
+        PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS="3",
+        PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS="5",
+        PHOTO_API_LOG__FORMAT="json",
         **more,
-    }
+    )
     command = [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION), "tests.server.tiny:app_from_environment()"]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as errors:
         process = subprocess.Popen(

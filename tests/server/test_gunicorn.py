@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.running import CONFIGURATION, ROOT, Server, running, until
+from tests.server.running import CONFIGURATION, Server, environment, migrate, running, until
 
 PROBES = ["/health/liveness", "/health/readiness", "/health", "/__lbheartbeat__", "/__heartbeat__", "/__version__"]
 PRIVATE = ["/health/detailed", "/metrics", "/api/v1/admin", "/api/v1/admin/breakers"]
@@ -141,7 +141,7 @@ def test_totals_survive_a_killed_worker_and_its_gauges_vanish(tmp_path: Path) ->
         assert server.metric("photo_api_dedup_total") == 30
         server.get("/pid")
         assert server.metric("photo_api_dedup_total") == 31
-        assert server.metric("photo_api_ready") == 1
+        until(lambda: server.metric("photo_api_ready") == 1, "both workers to be ready")
 
 
 def test_stopping_closes_the_application_in_each_worker_and_ends_with_0(tmp_path: Path) -> None:
@@ -152,6 +152,7 @@ def test_stopping_closes_the_application_in_each_worker_and_ends_with_0(tmp_path
         assert server.process.wait(20) == 0
 
     assert {path.name for path in tmp_path.glob("closed-*")} == {f"closed-{pid}" for pid in workers}
+    assert server.log_lines()[-1]["message"] == "Shutting down: Master"
 
 
 def test_the_next_start_removes_what_a_server_left_and_keeps_what_one_uses(tmp_path: Path) -> None:
@@ -210,13 +211,12 @@ def test_unix_sockets_part_the_listeners_too(tmp_path: Path) -> None:
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             return connection.recv(65_536).split()[1]
 
-    environ = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
-        "PHOTO_API_SERVER__BIND": f"unix:{tmp_path}/public",
-        "PHOTO_API_SERVER__MANAGEMENT_BIND": f"unix:{tmp_path}/management",
-        "PHOTO_API_SERVER__WORKERS": "1",
-    }
+    migrate(tmp_path)
+    environ = environment(
+        PHOTO_API_SERVER__BIND=f"unix:{tmp_path}/public",
+        PHOTO_API_SERVER__MANAGEMENT_BIND=f"unix:{tmp_path}/management",
+        PHOTO_API_SERVER__WORKERS="1",
+    )
     command = ["-m", "gunicorn", "-c", str(CONFIGURATION), "tests.server.tiny:app_from_environment()"]
     process = subprocess.Popen(
         [sys.executable, *command], cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

@@ -1,0 +1,60 @@
+"""Gunicorn is configured from the settings and logs through the product's pipeline."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
+
+from app.server.gunicorn_conf import child_exit, gunicorn_options, worker_exit
+from app.server.gunicorn_logging import GunicornLogger
+from app.settings import ServerSettings, Settings
+
+
+@pytest.fixture(autouse=True)
+def _loggers_as_before() -> Iterator[None]:
+    names = ("gunicorn.error", "gunicorn.access")
+    before = [(logger, logger.propagate, logger.level) for logger in map(logging.getLogger, names)]
+    yield
+    for logger, propagate, level in before:
+        logger.propagate = propagate
+        logger.setLevel(level)
+
+
+def configured(**server: object) -> Config:
+    config = Config()
+    for name, value in gunicorn_options(Settings(server=ServerSettings.model_validate(server))).items():
+        config.set(name, value)
+    return config
+
+
+def test_gunicorn_takes_every_option_and_serves_both_addresses() -> None:
+    config = configured(bind="127.0.0.1:8000", management_bind="unix:/run/photo", workers=3, threads=5)
+
+    assert config.address == [("127.0.0.1", 8000), "/run/photo"]
+    assert (config.workers, config.threads, config.worker_class_str) == (3, 5, "gthread")
+    assert config.control_socket_disable
+    assert config.accesslog is None
+
+
+def test_only_the_trusted_proxies_are_believed() -> None:
+    assert configured().forwarded_allow_ips == []
+    assert configured(trusted_proxies=["10.0.0.0/8"]).forwarded_allow_ips == ["10.0.0.0/8"]
+
+
+def test_gunicorns_own_lines_go_to_the_root_logger_and_there_is_no_access_log() -> None:
+    logger = GunicornLogger(configured())
+
+    assert logger.error_log.handlers == logger.access_log.handlers == []
+    assert logger.error_log.propagate
+    assert not logger.access_log_enabled
+
+
+def test_a_worker_that_never_loaded_the_application_can_exit() -> None:
+    class Worker:
+        pid = 2**22 + 1
+
+    worker_exit(None, Worker())
+    child_exit(None, Worker())
