@@ -54,6 +54,7 @@ class UserRoutes:
         summary="Register",
         access=PUBLIC,
         answers={201: UserView},
+        sends={201: ("Location",)},
         problems=(RegistrationClosedError, ConflictError, TooManyRequestsError, ValidationFailedError),
     )
     def register(self, body: Registration) -> Reply:

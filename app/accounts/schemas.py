@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import datetime as dt
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
@@ -41,13 +42,21 @@ Password = Annotated[
     Field(json_schema_extra={"format": "password"}, examples=["a lighthouse in the rain"]),
 ]
 RefreshTokenText = Annotated[
-    str, StringConstraints(min_length=1, max_length=200), Field(description="The refresh token, as it was given")
+    str,
+    StringConstraints(min_length=1, max_length=200),
+    Field(description="The refresh token, as it was given", examples=["kqPZ3Yw0uV8mEo2hN5rJ7xTfL1cA9sDgB4iKyWvQzXU"]),
 ]
 Scopes = Annotated[
     list[Scope],
     Field(min_length=1, max_length=20, json_schema_extra={"uniqueItems": True}, examples=[["photos:read"]]),
     AfterValidator(_refuse_repeats),
 ]
+
+
+def _in_ninety_days(schema: dict[str, Any]) -> None:
+    """Give an example that works on the day it is read."""
+    day = dt.datetime.now(dt.UTC).date() + dt.timedelta(days=90)
+    schema["examples"] = [f"{day.isoformat()}T00:00:00Z"]
 
 
 class View(BaseModel):
@@ -97,7 +106,7 @@ class ApiKeyRequest(RequestModel):
     )
     scopes: Scopes = Field(description="What it may do: at most what the maker may")
     expires_at: Instant = Field(
-        description="When it stops: in the future, at most 366 days from now", examples=["2027-01-31T00:00:00Z"]
+        description="When it stops: in the future, at most 366 days from now", json_schema_extra=_in_ninety_days
     )
 
 
@@ -105,27 +114,33 @@ class UserView(View):
     """An account, its quota and its use."""
 
     id: UUID
-    email: str
+    email: str = Field(examples=["ada@example.org"])
     is_admin: bool
-    quota_bytes: int = Field(description="What all photos together may weigh")
-    used_bytes: int = Field(description="What they weigh, trash included")
+    quota_bytes: int = Field(description="What all photos together may weigh", examples=[10_737_418_240])
+    used_bytes: int = Field(description="What they weigh, trash included", examples=[3_871_204])
     created_at: Instant
 
 
 class TokenView(View):
     """What a login or a refresh gives."""
 
-    access_token: str = Field(description="Send it as 'Authorization: Bearer …'")
-    refresh_token: str = Field(description="Gives the next pair, once; keep it secret")
+    access_token: str = Field(
+        description="Send it as 'Authorization: Bearer …'",
+        examples=["eyJhbGciOiJIUzI1Ni….eyJpc3Mi….4vTn…"],
+    )
+    refresh_token: str = Field(
+        description="Gives the next pair, once; keep it secret",
+        examples=["kqPZ3Yw0uV8mEo2hN5rJ7xTfL1cA9sDgB4iKyWvQzXU"],
+    )
     token_type: Literal["Bearer"] = "Bearer"
-    expires_in: int = Field(description="Seconds that the access token lives")
+    expires_in: int = Field(description="Seconds that the access token lives", examples=[600])
 
 
 class SessionView(View):
     """One login on one device."""
 
     id: UUID
-    user_agent: str = Field(description="What the device called itself at login")
+    user_agent: str = Field(description="What the device called itself at login", examples=["curl/8.5.0"])
     created_at: Instant
     last_used_at: Instant = Field(description="When its tokens were last refreshed")
     expires_at: Instant = Field(description="When it ends, however often it is refreshed")
@@ -142,9 +157,9 @@ class ApiKeyView(View):
     """An API key, without its secret."""
 
     id: UUID
-    name: str
-    key_prefix: str = Field(description="How the key begins")
-    scopes: list[str]
+    name: str = Field(examples=["backup script"])
+    key_prefix: str = Field(description="How the key begins", examples=["pk_x7Kq2mVd"])
+    scopes: list[str] = Field(examples=[["photos:read"]])
     created_at: Instant
     expires_at: Instant
     last_used_at: Instant | None = Field(description="Within a minute")
@@ -153,7 +168,10 @@ class ApiKeyView(View):
 class NewApiKeyView(ApiKeyView):
     """A new API key, with the key itself: it is shown this once."""
 
-    key: str = Field(description="Send it as 'X-Api-Key: …' or 'Authorization: Bearer …'; it is not shown again")
+    key: str = Field(
+        description="Send it as 'X-Api-Key: …' or 'Authorization: Bearer …'; it is not shown again",
+        examples=["pk_x7Kq2mVd_…"],
+    )
 
 
 class ApiKeysView(View):

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from app.cli import configuration, exit_codes, keys, migrate, reconcile, serve, users
+from app.cli import configuration, exit_codes, keys, migrate, openapi, reconcile, serve, users
 from app.errors import ConfigurationError, PhotoApiError
 
 _EXIT_CODES = f"""\
@@ -33,6 +33,7 @@ _REGISTRATIONS: tuple[Callable[[Subparsers[argparse.ArgumentParser]], None], ...
     users.register,
     keys.register,
     reconcile.register,
+    openapi.register,
 )
 
 

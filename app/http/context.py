@@ -58,8 +58,7 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
         g.deadline_token = enter_deadline(Deadline(deadline_seconds))
         observer.request_started(g.request_id)
         if allowed_hosts and not host_is_trusted(request.host, allowed_hosts):
-            problem = problems.Problem(400, "host-not-allowed", "This host name is not served")
-            return problems.answer(problem, "Use a host name that this server is configured for.")
+            return problems.answer(problems.HOST_NOT_ALLOWED, "Use a host name that this server is configured for.")
         return None
 
     def end(response: Response) -> Response:

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 import unicodedata
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, PlainSerializer, StringConstraints
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    PlainSerializer,
+    StringConstraints,
+    WithJsonSchema,
+)
 
 _ALLOWED_CONTROLS = frozenset("\n\t")
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def _refuse_controls(value: str) -> str:
@@ -25,6 +34,18 @@ def _refuse_lines(value: str) -> str:
     if any(character in "\n\t" for character in value):
         raise ValueError("must be a single line")
     return value
+
+
+def _read_rfc3339(value: Any) -> Any:
+    """Read text here, so that neither Unix times nor other spellings of ISO 8601 pass."""
+    if not isinstance(value, str):
+        return value
+    if not _RFC3339.fullmatch(value):
+        raise ValueError("must be an instant like 2026-05-17T09:30:00Z, with its zone")
+    try:
+        return dt.datetime.fromisoformat(value.upper())
+    except ValueError:
+        raise ValueError("is no instant of the calendar") from None
 
 
 def _in_utc(value: dt.datetime) -> dt.datetime:
@@ -54,6 +75,10 @@ Tag = Annotated[
 """1 to 50 characters on one line."""
 
 Instant = Annotated[
-    AwareDatetime, AfterValidator(_in_utc), PlainSerializer(rfc3339, return_type=str, when_used="json")
+    AwareDatetime,
+    BeforeValidator(_read_rfc3339),
+    AfterValidator(_in_utc),
+    PlainSerializer(rfc3339, return_type=str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "date-time"}),
 ]
-"""An instant with its zone; kept and written in UTC."""
+"""An instant with its zone (RFC 3339); kept and written in UTC."""

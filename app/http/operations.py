@@ -96,6 +96,7 @@ class Operation:
         body: The model of the JSON body, a tuple of :class:`Media`, or None.
         query: The model of the query string.
         headers: Request headers it reads: name to description.
+        sends: Response headers besides those of every answer: status to names.
     """
 
     method: str
@@ -109,6 +110,7 @@ class Operation:
     body: type[BaseModel] | tuple[Media, ...] | None
     query: type[BaseModel] | None
     headers: Mapping[str, str]
+    sends: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
 
 
 _Handler: TypeAlias = "Callable[..., Reply | Response]"
@@ -125,6 +127,7 @@ def _operation(
     problems: Sequence[type[PhotoApiError]] = (),
     media_body: tuple[Media, ...] | None = None,
     headers: Mapping[str, str] | None = None,
+    sends: Mapping[int, tuple[str, ...]] | None = None,
 ) -> Callable[[_Handler], _Handler]:
     def mark(function: _Handler) -> _Handler:
         hints = get_type_hints(function)
@@ -140,6 +143,7 @@ def _operation(
             body=hints.get("body") or media_body,
             query=hints.get("query"),
             headers=headers or {},
+            sends=sends or {},
         )
         setattr(function, _OPERATION, operation)
         return function
@@ -155,13 +159,13 @@ delete = functools.partial(_operation, "DELETE")
 
 def operations_of(routes: object) -> list[tuple[Operation, _Handler]]:
     """Return the operations of a routes object with their bound methods, in the order they are written."""
-    found = []
-    for name in vars(type(routes)):
-        handler = getattr(routes, name)
-        operation = getattr(handler, _OPERATION, None)
-        if operation is not None:
-            found.append((operation, handler))
-    return found
+    return [(operation, getattr(routes, operation.name)) for operation in declared_operations(type(routes))]
+
+
+def declared_operations(routes: type) -> list[Operation]:
+    """Return the operations of a class of routes, in the order they are written; nothing needs to be built."""
+    marks = [getattr(member, _OPERATION, None) for member in vars(routes).values()]
+    return [mark for mark in marks if isinstance(mark, Operation)]
 
 
 def mount(app: Flask, routes: object, authenticator: Authenticator) -> list[Operation]:
@@ -295,6 +299,7 @@ __all__ = [
     "QueryModel",
     "Reply",
     "RequestModel",
+    "declared_operations",
     "delete",
     "get",
     "mount",

@@ -68,8 +68,16 @@ PROBLEMS: dict[type[Exception], Problem] = {
     DeadlineExceededError: Problem(504, "deadline-exceeded", "The request took too long", retryable=True),
 }
 INTERNAL = Problem(500, "internal-error", "Something went wrong here")
+HOST_NOT_ALLOWED = Problem(400, "host-not-allowed", "This host name is not served")
+METHOD_NOT_ALLOWED = Problem(405, "method-not-allowed", "Method not allowed")
 _DEFAULT_RETRY_AFTER_SECONDS = 2.0
-_BY_STATUS = {404: "not-found", 405: "method-not-allowed", 413: "payload-too-large", 415: "unsupported-media-type"}
+_BY_STATUS = {
+    400: PROBLEMS[errors.MalformedRequestError],
+    404: PROBLEMS[errors.NotFoundError],
+    405: METHOD_NOT_ALLOWED,
+    413: PROBLEMS[errors.PayloadTooLargeError],
+    415: PROBLEMS[errors.UnsupportedMediaTypeError],
+}
 
 
 def problem_for(kind: type[BaseException]) -> Problem:
@@ -139,13 +147,10 @@ def _answer_deadline(_error: DeadlineExceededError) -> Response:
 def _answer_werkzeug(error: HTTPException) -> Response:
     status = error.code or 500
     if isinstance(error, SecurityError):
-        return answer(
-            Problem(400, "host-not-allowed", "This host name is not served"),
-            "Use a host name that this server is configured for.",
-        )
+        return answer(HOST_NOT_ALLOWED, "Use a host name that this server is configured for.")
     if isinstance(error, RequestEntityTooLarge):
         return answer(PROBLEMS[errors.PayloadTooLargeError], "The body is too large for this route.")
-    problem = Problem(status, _BY_STATUS.get(status, "malformed-request"), error.name)
+    problem = _BY_STATUS.get(status) or Problem(status, "malformed-request", error.name)
     response = answer(problem, _WERKZEUG_DETAILS.get(status, error.name + "."))
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods))

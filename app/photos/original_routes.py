@@ -44,6 +44,11 @@ class OriginalRoutes:
             206: Media(("image/*",), "One range of them."),
             304: None,
         },
+        sends={
+            200: ("ETag", "Last-Modified", "Accept-Ranges", "Content-Disposition"),
+            206: ("ETag", "Last-Modified", "Accept-Ranges", "Content-Disposition", "Content-Range"),
+            304: ("ETag", "Last-Modified"),
+        },
         headers={
             "Range": "One range of bytes; several are answered with the whole.",
             "If-Range": "An ETag or date: the range only while the photo is still that one.",

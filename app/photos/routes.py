@@ -76,6 +76,7 @@ class PhotoRoutes:
         summary="List photos",
         access="photos:read",
         answers={200: schemas.PhotoPage, 304: None},
+        sends={200: ("ETag", "Link"), 304: ("ETag",)},
         headers={"If-None-Match": "The ETag you have; 304 when nothing has changed."},
         problems=(MalformedRequestError,),
     )
@@ -97,6 +98,7 @@ class PhotoRoutes:
         summary="Show a photo",
         access="photos:read",
         answers={200: schemas.PhotoView, 304: None},
+        sends={200: ("ETag",), 304: ("ETag",)},
         headers={"If-None-Match": "The ETag you have; 304 when nothing has changed."},
         problems=(NotFoundError,),
     )
@@ -109,6 +111,7 @@ class PhotoRoutes:
         summary="Change a photo's title, description, tags, favorite, time taken",
         access="photos:write",
         answers={200: schemas.PhotoView},
+        sends={200: ("ETag",)},
         headers=_IF_MATCH,
         problems=(NotFoundError, PreconditionFailedError),
     )
@@ -135,6 +138,7 @@ class PhotoRoutes:
         summary="Take a photo out of the trash",
         access="photos:write",
         answers={200: schemas.PhotoView},
+        sends={200: ("ETag",)},
         problems=(NotFoundError,),
     )
     def restore(self, principal: Principal, photo_id: UUID) -> Reply:

@@ -22,9 +22,15 @@ BATCH_MAX = 100
 DIGESTS_MAX = 1000
 
 ContentType = Literal["image/jpeg", "image/png", "image/gif", "image/webp", "image/avif", "image/heic", "image/heif"]
-Title = Annotated[Line, StringConstraints(max_length=200)]
-Description = Annotated[Text, StringConstraints(max_length=4000)]
-Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Title = Annotated[Line, StringConstraints(max_length=200), Field(examples=["First light"])]
+Description = Annotated[Text, StringConstraints(max_length=4000), Field(examples=["From the pier, before the wind."])]
+Digest = Annotated[
+    str,
+    StringConstraints(pattern=r"^[0-9a-f]{64}$"),
+    Field(examples=["44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a"]),
+]
+
+_PATH = "/api/v1/photos/019aa2c4-7be1-7c52-9d3f-5b0c6f4e8a21"  # in examples
 
 
 def _without_repeats(tags: list[str]) -> list[str]:
@@ -37,22 +43,24 @@ def _refuse_repeats(ids: list[UUID]) -> list[UUID]:
     return ids
 
 
-Tags = Annotated[list[Tag], Field(max_length=TAGS_MAX), AfterValidator(_without_repeats)]
+Tags = Annotated[
+    list[Tag], Field(max_length=TAGS_MAX, examples=[["sea", "morning"]]), AfterValidator(_without_repeats)
+]
 Ids = Annotated[list[UUID], Field(min_length=1, max_length=BATCH_MAX), AfterValidator(_refuse_repeats)]
 
 
 class Place(BaseModel):
     """Where a photo was taken, WGS 84; only with the scope ``photos:geo``."""
 
-    latitude: float = Field(ge=-90, le=90)
-    longitude: float = Field(ge=-180, le=180)
+    latitude: float = Field(ge=-90, le=90, examples=[54.3233])
+    longitude: float = Field(ge=-180, le=180, examples=[10.1228])
 
 
 class Links(BaseModel):
     """Stable paths of this API."""
 
-    self: str
-    original: str
+    self: str = Field(examples=[_PATH])
+    original: str = Field(examples=[f"{_PATH}/original"])
 
 
 class PhotoView(BaseModel):
@@ -61,22 +69,24 @@ class PhotoView(BaseModel):
     id: UUID
     state: Literal["ready"]
     content_type: ContentType
-    size_bytes: int
-    width: int = Field(description="Pixels, upright: after the orientation was applied.")
-    height: int = Field(description="Pixels, upright.")
+    size_bytes: int = Field(examples=[3_871_204])
+    width: int = Field(description="Pixels, upright: after the orientation was applied.", examples=[4032])
+    height: int = Field(description="Pixels, upright.", examples=[3024])
     sha256: Digest
-    thumbhash: str | None = Field(description="Null until renditions are made.")
-    dominant_color: str | None = Field(description="Null until renditions are made.")
-    title: str | None
-    description: str | None
-    tags: list[str]
+    thumbhash: str | None = Field(description="Null until renditions are made.", examples=[None])
+    dominant_color: str | None = Field(description="Null until renditions are made.", examples=[None])
+    title: str | None = Field(examples=["First light"])
+    description: str | None = Field(examples=["From the pier, before the wind."])
+    tags: list[str] = Field(examples=[["sea", "morning"]])
     favorite: bool
     taken_at: Instant | None
     created_at: Instant
     updated_at: Instant
-    trashed_at: Instant | None = Field(description="When it was moved to the trash; null outside it.")
-    camera: str | None
-    original_filename: str | None
+    trashed_at: Instant | None = Field(
+        description="When it was moved to the trash; null outside it.", examples=[None]
+    )
+    camera: str | None = Field(examples=["FUJIFILM X100V"])
+    original_filename: str | None = Field(examples=["DSCF0412.JPG"])
     links: Links
     place: Place | None = Field(default=None, description="Only with the scope photos:geo, and only when known.")
 
@@ -91,7 +101,9 @@ class PhotoPage(BaseModel):
     """One page of photos."""
 
     items: list[PhotoView]
-    next_cursor: str | None = Field(description="Send it as `cursor` for the next page; null on the last.")
+    next_cursor: str | None = Field(
+        description="Send it as `cursor` for the next page; null on the last.", examples=[None]
+    )
 
 
 class UploadForm(QueryModel):
@@ -169,7 +181,7 @@ class BatchItem(BaseModel):
 
     id: UUID
     status: Literal[200, 204, 404, 422] = Field(description="As the single request would have answered.")
-    detail: str | None = None
+    detail: str | None = Field(default=None, description="Why not, when it was not done.", examples=[None])
 
 
 class BatchAnswer(BaseModel):
@@ -188,8 +200,8 @@ class CheckItem(BaseModel):
     """Whether a digest is there already."""
 
     digest: Digest
-    photo_id: UUID | None
-    trashed_at: Instant | None
+    photo_id: UUID | None = Field(description="The photo with these bytes; null when there is none.")
+    trashed_at: Instant | None = Field(description="Since when that photo is in the trash.", examples=[None])
 
 
 class CheckAnswer(BaseModel):

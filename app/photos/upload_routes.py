@@ -10,7 +10,6 @@ from flask import request
 from pydantic import ValidationError
 
 from app.errors import (
-    ConflictError,
     DigestMismatchError,
     IdempotencyKeyReusedError,
     ImageLimitError,
@@ -18,6 +17,8 @@ from app.errors import (
     MalformedRequestError,
     PayloadTooLargeError,
     QuotaExceededError,
+    RequestInProgressError,
+    SpoolFullError,
     UndecodableImageError,
     UnsupportedMediaTypeError,
     ValidationFailedError,
@@ -89,15 +90,19 @@ class UploadRoutes:
             "Repr-Digest": "`sha-256=:<base64>:` of the photo; checked, and a known one is answered at once.",
         },
         answers={201: schemas.UploadAnswer, 200: schemas.UploadAnswer},
+        sends={201: ("Location", "ETag", "Idempotency-Replayed"), 200: ("ETag", "Idempotency-Replayed")},
         problems=(
             MalformedRequestError,
-            ConflictError,
+            IncompleteBodyError,
+            DigestMismatchError,
+            RequestInProgressError,
             PayloadTooLargeError,
             UnsupportedMediaTypeError,
             UndecodableImageError,
             ImageLimitError,
             ValidationFailedError,
             IdempotencyKeyReusedError,
+            SpoolFullError,
             QuotaExceededError,
         ),
     )

@@ -1,0 +1,54 @@
+"""When each type of problem is answered and what helps: one sentence each, for the API's document and its readers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from app.http.problems import HOST_NOT_ALLOWED, INTERNAL, METHOD_NOT_ALLOWED, PROBLEMS, Problem
+
+REASONS: dict[str, str] = {
+    "host-not-allowed": "The Host header names none of the hosts that this server is configured for.",
+    "malformed-request": "The body, a header or a cursor cannot be read; `detail` says which. Mend it.",
+    "incomplete-body": "Fewer bytes came than were announced, or the framing broke. Send the body again.",
+    "digest-mismatch": "The bytes that came do not have the digest in `Repr-Digest`. Send them again.",
+    "invalid-token": "No token or key, two of them, or one that is malformed, expired or revoked. Log in.",
+    "invalid-credentials": "The e-mail address or the password is wrong; which of them is not said.",
+    "missing-scope": "The token or key lacks the scope that this operation names.",
+    "permission-denied": "The caller is known, and this is not allowed to it: an API key where a login is needed, "
+    "or a wrong present password.",
+    "registration-closed": "Accounts are made by an administrator here.",
+    "not-found": "Nothing is at this path, or the caller does not own it: both get the same answer.",
+    "method-not-allowed": "The path exists and does not know this method; `Allow` lists those it knows.",
+    "conflict": "The state of the resource forbids it now; `detail` says why.",
+    "request-in-progress": "The first request with this idempotency key still runs. Ask again after `Retry-After`.",
+    "precondition-failed": "`If-Match` names a version that is no longer current. Read again, then change.",
+    "payload-too-large": "The body is larger than this operation takes.",
+    "unsupported-media-type": "This kind of body is not accepted; photos are judged by their content, not by a name.",
+    "range-not-satisfiable": "No byte of the asked range exists; `Content-Range` tells the size.",
+    "validation-failed": "Fields or parameters are wrong, missing or unknown; `errors` lists each of them.",
+    "idempotency-key-reused": "The idempotency key was used for another request. Take a new key.",
+    "undecodable-image": "The image is truncated or its structure is broken.",
+    "image-limit-exceeded": "The image has more pixels, frames, scans or metadata than allowed.",
+    "too-many-requests": "Wait for the seconds in `Retry-After`.",
+    "internal-error": "A mistake of the server, logged under `request_id`. Please report it.",
+    "object-missing": "The photo's bytes are not where they were stored. An operator has to look.",
+    "object-corrupt": "The photo's bytes are not those that were stored. An operator has to look.",
+    "upstream-content": "An upstream gave wrong content.",
+    "unavailable": "The database or the object store does not answer. Nothing was changed; a retry is safe.",
+    "spool-full": "This host has no room for uploads just now. Nothing was stored; a retry is safe.",
+    "storage-timeout": "The object store did not answer in time. Try again.",
+    "upstream-timeout": "An upstream did not answer in time. Try again.",
+    "deadline-exceeded": "The request took longer than a request may. Try again.",
+    "quota-exceeded": "The photo does not fit the account's quota; the trash counts too.",
+}
+
+
+def known_problems() -> list[Problem]:
+    """Return every problem that a client may meet, by status, each type once."""
+    return in_order([*PROBLEMS.values(), HOST_NOT_ALLOWED, METHOD_NOT_ALLOWED, INTERNAL])
+
+
+def in_order(problems: Iterable[Problem]) -> list[Problem]:
+    """Return problems by status and type, each type once."""
+    by_slug = {problem.slug: problem for problem in problems}
+    return sorted(by_slug.values(), key=lambda problem: (problem.status, problem.slug))
