@@ -7,13 +7,18 @@ With pytest-xdist every worker has its own. A server that is not installed skips
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from app.storage.s3 import S3Config
+from tests.servers.client import Client
 from tests.servers.nginx import Nginx
 from tests.servers.postgres import PostgresServer
+from tests.servers.product import Product
+from tests.servers.stacks import CLOUD, EMBEDDED, Stack, cloud_stack, embedded_stack
 from tests.servers.swift import SwiftServer
 
 
@@ -60,3 +65,58 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     yield start
     for server in started:
         server.stop()
+
+
+STACKS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (EMBEDDED, CLOUD)]
+
+
+@pytest.fixture(scope="session", params=STACKS)
+def stack_name(request: pytest.FixtureRequest) -> str:
+    """Each stack in turn; with pytest-xdist the tests of one stack stay in one process."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def new_stack(
+    stack_name: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[[], Stack]]:
+    """A function that makes a new, empty stack."""
+    if stack_name == EMBEDDED:
+        yield lambda: embedded_stack(tmp_path_factory.mktemp("embedded"))
+        return
+    swift, postgres = request.getfixturevalue("s3_server"), request.getfixturevalue("postgres_server")
+    with ExitStack() as closing:
+        yield lambda: closing.enter_context(cloud_stack(swift, postgres))
+
+
+@pytest.fixture(scope="session")
+def product(new_stack: Callable[[], Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """The product, shared by all tests that leave it as they found it."""
+    running = Product(new_stack(), tmp_path_factory.mktemp("product"))
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def new_product(new_stack: Callable[[], Stack], tmp_path: Path) -> Iterator[Callable[..., Product]]:
+    """A function that starts a product of the test's own, with what ``Product`` takes besides stack and folder."""
+    with ExitStack() as closing:
+
+        def start(stack: Stack | None = None, **options: Any) -> Product:
+            running = Product(new_stack() if stack is None else stack, tmp_path, **options)
+            closing.callback(running.close)
+            return running
+
+        yield start
+
+
+@pytest.fixture(scope="module")
+def owner(product: Product) -> Client:
+    """A user whom the tests of one file share."""
+    return product.new_user()
+
+
+@pytest.fixture
+def user(product: Product) -> Client:
+    """A user without photos."""
+    return product.new_user()

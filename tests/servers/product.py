@@ -1,0 +1,269 @@
+"""The real product: ``python -m app migrate`` and ``serve`` in a folder of its own, with a client and its figures.
+
+Everything it opens is under that folder; it is ended by the id of the process that was started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.servers.base import find_free_port
+from tests.servers.client import Client
+from tests.servers.stacks import Stack
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 40.0
+STOP_SECONDS = 20.0
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = 20.0) -> None:
+    """Poll until a condition holds; fail saying what did not come."""
+    ends = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends, f"waited in vain for: {what}"
+        time.sleep(0.02)  # between two looks, not instead of one
+
+
+class Product:
+    """A running product on one stack.
+
+    Args:
+        stack: What stands behind it.
+        folder: Its own folder, which is its working folder.
+        workers: How many worker processes.
+        settings: More settings, by the names of their variables.
+        stdout: Where its log goes instead of a file.
+        prefix: A program that runs it, such as ``prlimit``.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        folder: Path,
+        *,
+        workers: int = 2,
+        settings: Mapping[str, str] | None = None,
+        stdout: IO[bytes] | int | None = None,
+        prefix: tuple[str, ...] = (),
+    ) -> None:
+        self.stack = stack
+        self.folder = folder
+        self.workers = workers
+        self.port = find_free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.management_url = f"http://127.0.0.1:{find_free_port()}"
+        self.environ = self._environment(settings or {})
+        self._stdout = stdout
+        self._prefix = prefix
+        self._clients: list[Client] = []
+        self._process: subprocess.Popen[bytes] | None = None
+        self.command("migrate")
+        self.start()
+
+    def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
+        ours = {name: value for name, value in os.environ.items() if not name.startswith(("PHOTO_API_", "PROMETHEUS_"))}
+        return {
+            **ours,
+            "PYTHONPATH": str(ROOT),
+            "PHOTO_API_LOG__FORMAT": "json",
+            "PHOTO_API_SERVER__BIND": self.url.removeprefix("http://"),
+            "PHOTO_API_SERVER__MANAGEMENT_BIND": self.management_url.removeprefix("http://"),
+            "PHOTO_API_SERVER__WORKERS": str(self.workers),
+            "PHOTO_API_UPLOADS__SPOOL_DIR": str(self.spool_folder),
+            "PHOTO_API_UPLOADS__LEASE_SECONDS": "4",
+            **self.stack.environ,
+            **more,
+        }
+
+    @property
+    def spool_folder(self) -> Path:
+        """Where bodies of more than 1 MiB go."""
+        return self.folder / "var" / "spool"
+
+    @property
+    def log_path(self) -> Path:
+        """What it printed to standard output."""
+        return self.folder / "product.log"
+
+    @property
+    def error_path(self) -> Path:
+        """What it printed to standard error."""
+        return self.folder / "product.err"
+
+    @property
+    def pid(self) -> int:
+        """The master's process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m app …`` in the product's folder with its settings."""
+        done = subprocess.run(
+            [sys.executable, "-m", "app", *arguments],
+            cwd=self.folder,
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0 or not check, done.stdout + done.stderr
+        return done
+
+    def start(self) -> None:
+        """Start serving and wait until every worker is ready."""
+        setpriv = shutil.which("setpriv")
+        leash = [] if setpriv is None else [setpriv, "--pdeathsig", "TERM"]
+        with self.log_path.open("ab") as output, self.error_path.open("ab") as errors:
+            self._process = subprocess.Popen(
+                [*leash, *self._prefix, sys.executable, "-m", "app", "serve"],
+                cwd=self.folder,
+                env=self.environ,
+                stdin=subprocess.DEVNULL,
+                stdout=output if self._stdout is None else self._stdout,
+                stderr=errors,
+            )
+        until(self.is_ready, "the product to be ready", START_SECONDS)
+
+    def is_ready(self) -> bool:
+        """Tell whether every worker serves."""
+        assert self._process is not None
+        assert self._process.poll() is None, self.error_path.read_text() + self.log_path.read_text()[-4000:]
+        try:
+            answered = len(self.worker_pids()) == self.workers and self.metric("photo_api_ready") == 1
+            return answered and len(self._ready_pids()) == self.workers
+        except requests.RequestException:
+            return False
+
+    def _ready_pids(self) -> set[int]:
+        """Return the workers whose metrics files exist: they are past building the application."""
+        alive = self.worker_pids()
+        names = (path.stem.rpartition("_")[2] for path in self.folder.glob("var/run/metrics/**/gauge_livemin_*.db"))
+        return {int(name) for name in names if name.isdigit()} & alive
+
+    def worker_pids(self) -> set[int]:
+        """Return the process ids of the workers."""
+        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
+        return {int(pid) for pid in children.split()}
+
+    def kill_workers(self) -> None:
+        """Kill every worker with SIGKILL and wait until others serve."""
+        before = self.worker_pids()
+        for pid in before:
+            os.kill(pid, signal.SIGKILL)
+        until(lambda: not before & self.worker_pids() and self.is_ready(), "new workers", START_SECONDS)
+
+    def kill(self) -> None:
+        """Kill the master and all workers with SIGKILL."""
+        assert self._process is not None
+        pids = self.worker_pids()
+        self._process.kill()
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        self._process.wait()
+        until(lambda: not any(_is_alive(pid) for pid in pids), "the workers' end")
+
+    def restart(self) -> None:
+        """Stop politely and start again, on the same ports."""
+        self.stop()
+        self.start()
+
+    def stop(self) -> int:
+        """Stop politely; return the exit code."""
+        assert self._process is not None
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self.kill()
+        return self._process.returncode
+
+    def close(self) -> None:
+        """Stop, and close the clients."""
+        for client in self._clients:
+            client.close()
+        self.stop()
+
+    def client(self) -> Client:
+        """Return a client without an account; it is closed with the product."""
+        client = Client(self.url)
+        self._clients.append(client)
+        return client
+
+    def new_user(self) -> Client:
+        """Return a client with an account of its own, logged in."""
+        client = self.client()
+        client.register()
+        client.log_in()
+        return client
+
+    def metrics(self) -> list[tuple[str, dict[str, str], float]]:
+        """Return every sample of all workers: name, labels, value."""
+        answer = requests.get(f"{self.management_url}/metrics", timeout=10)
+        answer.raise_for_status()
+        families = text_string_to_metric_families(answer.text)
+        return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
+
+    def metric(self, name: str, **labels: str) -> float:
+        """Return the sum of a metric's samples that have these labels; 0 when there is none."""
+        return sum(value for found, has, value in self.metrics() if found == name and labels.items() <= has.items())
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the lines of standard output; every one must be a JSON object."""
+        text = self.log_path.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
+
+    def open_files(self) -> list[str]:
+        """Return what every file descriptor of every worker is."""
+        return [target for pid in self.worker_pids() for target in _descriptors(pid)]
+
+    def spooled_files(self) -> list[str]:
+        """Return files of the spool that are still held, with a name or without."""
+        folder = str(self.spool_folder)
+        named = [str(path) for path in self.spool_folder.glob("*")]
+        return named + [target for target in self.open_files() if target.startswith(folder)]
+
+    def reset_peak_memory(self) -> dict[int, int]:
+        """Return each worker's resident bytes, and let its peak start from there."""
+        for pid in self.worker_pids():
+            Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+        return {pid: _memory(pid, "VmRSS") for pid in self.worker_pids()}
+
+    def peak_memory(self) -> dict[int, int]:
+        """Return the most resident bytes each worker has had since the reset."""
+        return {pid: _memory(pid, "VmHWM") for pid in self.worker_pids()}
+
+
+def _descriptors(pid: int) -> list[str]:
+    found = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        try:
+            found.append(str(link.readlink()))
+        except FileNotFoundError:  # closed while we looked
+            continue
+    return found
+
+
+def _memory(pid: int, field: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    line = next(line for line in lines if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
