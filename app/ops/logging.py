@@ -40,7 +40,6 @@ _BATCH_BYTES = 4_096  # PIPE_BUF: up to here the lines of several workers do not
 _STUCK_POLL_SECONDS = 0.5
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TALKATIVE = (
-    "app.db.engine._CountingPool",  # SQLAlchemy names a pool's logger after its class
     "alembic",
     "app.db.engine._CountingPool",  # SQLAlchemy logs under the name of the pool's class
     "boto3",
