@@ -80,9 +80,9 @@ class LoginDelays:
             with self._database.read() as own:
                 self.require_patience(subjects, own)
             return
-        query = select(LoginDelay.blocked_until).where(LoginDelay.subject_hash.in_(subjects))
-        for blocked_until in connection.execute(query).scalars():
-            self._refuse_before(blocked_until)
+        query = select(LoginDelay.failures, LoginDelay.blocked_until).where(LoginDelay.subject_hash.in_(subjects))
+        for failures, blocked_until in connection.execute(query):
+            self._refuse_before(blocked_until, failures)
 
     def count_failure(self, subjects: Collection[str]) -> None:
         """Count a failed attempt.
@@ -107,7 +107,7 @@ class LoginDelays:
     def _count(self, connection: Connection, subject: str) -> None:
         now = self._now()
         row = _locked_row(connection, subject, now)
-        self._refuse_before(row.blocked_until)
+        self._refuse_before(row.blocked_until, row.failures)
         elapsed = max(0.0, (now - row.updated_at).total_seconds())
         remaining = max(0, row.failures - int(elapsed / FORGIVEN_EVERY_SECONDS))
         failures = min(remaining + 1, _FAILURES_MAX)
@@ -121,8 +121,9 @@ class LoginDelays:
             )
         )
 
-    def _refuse_before(self, blocked_until: dt.datetime) -> None:
-        wait = (blocked_until - self._now()).total_seconds()
+    def _refuse_before(self, blocked_until: dt.datetime, failures: int) -> None:
+        # Another host's clock may be ahead, or this one's was set back: nobody waits longer than the step says.
+        wait = min((blocked_until - self._now()).total_seconds(), _delay_seconds(failures))
         if wait > 0:
             raise TooManyRequestsError("Too many failed attempts. Wait, then try again.", retry_after_seconds=wait)
 

@@ -18,7 +18,7 @@ def normalize_email(text: str) -> str:
         ValueError: It is not an e-mail address.
     """
     try:
-        address = validate_email(text, check_deliverability=False, globally_deliverable=False)
+        address = validate_email(text, check_deliverability=False, globally_deliverable=False, strict=True)
     except EmailNotValidError:
         raise ValueError("is not an e-mail address") from None
     local_part = unicodedata.normalize("NFC", address.local_part.lower())

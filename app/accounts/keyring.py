@@ -122,7 +122,7 @@ class KeyRings:
         if not active:
             _log.error("no key of the ring %s is active; run: python -m app keys rotate", ring)
             raise UnavailableError("Nothing can be signed at the moment. Try again later.")
-        return max(active, key=lambda key: (key.not_before, key.kid))
+        return max(active, key=lambda key: key.not_before)  # of two as new, the first in the file
 
     def verifying(self, ring: str, kid: str) -> RingKey | None:
         """Return the key with this name, or None when there is none or it is retired."""

@@ -217,11 +217,11 @@ def _judge(entries: Mapping[str, Sequence[_Entry]]) -> None:
         raise ConfigurationError(mistakes)
 
 
-def _fingerprint(path: Path) -> tuple[int, int, int]:
+def _fingerprint(path: Path) -> tuple[int, int, int] | None:
     try:
         found = path.stat()
-    except OSError as error:
-        raise ConfigurationError([f"{_SETTING}: the file cannot be read ({error.strerror})"]) from error
+    except OSError:
+        return None  # reading it says why
     return found.st_ino, found.st_mtime_ns, found.st_size
 
 

@@ -1,0 +1,23 @@
+"""A clock that stands still until a test moves it: monotonic and wall time together."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+
+class HandClock:
+    """Both clocks in one; call it for the wall time."""
+
+    def __init__(self) -> None:
+        self._wall = dt.datetime(2026, 5, 4, 12, 0, 0, tzinfo=dt.UTC)
+        self._monotonic = 1000.0
+
+    def __call__(self) -> dt.datetime:
+        return self._wall
+
+    def monotonic(self) -> float:
+        return self._monotonic
+
+    def advance(self, seconds: float) -> None:
+        self._wall += dt.timedelta(seconds=seconds)
+        self._monotonic += seconds
