@@ -276,7 +276,8 @@ def mask_database_url(url: str) -> str:
     if url.startswith("sqlite:"):
         # An @ in a file's name is rarer than a server's URL whose driver alone was changed.
         return f"sqlite:///{MASK}" if "@" in url else url.partition("?")[0]
-    match = re.fullmatch(r"([a-z+]+)://(?:[^/?#@]*@)?([A-Za-z0-9._\[\]:-]*)(/[A-Za-z0-9_.$-]*)(?:\?[^@]*)?", url)
+    host = r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{1,5})?"
+    match = re.fullmatch(rf"([a-z+]+)://(?:[^/?#@]*@)?({host})(/[A-Za-z0-9_.$-]*)(?:\?[^@]*)?", url)
     return f"{match[1]}://{MASK}@{match[2]}{match[3]}" if match else MASK
 
 

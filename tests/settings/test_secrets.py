@@ -16,7 +16,7 @@ from app.errors import ConfigurationError
 from app.settings import LoadedSettings, known_settings, load_settings
 from app.settings_forms import contains_placeholder, mask_database_url, secret_weakness
 from app.settings_sources import printable, variable_of
-from app.settings_table import build_rows, format_markdown, format_text
+from app.settings_table import build_rows, format_text
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Sandbox
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 KNOWN = known_settings()
 VARIABLES = ["PHOTO_API_PROFILE", *(variable_of(*key) for key in KNOWN.names)]
 FILE_VARIABLES = [f"{variable_of(*key)}_FILE" for key in sorted(KNOWN.secrets)]
-DOCUMENTED = format_markdown(build_rows())
 
-# Not so short or plain that our own words contain it, and no name of ours, which messages do repeat.
-SECRETS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=8, max_size=48).filter(
-    lambda text: len(set(text.strip())) >= 5 and "photo" not in text.lower() and text.strip() not in DOCUMENTED
+# Marked at both ends, so that a part of one is known from our own words as well.
+BEGINNING, END = "hq7X", "Vk3z"
+SECRETS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40).map(
+    lambda text: f"{BEGINNING}{text}{END}"
 )
 ENV_LINES = (
     "{}",
@@ -76,8 +76,8 @@ def test_a_secret_in_any_variable_is_not_shown(module_sandbox: Sandbox, secret: 
 
     said = everything_said(module_sandbox, {variable: secret}, key)
 
-    assert secret not in said
-    assert secret.strip() not in said
+    assert BEGINNING not in said
+    assert END not in said
 
 
 @any_example
@@ -91,8 +91,8 @@ def test_a_secret_in_any_place_of_a_profile_file_is_not_shown(
 
     said = everything_said(module_sandbox, {"PHOTO_API_PROFILE": "test"}, key)
 
-    assert secret not in said
-    assert secret.strip() not in said
+    assert BEGINNING not in said
+    assert END not in said
 
 
 @any_example
@@ -103,8 +103,8 @@ def test_a_secret_in_any_line_of_an_env_file_is_not_shown(module_sandbox: Sandbo
     said = everything_said(module_sandbox, {})
     module_sandbox.write_env_file("")
 
-    assert secret not in said
-    assert secret.strip() not in said
+    assert BEGINNING not in said
+    assert END not in said
 
 
 @any_example
@@ -117,8 +117,8 @@ def test_a_secret_in_a_database_url_is_not_shown(
 
     said = everything_said(module_sandbox, {"PHOTO_API_DATABASE__URL": url}, ("database", "url"))
 
-    assert secret not in said
-    assert secret not in mask_database_url(url)
+    assert BEGINNING not in said + mask_database_url(url)
+    assert END not in said + mask_database_url(url)
 
 
 def test_a_masked_url_still_says_which_database(sandbox: Sandbox) -> None:
