@@ -11,6 +11,7 @@ import hmac
 import logging
 import re
 import threading
+import time
 from collections.abc import Callable
 from uuid import UUID
 
@@ -25,7 +26,6 @@ from app.db.base import utc_now
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, InvalidTokenError
 from app.http.identity import Principal
-from app.stability import Clock, SystemClock
 
 _log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class AccountAuthenticator:
         tokens: Reads access tokens.
         principals: What was read a moment ago.
         now: The wall clock.
-        clock: The monotonic clock.
+        monotonic: The monotonic clock.
     """
 
     def __init__(
@@ -52,15 +52,13 @@ class AccountAuthenticator:
         tokens: AccessTokens,
         principals: PrincipalCache,
         now: Callable[[], dt.datetime] = utc_now,
-        clock: Clock | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._tokens = tokens
         self._principals = principals
         self._now = now
-        self._noted: TTLCache[UUID, bool] = TTLCache(
-            _USES_REMEMBERED, _USE_NOTED_EVERY_SECONDS, (SystemClock() if clock is None else clock).monotonic
-        )
+        self._noted: TTLCache[UUID, bool] = TTLCache(_USES_REMEMBERED, _USE_NOTED_EVERY_SECONDS, monotonic)
         self._noted_lock = threading.Lock()
 
     def authenticate(self, credential: str) -> Principal:

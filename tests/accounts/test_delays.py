@@ -7,9 +7,10 @@ from collections import Counter
 import pytest
 
 from app.accounts.delays import LoginDelays, account_subject, address_subject, login_subjects
+from app.accounts.sessions import Client
 from app.db.engine import Database
 from app.errors import InvalidCredentialsError, TooManyRequestsError
-from tests.accounts.world import CLIENT, EMAIL, PASSWORD, Client, World, at_once
+from tests.accounts.world import CLIENT, EMAIL, PASSWORD, World, at_once
 from tests.fakes.clocks import HandClock
 
 

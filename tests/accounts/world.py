@@ -128,7 +128,7 @@ class World:
             now=clock,
         )
         self.api_keys = ApiKeyService(database, self.principals, clock)
-        self.authenticator = AccountAuthenticator(database, self.tokens, self.principals, clock, clock)
+        self.authenticator = AccountAuthenticator(database, self.tokens, self.principals, clock, clock.monotonic)
 
     def app(self) -> Flask:
         app = Flask("accounts")
