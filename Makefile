@@ -19,6 +19,7 @@ ARGS ?=
 BIN := .venv/bin
 RUN_READY := .venv/.installed-run
 TEST_READY := .venv/.installed-test
+BENCH_READY := .venv/.installed-bench
 SWIFT_READY := .venv-swift/.installed
 
 # An environment whose interpreter went away (a system upgrade, a moved folder) is made anew.
@@ -83,8 +84,9 @@ imports: $(TEST_READY) ## Judge who imports whom (import-linter)
 	@$(BIN)/lint-imports
 
 .PHONY: bench
-bench: $(TEST_READY) servers ## Measure ratios, print them and write var/bench/*.json
-	@$(BIN)/python -m benchmarks $(ARGS)
+bench: $(BENCH_READY) servers ## Measure ratios, print them and write var/bench/*.json
+	@tests/servers/install-debian-packages wrk
+	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: extended
 extended: $(TEST_READY) servers ## Run the long proofs that are not part of every CI run
@@ -103,6 +105,7 @@ requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (
 	compile --output-file requirements.txt requirements.in
 	compile --constraint requirements.txt --output-file requirements-dev.txt requirements-dev.in
 	compile --output-file requirements-swift.txt requirements-swift.in
+	compile --output-file requirements-bench.txt requirements-bench.in
 
 .PHONY: clean
 clean: ## Remove the environments and caches; var/, which holds your photos, stays
@@ -115,6 +118,10 @@ $(RUN_READY): requirements.txt
 
 $(TEST_READY): requirements-dev.txt
 	@$(call install,.venv,requirements-dev.txt)
+	touch $@
+
+$(BENCH_READY): $(TEST_READY) requirements-bench.txt
+	@$(call install,.venv,requirements-bench.txt)
 	touch $@
 
 # A test that misses this server says so itself: a loud, counted skip, or a failure when CI=true.

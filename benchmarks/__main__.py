@@ -1,0 +1,141 @@
+"""``make bench``: measure, print the table, write ``var/bench/*.json``.
+
+``make bench ARGS=--quick`` takes a minute instead of ten and says less. Needs wrk and nginx (Debian), PostgreSQL,
+and rclone (PyPI, ``requirements-bench.txt``); everything runs on 127.0.0.1 and ends with the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+from benchmarks.compare import Case, Comparison, compare
+from benchmarks.rows import write_photos
+from benchmarks.servers import SIZES_BYTES, Servers, object_key, running
+from benchmarks.wrk import Request
+from tests.servers.client import Client
+
+_RESULTS = Path("var/bench")
+_ROWS, _QUICK_ROWS = 1_000_000, 20_000
+_DEPTH_SHARE = 0.9
+_JPEG = "image/jpeg"
+
+
+def main() -> int:
+    """Run the benchmarks and return the exit code; a missed goal is no failure."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer, shorter rounds and fewer rows")
+    parser.add_argument("--only", default="", metavar="WORD", help="only cases with this word in their name")
+    arguments = parser.parse_args()
+    rounds, seconds = (1, 2.0) if arguments.quick else (5, 4.0)
+    with tempfile.TemporaryDirectory() as folder, running(_readable(Path(folder))) as servers:
+        client = servers.product.new_user()
+        results = [
+            compare(case, rounds=rounds, seconds=seconds, say=_say)
+            for case in _cases(servers, client, _QUICK_ROWS if arguments.quick else _ROWS)
+            if arguments.only in case.name
+        ]
+    _print_table(results)
+    _write(results)
+    return 0
+
+
+def _readable(folder: Path) -> Path:
+    folder.chmod(0o755)  # nginx drops its rights
+    return folder
+
+
+def _say(progress: str) -> None:
+    print(progress, file=sys.stderr, flush=True)
+
+
+def _cases(servers: Servers, client: Client, row_count: int) -> Iterator[Case]:
+    identity = {"Authorization": f"Bearer {client.tokens['access_token']}"}
+    photos = {size: client.upload(path.read_bytes()) for size, path in servers.files.items()}
+    yield from _photo_cases(servers, identity, photos)
+    _say(f"writing {row_count} rows")
+    owner_id = UUID(client.get("/api/v1/users/me").json()["id"])
+    with servers.product.stack.database() as connection:
+        write_photos(connection, owner_id, row_count)
+    yield from _metadata_cases(servers, client, identity, photos["200 KB"], row_count)
+
+
+def _photo_cases(servers: Servers, identity: dict[str, str], photos: dict[str, dict[str, object]]) -> Iterator[Case]:
+    product, baselines = servers.product.url, servers.baselines_url
+    for size, photo in photos.items():
+        connections = 8 if SIZES_BYTES[size] < 1_000_000 else 2
+        small = size == "200 KB"
+        upload = Request(f"{product}/api/v1/photos", {**identity, "Content-Type": _JPEG}, servers.files[size])
+        download = Request(f"{product}/api/v1/photos/{photo['id']}/original", identity)
+        for beside, path, goal in (
+            ("boto3 upload_fileobj in Flask", "upload-fileobj", 2.0 if small else None),
+            ("boto3 put_object in Flask", "put-object", None),
+        ):
+            plain = Request(f"{baselines}/{path}", {"Content-Type": _JPEG}, servers.files[size])
+            yield Case(f"upload {size}", upload, plain, beside, goal, connections)
+        streamed = Request(f"{baselines}/download/{object_key(size)}")
+        yield Case(f"download {size}", download, streamed, "boto3 body in Flask", 1.5 if small else None, connections)
+        static = Request(f"{servers.nginx_url}/{servers.files[size].name}")
+        yield Case(f"download {size}", download, static, "nginx static", None, connections)
+        unchanged = Request(download.url, {**identity, "If-None-Match": f'"{photo["sha256"]}"'})
+        hello = Request(f"{baselines}/hello")
+        yield Case(f"304 of {size}", unchanged, hello, "Flask hello", 0.6, connections)
+
+
+def _metadata_cases(
+    servers: Servers, client: Client, identity: dict[str, str], photo: dict[str, object], row_count: int
+) -> Iterator[Case]:
+    product, hello = servers.product.url, Request(f"{servers.baselines_url}/hello")
+    one = f"{product}/api/v1/photos/{photo['id']}"
+    yield Case("metadata of one", Request(one, identity), hello, "Flask hello", 0.28)
+    tag = client.get(f"/api/v1/photos/{photo['id']}").headers["ETag"]
+    yield Case("metadata 304", Request(one, {**identity, "If-None-Match": tag}), hello, "Flask hello", 0.6)
+    first = Request(f"{product}/api/v1/photos?limit=50", identity)
+    yield Case(f"50 of {row_count:,}", first, hello, "Flask hello", 0.30)
+    deep = Request(f"{product}/api/v1/photos?limit=50&cursor={_deep_cursor(client, row_count)}", identity)
+    yield Case(f"50 at depth {row_count * _DEPTH_SHARE:,.0f}", deep, hello, "Flask hello", 0.30)
+    yield Case(f"50 at depth {row_count * _DEPTH_SHARE:,.0f}", deep, first, "the first page", 0.9)
+
+
+def _deep_cursor(client: Client, row_count: int) -> str:
+    """Walk there by a filter, not by pages: the cursor that follows the photo at that depth."""
+    cursor = None
+    for _ in range(int(row_count * _DEPTH_SHARE / 100)):
+        query = {"limit": "100", **({"cursor": cursor} if cursor else {})}
+        cursor = client.get("/api/v1/photos", params=query).json()["next_cursor"]
+    assert cursor is not None
+    return str(cursor)
+
+
+def _print_table(results: list[Comparison]) -> None:
+    print(f"\n{'case':<26}{'beside':<32}{'ours/s':>9}{'theirs/s':>10}", end="")
+    print(f"{'p99 ms':>9}{'ratio':>8}{'(min to max)':>17}{'goal':>6}")
+    for result in results:
+        goal = f"{result.goal:g}" if result.goal is not None else ""
+        spread = f"({result.ratio_min:.2f} to {result.ratio_max:.2f})"
+        print(
+            f"{result.name:<26}{result.beside:<32}{result.ours_per_second:>9.1f}{result.theirs_per_second:>10.1f}"
+            f"{result.ours_p99_seconds * 1000:>9.1f}{result.ratio:>8.2f}{spread:>17}{goal:>6} {result.verdict}"
+        )
+
+
+def _write(results: list[Comparison]) -> None:
+    _RESULTS.mkdir(parents=True, exist_ok=True)
+    now = dt.datetime.now(dt.UTC)
+    machine = {"cores": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()}
+    document = {"at": now.isoformat(), "machine": machine, "results": [result.facts() for result in results]}
+    path = _RESULTS / f"{now:%Y%m%dT%H%M%SZ}.json"
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    print(f"\nWritten to {path}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

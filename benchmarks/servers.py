@@ -1,0 +1,162 @@
+"""The servers of a run: PostgreSQL, a fast S3, nginx with plain files, the baselines, and the product itself."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.storage.probe import BytesBody
+from app.storage.s3 import S3Config, S3ObjectStore
+from tests.fakes.images import jpeg
+from tests.servers.base import ServerProcess, find_free_port
+from tests.servers.nginx import Nginx
+from tests.servers.postgres import PostgresServer
+from tests.servers.product import Product
+from tests.servers.stacks import CLOUD, Stack
+
+BUCKET = "bench"
+SIZES_BYTES = {"200 KB": 200_000, "20 MB": 20_000_000}
+WORKERS, THREADS = 2, 16
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Everything that runs.
+
+    Attributes:
+        product: On PostgreSQL and S3.
+        baselines_url: Flask and boto3.
+        nginx_url: Plain files, ``/200KB.jpg`` and so on.
+        files: The photos by name of their size.
+    """
+
+    product: Product
+    baselines_url: str
+    nginx_url: str
+    files: dict[str, Path]
+
+
+def object_key(size: str) -> str:
+    """Return where the baselines find the photo of a size."""
+    return f"bench/{size.replace(' ', '').lower()}"
+
+
+@contextmanager
+def running(folder: Path) -> Iterator[Servers]:
+    """Start everything under a folder; end it afterwards.
+
+    Args:
+        folder: Empty, readable by the database's own user.
+    """
+    with ExitStack() as stack:
+        files = _write_photos(folder / "files")
+        config = stack.enter_context(_fast_s3(folder))
+        store = S3ObjectStore(config)
+        stack.callback(store.close)
+        for size, path in files.items():
+            store.put(object_key(size), BytesBody(path.read_bytes()), content_type="image/jpeg")
+        postgres = PostgresServer(durable=True)
+        postgres.start()
+        stack.callback(postgres.remove)
+        stack.callback(postgres.stop)
+        database = stack.enter_context(postgres.database())
+        nginx = Nginx(_made(folder / "nginx"), _nginx_files(folder / "files"))
+        stack.callback(nginx.stop)
+        baselines = stack.enter_context(_baselines(folder, config))
+        product = Product(_stack(config, database), _made(folder / "product"), workers=WORKERS, settings=_SETTINGS)
+        stack.callback(product.close)
+        yield Servers(product, baselines, nginx.url, files)
+
+
+_SETTINGS = {
+    "PHOTO_API_SERVER__THREADS": str(THREADS),
+    "PHOTO_API_PHOTOS__QUOTA_BYTES": str(2**50),
+    "PHOTO_API_AUTH__ACCESS_TOKEN_SECONDS": "3600",
+    "PHOTO_API_UPLOADS__LEASE_SECONDS": "15",
+}
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _write_photos(folder: Path) -> dict[str, Path]:
+    _made(folder)
+    files = {}
+    for size, size_bytes in SIZES_BYTES.items():
+        files[size] = folder / f"{size.replace(' ', '')}.jpg"
+        files[size].write_bytes(jpeg(640, 480, seed=1, size_bytes=size_bytes))
+    return files
+
+
+def _nginx_files(folder: Path) -> str:
+    return f"sendfile on; tcp_nopush on; server {{ listen 127.0.0.1:$PORT; root {folder}; }}"
+
+
+@contextmanager
+def _fast_s3(folder: Path) -> Iterator[S3Config]:
+    program = Path(sys.executable).with_name("rclone")
+    objects = _made(folder / "rclone" / BUCKET).parent
+    port, key, secret = find_free_port(), "AKBENCH", secrets.token_hex(16)
+    command = [str(program), "serve", "s3", "--addr", f"127.0.0.1:{port}", "--auth-key", f"{key},{secret}"]
+    command += ["--vfs-cache-mode", "off", "--config", os.devnull, "--log-level", "ERROR", str(objects)]
+    server = ServerProcess(command, log=folder / "rclone.log")
+    try:
+        server.wait_until_listening(port)
+        yield S3Config(
+            endpoint_url=f"http://127.0.0.1:{port}",
+            bucket=BUCKET,
+            region="us-east-1",
+            access_key_id=key,
+            secret_access_key=secret,
+        )
+    finally:
+        server.stop()
+        shutil.rmtree(objects, ignore_errors=True)
+
+
+@contextmanager
+def _baselines(folder: Path, config: S3Config) -> Iterator[str]:
+    port = find_free_port()
+    environ = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).resolve().parents[1]),
+        "BENCH_S3_ENDPOINT": config.endpoint_url or "",
+        "BENCH_S3_BUCKET": config.bucket,
+        "BENCH_S3_KEY": config.access_key_id,
+        "BENCH_S3_SECRET": config.secret_access_key,
+    }
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
+    command += [
+        "--workers",
+        str(WORKERS),
+        "--threads",
+        str(THREADS),
+        "--no-control-socket",
+        "benchmarks.baselines:app",
+    ]
+    server = ServerProcess(command, log=folder / "baselines.log", environ=environ)
+    try:
+        server.wait_until_listening(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
+def _stack(config: S3Config, database_url: str) -> Stack:
+    environ = {
+        "PHOTO_API_DATABASE__URL": database_url,
+        "PHOTO_API_STORAGE__BACKEND": "s3",
+        "PHOTO_API_STORAGE__S3_ENDPOINT_URL": config.endpoint_url or "",
+        "PHOTO_API_STORAGE__S3_BUCKET": config.bucket,
+        "PHOTO_API_STORAGE__S3_ACCESS_KEY_ID": config.access_key_id,
+        "PHOTO_API_STORAGE__S3_SECRET_ACCESS_KEY": config.secret_access_key,
+    }
+    return Stack(CLOUD, environ, database_url, s3_config=config)
