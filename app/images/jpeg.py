@@ -51,7 +51,6 @@ def read_jpeg(source: Source, limits: ImageLimits) -> Structure:
         length = source.uint(position, 2)
         if length < 2:  # noqa: PLR2004  the length counts its own two bytes
             raise damaged(_KIND, "the length of a segment is wrong")
-        source.require(position + length)
         walk.segment(code, position + 2, length - 2)
         position += length
         if code == _SOS:

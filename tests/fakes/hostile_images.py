@@ -268,7 +268,8 @@ def _pixel_bombs() -> Iterator[tuple[str, bytes]]:
     yield "pixels-webp-lossy", lossy[:at] + b"\xff\x3f\xff\x3f" + lossy[at + 4 :]
     yield "pixels-avif", heif(HUGE, major=b"avif", codec=b"av01")
     yield "pixels-heic", heif((2**32 - 1, 2**32 - 1))
-    yield "pixels-heic-tile", heif((64, 48), codec=b"grid", properties=(ispe(HUGE),))
+    tiles = box(b"ipco", ispe((64, 48)) + ispe(HUGE)) + box(b"ipma", struct.pack(">IHBB", 1, 1, 1, 1), version=0)
+    yield "pixels-heic-tile", heif(codec=b"grid", items=(box(b"iprp", tiles), b"", b""))
 
 
 def _frame_bombs() -> Iterator[tuple[str, bytes]]:

@@ -8,7 +8,7 @@ import struct
 import pytest
 from PIL import Image
 
-from app.errors import RequestError, UndecodableImageError
+from app.errors import ImageLimitError, UndecodableImageError
 from app.images.probe import ImageLimits, ProbedImage, probe
 from tests.fakes.exif import ExifFacts, exif_block
 from tests.fakes.hostile_images import jpeg_with, segment
@@ -60,6 +60,45 @@ def test_stuffed_bytes_and_restarts_across_windows_are_no_end(pair: bytes, shift
     data = jpeg(16, 16, seed=1)
 
     assert probed(data[:-2] + bytes(shift) + pair * WINDOW + data[-2:]).scans == 1
+
+
+def changed(marker: int, at: int, value: int) -> bytes:
+    """Return a JPEG with another byte in its first segment of a kind; 0 is the first byte of its length."""
+    data = bytearray(jpeg(16, 16, seed=1))
+    data[data.index(bytes([0xFF, marker])) + 2 + at] = value
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (jpeg_with(b"\xff\xe5\0\1" + bytes(70)), "length of a segment"),
+        (jpeg_with(segment(0x01)), "segment that no JPEG has"),
+        (jpeg_with(b"\xff\xd0"), "segment that no JPEG has"),
+        (jpeg_with(segment(0xDD, b"\0\0\0")), "segment that no JPEG has"),
+        (changed(0xC0, 1, 16), "length of its frame header"),
+        (changed(0xC0, 2, 9), "length of its frame header"),
+        (changed(0xC0, 11, 1), "colour components"),
+        (changed(0xC0, 9, 0x51), "colour components"),
+        (changed(0xC0, 9, 0x10), "colour components"),
+        (changed(0xC0, 10, 4), "colour components"),
+        (changed(0xDA, 2, 0), "length of a scan header"),
+        (changed(0xDA, 2, 2), "length of a scan header"),
+        (changed(0xDA, 3, 9), "colour component that is not there"),
+        (changed(0xDA, 9, 64), "scan header is wrong"),
+        (changed(0xDA, 10, 64), "scan header is wrong"),
+        (changed(0xDB, 2, 0x24), "quantization table is wrong"),
+        (changed(0xDB, 2, 0x04), "quantization table is wrong"),
+        (jpeg_with(segment(0xDB, bytes(64))), "length of a quantization table"),
+        (jpeg_with(segment(0xC4, b"\x20" + bytes(16))), "Huffman table is wrong"),
+        (jpeg_with(segment(0xC4, b"\x04" + bytes(16))), "Huffman table is wrong"),
+        (jpeg_with(segment(0xC4, b"\0" + b"\xff" * 16 + bytes(4_080))), "Huffman table is wrong"),
+        (jpeg_with(segment(0xC4, b"\0\2" + bytes(16))), "length of a Huffman table"),
+    ],
+)
+def test_segment_of_a_jpeg_that_is_wrong_is_named(data: bytes, reason: str) -> None:
+    with pytest.raises(UndecodableImageError, match=reason):
+        probed(data)
 
 
 def test_thumbnail_in_exif_does_not_end_a_jpeg() -> None:
@@ -131,6 +170,12 @@ def test_frame_of_a_png_outside_of_the_picture_is_refused(width: int, height: in
 
 
 # GIF and WebP
+
+
+@pytest.mark.parametrize("size", [(0, 1), (1, 0)])
+def test_gif_without_a_size_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(UndecodableImageError, match="width or height is zero"):
+        probed(gif(size))
 
 
 @pytest.mark.parametrize("flags", [0x00, 0x80, 0x87])
@@ -321,9 +366,31 @@ def test_sequence_with_wrong_sizes_is_refused(sizes: bytes) -> None:
         probed(data)
 
 
-@pytest.mark.parametrize("size", [0, 1, 7, 13, 15, 4100])
+@pytest.mark.parametrize("size", [0, 1, 8, 15, 18, 4100])
 def test_type_box_of_a_wrong_size_is_refused(size: int) -> None:
-    data = struct.pack(">I", size) + heif()[4:]
+    data = struct.pack(">I", size) + heif()[4:] + bytes(5_000)
 
-    with pytest.raises(RequestError):
+    with pytest.raises(UndecodableImageError, match="type box"):
         probed(data)
+
+
+def test_pixels_of_a_sequence_are_those_of_its_primary_picture_too() -> None:
+    sizes = box(b"stsz", struct.pack(">II", 1, 10), version=0)
+    film = box(b"moov", track(b"pict", sizes, size=(1, 1)))
+    data = heif((4_000, 4_000), major=b"hevc", items=(b"", b"", film))
+
+    with pytest.raises(ImageLimitError, match="10 frames"):
+        probed(data)
+
+
+def test_primary_picture_without_data_is_refused() -> None:
+    table = struct.pack(">HHHH", 1, 1, 0, 0)
+
+    with pytest.raises(UndecodableImageError, match="no data"):
+        probed(heif(items=(box(b"iloc", b"\x44\0" + table, version=0), b"", b"")))
+
+
+@pytest.mark.parametrize(("version", "sizes"), [(3, b"\x44\0"), (0, b"\x34\0"), (1, b"\x44\x41")])
+def test_locations_of_an_unknown_shape_are_refused(version: int, sizes: bytes) -> None:
+    with pytest.raises(UndecodableImageError, match="location block"):
+        probed(heif(items=(box(b"iloc", sizes + bytes(64), version=version), b"", b"")))

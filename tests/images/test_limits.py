@@ -142,6 +142,7 @@ def _metadata() -> list[Case]:
         case("icc-png", icc, png_inflating(b"iCCP", b"p\0\0"), 1_000),
         case("icc-webp", icc, webp_metadata(b"ICCP"), 1_000),
         case("icc-heic", icc, lambda length: heif(properties=(box(b"colr", bytes(length)),)), 1_000),
+        case("bytes-heic-icc", size, lambda length: heif(properties=(box(b"colr", bytes(length)),)), 1_000),
         case("text-jpeg", text, jpeg_metadata(0xFE, times=2), 500),
         case("text-gif", text, gif_metadata(0xFE), 1_000),
         case("text-png", text, png_metadata(b"tEXt", b"a\0", times=2), 500),
