@@ -51,6 +51,11 @@ def _strings(module: SourceModule) -> list[str]:
 
 
 def _is_named(path: str, name: str, strings: str) -> bool:
+    """Return whether the strings of tests, a line each, name a module where another process loads it."""
+    if name == "app.__main__":
+        return "-m\napp\n" in strings
+    if name.endswith(".migrations.env"):  # Alembic runs it for every migration
+        return bool(re.search(r"\b0001\b", strings))
     file = path.rsplit("/", 1)[-1]
     names = [name, path, *([file[:4]] if file[:4].isdigit() else [])]
     return any(re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", strings) for name in names)
