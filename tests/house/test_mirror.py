@@ -16,7 +16,7 @@ def untested(root: Path) -> list[str]:
     """Return modules with code in them that no test reaches.
 
     A test reaches a module by importing it, by naming it in a string where another process loads it
-    (``python -m app``, ``wsgi:app``, a migration's file), or through a sibling in the same package: an
+    (``python -m app``, ``wsgi:app``, a migration's file), or through its own package: an
     image format is tested through the probe that chooses it.
     """
     app, tests = SourceTree(root), _tests(root)
@@ -27,7 +27,8 @@ def untested(root: Path) -> list[str]:
     while waiting:
         module = waiting.pop()
         for name in app.own_imports(module):
-            if name not in reached and name.rpartition(".")[0] == module.name.rpartition(".")[0]:
+            package = module.name if module.is_package else module.name.rpartition(".")[0]
+            if name not in reached and name.rpartition(".")[0] == package:
                 reached.add(name)
                 waiting.append(app.modules[name])
     return [app.where(m) for m in app.modules.values() if _has_code(m) and m.name not in reached]
