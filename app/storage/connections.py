@@ -21,7 +21,7 @@ from contextlib import ExitStack, suppress
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
-from app.storage.base import StorageUnavailableError
+from app.storage.base import StorageDeniedError, StorageUnavailableError
 from app.storage.reading import BudgetedSocketReader, WaitBudget, storage_timeout
 
 _SEND_BYTES = 256 * 1024
@@ -79,9 +79,9 @@ class Exchange:
             OSError: The connection failed, as does ``http.client.HTTPException``.
             ValueError: A header would break the request's head.
         """
+        head = _head(method, target, headers)
         connection = self._connection or self._pool.connect(budget)
         self._connection = connection
-        head = _head(method, target, headers)
         # A server may refuse early and close: what it says is worth more than the broken pipe.
         with suppress(BrokenPipeError, ConnectionResetError):
             _send(connection, head, body, budget)
@@ -143,6 +143,7 @@ class ConnectionPool:
         Raises:
             StorageTimeoutError: The budget is used up.
             StorageUnavailableError: No connection came free, or it failed.
+            StorageDeniedError: The endpoint's certificate does not hold.
         """
         with budget.wait(self._connect_timeout_seconds) as seconds:
             if not self._permits.acquire(timeout=seconds):
@@ -150,6 +151,9 @@ class ConnectionPool:
         exchange = Exchange(self, self._take())
         try:
             exchange.run(method, target, headers, body, budget=budget)
+        except ssl.SSLCertVerificationError as error:
+            exchange.close(reusable=False)
+            raise StorageDeniedError("The object store's certificate does not hold; an operator must act.") from error
         except BROKEN as error:
             exchange.close(reusable=False)
             raise StorageUnavailableError(

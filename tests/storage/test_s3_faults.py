@@ -154,6 +154,22 @@ def test_server_that_does_not_speak_http_is_unavailable(s3_config: S3Config) -> 
         done.result(10)
 
 
+def test_refusal_before_the_whole_body_was_taken_is_heard(s3_config: S3Config) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        store = S3ObjectStore(replace(s3_config, endpoint_url=f"http://127.0.0.1:{listener.getsockname()[1]}"))
+
+        def refuse() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(1000)
+                client.sendall(b"HTTP/1.1 507 Full\r\nContent-Length: 0\r\n\r\n")
+
+        done = pool.submit(refuse)
+        with pytest.raises(StorageFullError):
+            put(store, bytes(40 * MIB))
+        done.result(10)
+
+
 @pytest.mark.parametrize("wrong", [{"secret_access_key": "wrong"}, {"access_key_id": "test:nobody"}])
 def test_wrong_credentials_are_denied(s3_config: S3Config, wrong: dict[str, str]) -> None:
     store = S3ObjectStore(replace(s3_config, **wrong))  # type: ignore[arg-type]  # both fields are strings
@@ -285,13 +301,13 @@ def test_last_chunk_of_a_corrupted_object_is_held_back(
 
 def test_store_that_ignores_ranges_is_found_out(store: S3ObjectStore, proxy: FaultProxy) -> None:
     headers = (("Last-Modified", "Sat, 21 Nov 2026 00:00:00 GMT"),)
-    proxy.inject(Status(200, headers=headers, body=b"all of it"), method="GET")
+    proxy.inject(Status(200, headers=headers, body=b"al"), method="GET")
 
     with pytest.raises(ObjectCorruptError):
         store.open("a", start=4, length=2)
 
 
-@pytest.mark.parametrize("body", [b"", b"not XML", b"<ListBucketResult><Contents/></ListBucketResult>"])
+@pytest.mark.parametrize("body", [b"", b"not XML", b"<L><Contents/></L>", b"<L><IsTruncated>true</IsTruncated></L>"])
 def test_listing_that_is_not_understood_is_no_empty_listing(
     store: S3ObjectStore, proxy: FaultProxy, body: bytes
 ) -> None:

@@ -1,0 +1,97 @@
+"""Connections under TLS: the certificate is verified, and an endpoint whose certificate is not trusted is refused."""
+
+from __future__ import annotations
+
+import ssl
+import subprocess
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from app.storage.base import StorageDeniedError
+from app.storage.connections import ConnectionPool
+from app.storage.reading import WaitBudget
+
+
+class _Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_PUT(self) -> None:
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_arguments: object) -> None:
+        """Say nothing."""
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
+            *("-subj", "/CN=store", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
+            *("-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")),
+        ],
+        check=True,
+        capture_output=True,
+    )
+    return tmp_path / "certificate.pem"
+
+
+@pytest.fixture
+def endpoint_url(certificate: Path) -> Iterator[str]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    server.handle_error = lambda *_arguments: None  # type: ignore[method-assign]  # refused handshakes are expected
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"https://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def exchange(pool: ConnectionPool, content: bytes) -> bytes:
+    headers = {"Host": "127.0.0.1", "Content-Length": str(len(content))}
+    running = pool.request("PUT", "/a", headers, content, budget=WaitBudget(20))
+    found = running.response.read()
+    running.close(reusable=True)
+    return found
+
+
+def test_trusted_certificate_carries_all_bytes_over_one_connection(
+    endpoint_url: str, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    pool = ConnectionPool(endpoint_url, max_connections=2, connect_timeout_seconds=10)
+
+    for content in (b"", b"x", bytes(3_000_000)):
+        assert exchange(pool, content) == content
+
+    assert pool.idle_connections == 1
+    pool.close()
+
+
+def test_certificate_that_nobody_vouches_for_is_refused_and_its_slot_given_back(endpoint_url: str) -> None:
+    pool = ConnectionPool(endpoint_url, max_connections=1, connect_timeout_seconds=10)
+
+    for _ in range(3):
+        with pytest.raises(StorageDeniedError):
+            exchange(pool, b"x")
+
+    assert pool.idle_connections == 0
+
+
+def test_header_with_a_line_break_is_never_sent() -> None:
+    pool = ConnectionPool("http://127.0.0.1:9", max_connections=1, connect_timeout_seconds=1)
+
+    with pytest.raises(ValueError, match="line break"):
+        pool.request("GET", "/", {"Content-Type": "image/jpeg\r\nX-Evil: 1"}, b"", budget=WaitBudget(1))
