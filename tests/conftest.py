@@ -22,6 +22,14 @@ from tests.servers.stacks import CLOUD, EMBEDDED, Stack, cloud_stack, embedded_s
 from tests.servers.swift import SwiftServer
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Let tests that share a server run in one process."""
+    from tests.servers.scheduling import ServerScheduling
+
+    return ServerScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]:
     """OpenStack Swift with s3api."""
@@ -67,10 +75,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
         server.stop()
 
 
-STACKS = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in (EMBEDDED, CLOUD)]
-
-
-@pytest.fixture(scope="session", params=STACKS)
+@pytest.fixture(scope="session", params=[EMBEDDED, CLOUD])
 def stack_name(request: pytest.FixtureRequest) -> str:
     """Each stack in turn; with pytest-xdist the tests of one stack stay in one process."""
     return str(request.param)

@@ -76,7 +76,9 @@ class Client:
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         options.setdefault("timeout", TIMEOUT_SECONDS)
-        self.private |= {str(value) for value in (options.get("params") or {}).values() if len(str(value)) >= _TELLING}
+        self.private |= {
+            str(value) for value in (options.get("params") or {}).values() if len(str(value)) >= _TELLING
+        }
         return self.http.request(method, self.url + path, **options)
 
     def get(self, path: str, **options: Any) -> requests.Response:

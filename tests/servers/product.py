@@ -73,7 +73,9 @@ class Product:
         self.start()
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
-        ours = {name: value for name, value in os.environ.items() if not name.startswith(("PHOTO_API_", "PROMETHEUS_"))}
+        ours = {
+            name: value for name, value in os.environ.items() if not name.startswith(("PHOTO_API_", "PROMETHEUS_"))
+        }
         return {
             **ours,
             "PYTHONPATH": str(ROOT),

@@ -12,6 +12,7 @@ from app.storage.probe import verify
 from app.storage.s3 import S3Config, S3ObjectStore
 from tests.servers.nginx import Nginx
 from tests.servers.postgres import USER, PostgresServer
+from tests.servers.scheduling import group_of
 
 
 def test_swift_answers_s3_requests(s3_config: S3Config) -> None:
@@ -40,3 +41,10 @@ def test_nginx_serves_what_its_configuration_says(nginx: Callable[[str], Nginx])
 
     with urlopen(server.url, timeout=5) as answer:
         assert answer.read() == b"hello"
+
+
+def test_tests_of_one_stack_share_a_process_and_others_share_it_by_file() -> None:
+    assert group_of("tests/integration/test_lists.py::test_x[cloud-limit0]") == "cloud"
+    assert group_of("tests/chaos/test_disk.py::test_y[5-embedded]") == "embedded"
+    assert group_of("tests/chaos/test_disk.py::test_y") == "tests/chaos/test_disk.py"
+    assert group_of("tests/cli/test_x.py::test_y[clouds]") == "tests/cli/test_x.py"
