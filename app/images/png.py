@@ -43,7 +43,6 @@ def read_png(source: Source, limits: ImageLimits) -> Structure:
         if position == 8 and (name != b"IHDR" or length != 13):  # noqa: PLR2004  sections 5.2 and 11.2.1
             raise damaged(_KIND, "it does not start with a header chunk")
         position += 8
-        source.require(position + length + 4)
         _verify_checksum(source, name, position, length)
         walk.chunk(name, position, length)
         position += length + 4

@@ -80,7 +80,6 @@ def _read_extended(
     fields = source.read(header.offset, _EXTENDED_BYTES)
     animated = bool(fields[0] & _ANIMATED)
     canvas = int.from_bytes(fields[4:7], "little") + 1, int.from_bytes(fields[7:10], "little") + 1
-    limits.check_canvas(*canvas)
     pictures = {b"ANMF"} if animated else {b"VP8 ", b"VP8L"}
     frames = 0
     exif = NO_EXIF

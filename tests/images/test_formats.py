@@ -126,6 +126,42 @@ def test_scans_are_as_many_as_their_markers() -> None:
 # PNG
 
 
+CONTROL = struct.pack(">IIIIHHBB", 1, 1, 0, 0, 1, 10, 0, 0)
+ANIMATION = png_chunk(b"acTL", struct.pack(">II", 2, 0))
+FIRST = png_chunk(b"fcTL", bytes(4) + CONTROL)
+PALETTE = png_chunk(b"PLTE", bytes(3))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (png(before=png_chunk(b"t3Xt", b"a")), "chunk does not start"),
+        (png(before=png_chunk(b"tE\xe9t", b"a")), "chunk does not start"),
+        (png(before=b"\x80\0\0\0tEXt"), "chunk does not start"),
+        (b"\x89PNG\r\n\x1a\n" + png_chunk(b"tEXt", b"a\0") + png()[8:], "header chunk"),
+        (png(header=b"\x08\0\0\0\0\0"), "header chunk"),
+        (png(header=b"\x08\0\1\0\0"), "kind of picture"),
+        (png(header=b"\x08\0\0\0\2"), "kind of picture"),
+        (png(before=PALETTE * 2), "palette is wrong"),
+        (png(before=png_chunk(b"PLTE", bytes(4))), "palette is wrong"),
+        (png(before=png_chunk(b"PLTE", bytes(771))), "palette is wrong"),
+        (png(after=PALETTE), "palette is wrong"),
+        (png(after=png_chunk(b"IEND", b"x")), "end chunk is not empty"),
+        (png(before=ANIMATION * 2), "animation chunk is wrong"),
+        (png(before=png_chunk(b"acTL", bytes(7))), "animation chunk is wrong"),
+        (png(before=ANIMATION + FIRST, after=png_chunk(b"fdAT", bytes(3))), "out of order"),
+        (png(before=ANIMATION + png_chunk(b"fdAT", bytes(9))), "out of order"),
+        (png(before=ANIMATION + FIRST + png_chunk(b"fcTL", b"\0\0\0\1" + CONTROL)), "number of frames"),
+        (png(before=ANIMATION + FIRST, after=png_chunk(b"fcTL", b"\0\0\0\1" + CONTROL)), "number of frames"),
+        (png(before=png_chunk(b"zTXt", b"a" * 80)), "no keyword"),
+        (png(before=png_chunk(b"iCCP", b"")), "no keyword"),
+    ],
+)
+def test_chunk_of_a_png_that_is_wrong_is_named(data: bytes, reason: str) -> None:
+    with pytest.raises(UndecodableImageError, match=reason):
+        probed(data)
+
+
 def test_default_image_outside_of_the_animation_counts_as_pillow_counts_it() -> None:
     out = io.BytesIO()
     frames = [picture(20, 10, seed=seed) for seed in range(4)]
@@ -364,6 +400,16 @@ def test_sequence_with_wrong_sizes_is_refused(sizes: bytes) -> None:
 
     with pytest.raises(UndecodableImageError):
         probed(data)
+
+
+def test_sequence_without_pictures_is_refused() -> None:
+    sizes = box(b"stsz", struct.pack(">II", 2, 2), version=0)
+    head = ftyp(b"hevc", b"msf1")
+
+    with pytest.raises(UndecodableImageError, match="sequence has no pictures"):
+        probed(head + box(b"moov", track(b"soun", sizes)) + box(b"mdat", bytes(30)))
+    with pytest.raises(UndecodableImageError, match="width or height is zero"):
+        probed(head + box(b"moov", track(b"pict", sizes, size=(0, 24))) + box(b"mdat", bytes(30)))
 
 
 @pytest.mark.parametrize("size", [0, 1, 8, 15, 18, 4100])
