@@ -97,6 +97,7 @@ def _receive_raw(request: Request, spool: Spool) -> ReceivedUpload:
 
 def _chunks(request: Request) -> Iterator[bytes]:
     stream = request.stream
+    announced, received = request.content_length or 0, 0
     while True:
         try:
             chunk = stream.read(CHUNK_BYTES)
@@ -107,8 +108,11 @@ def _chunks(request: Request) -> Iterator[bytes]:
         except Exception as error:  # the server's stream has its own classes for broken chunks and resets
             raise IncompleteBodyError("The body ended early or its framing is broken. Send it again.") from error
         if not chunk:
-            return
+            break
+        received += len(chunk)
         yield chunk
+    if received < announced:  # the server ends its stream without a word when the client closes early
+        raise IncompleteBodyError("The body ended before the announced number of bytes. Send it again.")
 
 
 class _FormReader:
@@ -182,6 +186,9 @@ def _feed(decoder: MultipartDecoder, chunk: bytes | None, reader: _FormReader) -
             reader.take(event)
             if isinstance(event, Epilogue):
                 return
+        # What is no content is kept until it ends: the text before the first part, and the headers of a part.
+        if len(decoder.buffer) > _FRAMING_BYTES_MAX + CHUNK_BYTES:
+            raise MalformedRequestError("The form's parts have too long headers, or do not begin.")
     except (PhotoApiError, HTTPException):
         raise
     except (ValueError, LookupError) as error:

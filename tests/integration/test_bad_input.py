@@ -28,8 +28,10 @@ def unharmed(product: Product, owner: Client) -> Iterator[None]:
 
     yield
 
-    assert stored(product, owner) == (0, 0)
-    assert owner.used_bytes() == 0
+    fresh = owner.twin()  # a refusal in the middle of a body ends its connection
+    assert stored(product, fresh) == (0, 0)
+    assert fresh.used_bytes() == 0
+    fresh.close()
     assert product.spooled_files() == []
     assert product.worker_pids() == workers
     assert product.metric("photo_api_exceptions_total") == unforeseen
@@ -59,7 +61,7 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n'
 FILE = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x.jpg"\r\n\r\n%b\r\n'
 BROKEN_FORMS = {
     "empty": (400, b""),
-    "only-the-end": (400, b"--b--\r\n"),
+    "only-the-end": (422, b"--b--\r\n"),
     "no-end": (400, FILE % new_photo()),
     "end-cut": (400, FILE % new_photo() + b"--b"),
     "other-boundary": (400, (FILE % new_photo()).replace(b"--b", b"--c") + b"--c--\r\n"),
@@ -67,6 +69,7 @@ BROKEN_FORMS = {
     "no-disposition": (400, b"--b\r\nContent-Type: image/jpeg\r\n\r\nx\r\n--b--\r\n"),
     "header-without-colon": (400, b"--b\r\nnonsense\r\n\r\nx\r\n--b--\r\n"),
     "endless-header": (400, b"--b\r\nContent-Disposition: " + b"a" * 300_000 + b"\r\n\r\nx\r\n--b--\r\n"),
+    "endless-preamble": (400, b"a" * 300_000 + b"\r\n" + FILE % new_photo() + b"--b--\r\n"),
     "no-file": (422, FORM % (b"title", b"x") + b"--b--\r\n"),
     "two-files": (422, FILE % new_photo() + FILE % new_photo() + b"--b--\r\n"),
     "unknown-field": (422, FILE % new_photo() + FORM % (b"colour", b"red") + b"--b--\r\n"),
@@ -151,13 +154,13 @@ BAD_JSON = {
     "no-json": (400, b"digests"),
     "cut": (400, b'{"digests": ["'),
     "twice": (400, b"{}{}"),
-    "not-a-number": (400, b'{"digests": NaN}'),
+    "not-a-number": (422, b'{"digests": NaN}'),
     "deep": (400, b"[" * 100_000 + b"]" * 100_000),
     "deep-object": (400, b'{"digests":' * 20_000 + b"1" + b"}" * 20_000),
     "not-utf-8": (400, b'{"digests": "\xff"}'),
     "utf-16": (400, '{"digests": []}'.encode("utf-16")),
     "lone-surrogate": (400, b'{"digests": ["\\ud800"]}'),
-    "digits": (422, b'{"digests": ' + b"9" * 5000 + b"}"),
+    "digits": (400, b'{"digests": ' + b"9" * 5000 + b"}"),
     "exponent": (422, b'{"digests": 1e999999}'),
     "same-name-twice": (422, b'{"digests": ["x"], "digests": ["x"]}'),
     "unknown-field": (422, b'{"digests": ["' + b"a" * 64 + b'"], "more": 1}'),

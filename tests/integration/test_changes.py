@@ -79,8 +79,8 @@ def test_naughty_text_comes_back_as_it_was_or_is_refused(owner: Client, naughty:
     url = naughty["links"]["self"]
     for field, value in (("title", text), ("description", text), ("tags", [text])):
         answer = owner.patch(url, json={field: value})
-        if answer.status_code == 422:
-            assert_problem(answer, 422, "validation-failed")
+        if answer.status_code in {400, 422}:  # 400: half a surrogate pair is no JSON text
+            assert_problem(answer, answer.status_code)
             continue
         assert answer.status_code == 200
         wanted = [text.strip()] if field == "tags" else value
