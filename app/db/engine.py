@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
+import psycopg
 from sqlalchemy import Connection, Engine, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
@@ -35,6 +36,8 @@ _STATEMENT_CHARACTERS_LOGGED = 100
 _SQLITE_BUSY_MILLISECONDS = 5000
 _RETRY_AFTER_SECONDS = 2.0
 _TRANSACTION = "photo_api_transaction"
+_IDLE_SINCE = "photo_api_idle_since"
+_TRUSTED_IDLE_SECONDS = 1.0
 
 
 class DatabaseObserver(Protocol):
@@ -91,6 +94,14 @@ class _CountingPool(QueuePool):
                 self.waiting -= 1
 
 
+class _BinaryCursor(psycopg.Cursor[Any]):
+    """Results in PostgreSQL's binary form: a third less work for instants and ids."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.format = psycopg.pq.Format.BINARY
+
+
 class Database:
     """A database and its pool. Thread-safe; made once per process, after the fork.
 
@@ -113,13 +124,17 @@ class Database:
             max_overflow=settings.max_overflow,
             pool_timeout=settings.pool_timeout_seconds,
             pool_recycle=settings.pool_recycle_seconds,
-            pool_pre_ping=self.dialect != "sqlite",
             connect_args=_connect_arguments(url, settings),
             json_serializer=_json_text,
             json_deserializer=orjson.loads,
             hide_parameters=True,
+            **_isolation(self.dialect),
         )
-        self._reading = self._engine.execution_options(isolation_level="AUTOCOMMIT", **{_TRANSACTION: "read"})
+        # Statements stand alone unless a transaction is asked for: reading then needs no round trip but its own.
+        self._writing = self._engine
+        if self.dialect != "sqlite":
+            self._writing = self._engine.execution_options(isolation_level="READ COMMITTED")
+        self._reading = self._engine.execution_options(**{_TRANSACTION: "read"})
         _listen(self._engine, self.dialect, settings.slow_query_seconds, observer)
 
     @property
@@ -150,7 +165,7 @@ class Database:
             DatabaseUnavailableError: Refused, died, timed out, or no free connection in time. When it comes
                 out of the commit itself, whether it took effect is unknown.
         """
-        with self._translated(), self._engine.begin() as connection:
+        with self._translated(), self._writing.begin() as connection:
             yield connection
 
     def ping(self) -> None:
@@ -205,6 +220,7 @@ def _connect_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
             return {
                 "connect_timeout": max(2, round(settings.pool_timeout_seconds)),
                 "application_name": "photo-api",
+                "cursor_factory": _BinaryCursor,
                 "options": f"-c statement_timeout={round(timeout * 1000)} -c timezone=UTC",
             }
         case "mysql":
@@ -213,10 +229,18 @@ def _connect_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
             return {"timeout": _SQLITE_BUSY_MILLISECONDS / 1000}
 
 
+def _isolation(dialect: str) -> dict[str, Any]:
+    if dialect == "sqlite":  # _begin_sqlite says when a transaction begins
+        return {}
+    return {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
+
+
 def _listen(engine: Engine, dialect: str, slow_seconds: float, observer: DatabaseObserver) -> None:
     if dialect == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
+    else:
+        _listen_for_dead_connections(engine)
     _listen_to_queries(engine, slow_seconds, observer)
     _listen_to_pool(engine, observer)
 
@@ -236,6 +260,27 @@ def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     if connection.get_execution_options().get(_TRANSACTION) != "read":
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _listen_for_dead_connections(engine: Engine) -> None:
+    """Ping a connection before use when it was idle for a while; a busy one has just shown that it lives."""
+
+    def returned(_connection: Any, entry: ConnectionPoolEntry) -> None:
+        entry.info[_IDLE_SINCE] = time.monotonic()
+
+    def taken(connection: Any, entry: ConnectionPoolEntry, _proxy: Any) -> None:
+        idle_since = entry.info.get(_IDLE_SINCE)
+        if idle_since is None or time.monotonic() - idle_since < _TRUSTED_IDLE_SECONDS:
+            return
+        try:
+            is_alive = engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error:
+            is_alive = False
+        if not is_alive:
+            raise DisconnectionError("the connection died while it was idle")  # the pool opens another one
+
+    event.listen(engine, "checkin", returned)
+    event.listen(engine, "checkout", taken)
 
 
 def _listen_to_queries(engine: Engine, slow_seconds: float, observer: DatabaseObserver) -> None:

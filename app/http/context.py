@@ -5,9 +5,9 @@ Health and metrics paths are no part of this: they are served beside the app (se
 
 from __future__ import annotations
 
+import random
 import re
 import time
-import uuid
 from typing import Protocol
 
 from flask import Flask, Response, g, request
@@ -38,7 +38,7 @@ class RequestObserver(Protocol):
 
 def choose_request_id(given: str) -> str:
     """Return the id that a client sent, if it is fit for logs and headers, and else a new one."""
-    return given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if _REQUEST_ID.fullmatch(given) else f"{random.getrandbits(128):032x}"
 
 
 def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, allowed_hosts: list[str]) -> None:

@@ -11,12 +11,16 @@ from pydantic import (
     AfterValidator,
     AwareDatetime,
     BeforeValidator,
+    Field,
     PlainSerializer,
     StringConstraints,
     WithJsonSchema,
 )
 
 _ALLOWED_CONTROLS = frozenset("\n\t")
+# The same rules for readers of the document; what is refused is judged below, with words.
+_TEXT_PATTERN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
+_LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -60,10 +64,15 @@ def rfc3339(value: dt.datetime) -> str:
     return value.astimezone(dt.UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
-Text = Annotated[str, AfterValidator(_refuse_controls)]
+Text = Annotated[str, AfterValidator(_refuse_controls), Field(json_schema_extra={"pattern": _TEXT_PATTERN})]
 """Any text without control characters; new lines and tabs are allowed."""
 
-Line = Annotated[str, AfterValidator(_refuse_controls), AfterValidator(_refuse_lines)]
+Line = Annotated[
+    str,
+    AfterValidator(_refuse_controls),
+    AfterValidator(_refuse_lines),
+    Field(json_schema_extra={"pattern": _LINE_PATTERN}),
+]
 """Text on one line, not blank."""
 
 Tag = Annotated[
@@ -71,6 +80,7 @@ Tag = Annotated[
     StringConstraints(min_length=1, max_length=50, strip_whitespace=True),
     AfterValidator(_refuse_controls),
     AfterValidator(_refuse_lines),
+    Field(json_schema_extra={"pattern": _LINE_PATTERN}),
 ]
 """1 to 50 characters on one line."""
 

@@ -19,7 +19,15 @@ from app.http import vocabulary
 from app.http.examples import example_of, examples_of
 from app.http.identity import Access
 from app.http.operations import Media, Operation
-from app.http.problems import HOST_NOT_ALLOWED, MEDIA_TYPE, TYPE_PREFIX, Problem, problem_for
+from app.http.problems import (
+    HEADERS_TOO_LARGE,
+    HOST_NOT_ALLOWED,
+    MEDIA_TYPE,
+    TYPE_PREFIX,
+    URI_TOO_LONG,
+    Problem,
+    problem_for,
+)
 from app.http.reasons import REASONS, in_order
 
 Json = dict[str, Any]
@@ -151,7 +159,12 @@ def problems_of(operation: Operation) -> list[Problem]:
         kinds += [errors.MalformedRequestError, errors.PayloadTooLargeError, errors.UnsupportedMediaTypeError]
     if _PARAMETER.search(operation.path):
         kinds.append(errors.NotFoundError)
-    return in_order([HOST_NOT_ALLOWED, *map(problem_for, kinds)])
+    said_before = [HOST_NOT_ALLOWED]
+    if operation.query is not None:
+        said_before.append(URI_TOO_LONG)
+    if operation.headers:
+        said_before.append(HEADERS_TOO_LARGE)
+    return in_order([*said_before, *map(problem_for, kinds)])
 
 
 def _problem_response(status: int, problems: list[Problem]) -> Json:

@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 from flask import Flask, Response, request
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
 from app.errors import (
     MalformedRequestError,
@@ -225,7 +225,7 @@ def _query(model: type[BaseModel] | None) -> dict[str, BaseModel]:
         return {"query": model.model_validate({name: values[0] for name, values in raw.items()})}
     except ValidationError as error:
         mistakes = [
-            {"parameter": str(item["loc"][0]) if item["loc"] else "", "detail": item["msg"]}
+            {"parameter": str(item["loc"][0]) if item["loc"] else "", "detail": mistake_of(item)}
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise ValidationFailedError("Some query parameters are wrong.", mistakes) from None
@@ -248,16 +248,28 @@ def read_json(model: type[_Model]) -> _Model:
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
-        raise _validation_failed(error) from None
+        raise _validation_failed(error, model) from None
 
 
-def _validation_failed(error: ValidationError) -> PhotoApiError:
+def mistake_of(item: Mapping[str, Any]) -> str:
+    """Return what one of pydantic's errors says, without the words it puts before ours."""
+    return str(item["msg"]).removeprefix("Value error, ")
+
+
+def _validation_failed(error: ValidationError, model: type[BaseModel]) -> PhotoApiError:
     items = error.errors(include_input=False, include_url=False)
     for item in items:
         if item["type"] == "json_invalid":
             return MalformedRequestError(f"The body is not valid JSON: {item['ctx']['error']}.")
-    mistakes = [{"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": item["msg"]} for item in items]
+    # In a choice of models pydantic puts the name of the chosen one first, which is no part of the body.
+    skipped = 1 if issubclass(model, RootModel) else 0
+    mistakes = [{"pointer": pointer_of(item["loc"][skipped:]), "detail": mistake_of(item)} for item in items]
     return ValidationFailedError("Some fields are wrong, missing or unknown.", mistakes)
+
+
+def pointer_of(parts: Sequence[str | int]) -> str:
+    """Return the JSON pointer (RFC 6901) to a place in a body."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def read_body(max_bytes: int) -> bytes:
@@ -302,9 +314,11 @@ __all__ = [
     "declared_operations",
     "delete",
     "get",
+    "mistake_of",
     "mount",
     "operations_of",
     "patch",
+    "pointer_of",
     "post",
     "read_body",
     "read_json",

@@ -70,6 +70,8 @@ PROBLEMS: dict[type[Exception], Problem] = {
 INTERNAL = Problem(500, "internal-error", "Something went wrong here")
 HOST_NOT_ALLOWED = Problem(400, "host-not-allowed", "This host name is not served")
 METHOD_NOT_ALLOWED = Problem(405, "method-not-allowed", "Method not allowed")
+URI_TOO_LONG = Problem(414, "uri-too-long", "The address is too long")
+HEADERS_TOO_LARGE = Problem(431, "headers-too-large", "The headers are too large")
 _DEFAULT_RETRY_AFTER_SECONDS = 2.0
 _BY_STATUS = {
     400: PROBLEMS[errors.MalformedRequestError],

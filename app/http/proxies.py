@@ -27,13 +27,17 @@ class TrustedProxies:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        address = environ.get("REMOTE_ADDR", "")
-        for hop in reversed(environ.get("HTTP_X_FORWARDED_FOR", "").split(",")):
+        forwarded = environ.get("HTTP_X_FORWARDED_FOR")
+        if forwarded and self._networks:
+            environ["REMOTE_ADDR"] = self._client(environ.get("REMOTE_ADDR", ""), forwarded.split(","))
+        return self._application(environ, start_response)
+
+    def _client(self, address: str, hops: list[str]) -> str:
+        for hop in reversed(hops):
             if not self._is_trusted(address) or _parsed(hop) is None:
                 break
             address = hop.strip()
-        environ["REMOTE_ADDR"] = address
-        return self._application(environ, start_response)
+        return address
 
     def _is_trusted(self, address: str) -> bool:
         parsed = _parsed(address)

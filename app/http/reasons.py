@@ -4,7 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from app.http.problems import HOST_NOT_ALLOWED, INTERNAL, METHOD_NOT_ALLOWED, PROBLEMS, Problem
+from app.http.problems import (
+    HEADERS_TOO_LARGE,
+    HOST_NOT_ALLOWED,
+    INTERNAL,
+    METHOD_NOT_ALLOWED,
+    PROBLEMS,
+    URI_TOO_LONG,
+    Problem,
+)
 
 REASONS: dict[str, str] = {
     "host-not-allowed": "The Host header names none of the hosts that this server is configured for.",
@@ -23,6 +31,8 @@ REASONS: dict[str, str] = {
     "request-in-progress": "The first request with this idempotency key still runs. Ask again after `Retry-After`.",
     "precondition-failed": "`If-Match` names a version that is no longer current. Read again, then change.",
     "payload-too-large": "The body is larger than this operation takes.",
+    "uri-too-long": "The path and query together have more than 4094 bytes. Shorten the query.",
+    "headers-too-large": "A header has more than 8190 bytes, or there are more than 100.",
     "unsupported-media-type": "This kind of body is not accepted; photos are judged by their content, not by a name.",
     "range-not-satisfiable": "No byte of the asked range exists; `Content-Range` tells the size.",
     "validation-failed": "Fields or parameters are wrong, missing or unknown; `errors` lists each of them.",
@@ -45,7 +55,8 @@ REASONS: dict[str, str] = {
 
 def known_problems() -> list[Problem]:
     """Return every problem that a client may meet, by status, each type once."""
-    return in_order([*PROBLEMS.values(), HOST_NOT_ALLOWED, METHOD_NOT_ALLOWED, INTERNAL])
+    others = (HOST_NOT_ALLOWED, METHOD_NOT_ALLOWED, URI_TOO_LONG, HEADERS_TOO_LARGE, INTERNAL)
+    return in_order([*PROBLEMS.values(), *others])
 
 
 def in_order(problems: Iterable[Problem]) -> list[Problem]:

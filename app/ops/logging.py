@@ -20,6 +20,7 @@ import os
 import select
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -38,6 +39,7 @@ _MESSAGE_CHARACTERS = 8_192
 _EXCEPTION_CHARACTERS = 16_384
 _BATCH_BYTES = 4_096  # PIPE_BUF: up to here the lines of several workers do not mix in one pipe
 _STUCK_POLL_SECONDS = 0.5
+_COLLECT_SECONDS = 0.01
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TALKATIVE = (
     "alembic",
@@ -282,6 +284,9 @@ class LogPipeline(logging.Handler):
                     self._write(lines)
                     lines = []
                 lines.append(item)
+                if queue.empty():
+                    # While it sleeps nobody has to wake it: one wake-up for many lines instead of one for each.
+                    time.sleep(_COLLECT_SECONDS)
                 if not queue.empty():
                     continue
             self._write(lines)

@@ -20,7 +20,7 @@ from app.db import outbox
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, LeaseLostError, UnavailableError
 from app.photos import idempotency, removal, rows
-from app.photos.schemas import photo_document
+from app.photos.documents import photo_document
 
 _log = logging.getLogger(__name__)
 
@@ -161,6 +161,6 @@ def _commit(connection: Connection, photo: rows.NewPhoto, reservation: rows.Rese
         outbox.add(connection, outbox.OBJECT_DELETE, reservation.photo_id, target)
         return None
     document = photo_document(row, with_place=False) | {"status": CREATED}
-    outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": row.owner_id, "sha256": row.sha256})
+    outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": photo.owner_id, "sha256": row.sha256})
     idempotency.complete(connection, row.id, document)
     return Answer(document)

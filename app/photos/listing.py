@@ -18,6 +18,7 @@ from app.db.base import UtcDateTime
 from app.db.engine import Database
 from app.errors import MalformedRequestError
 from app.http.cursors import CursorSigner
+from app.photos.documents import COLUMNS
 from app.photos.models import READY, Photo, PhotoTag
 from app.photos.schemas import PhotoQuery
 
@@ -92,7 +93,7 @@ def _place(position: list[str]) -> ColumnElement[Any]:
 def _filtered(owner_id: UUID, query: PhotoQuery) -> Select[Any]:
     trash = Photo.trashed_at.is_not(None) if query.trashed else Photo.trashed_at.is_(None)
     # The state is written out so that the partial indexes are seen to fit.
-    statement = select(Photo).where(
+    statement = select(*COLUMNS, Photo.timeline_at).where(
         Photo.owner_id == owner_id, Photo.state == literal(READY, literal_execute=True), trash
     )
     if query.tag is not None:

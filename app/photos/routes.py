@@ -18,7 +18,7 @@ from app.errors import (
 from app.http import conditional
 from app.http.identity import Principal
 from app.http.operations import Reply, delete, get, patch, post
-from app.photos import schemas
+from app.photos import documents, schemas
 from app.photos.listing import PhotoLists
 from app.photos.service import PhotoService
 
@@ -84,8 +84,8 @@ class PhotoRoutes:
         """List photos, newest first by default; pages stay stable while photos come and go."""
         page = self._lists.page(principal.user_id, query)
         with_place = GEO_SCOPE in principal.scopes
-        items = [schemas.photo_document(row, with_place=with_place) for row in page.rows]
-        content = schemas.write_json({"items": items, "next_cursor": page.next_cursor})
+        items = [documents.photo_document(row, with_place=with_place) for row in page.rows]
+        content = documents.write_json({"items": items, "next_cursor": page.next_cursor})
         headers = {}
         if page.next_cursor is not None:
             arguments = {**request.args, "cursor": page.next_cursor}
@@ -170,8 +170,8 @@ def _tag(principal: Principal, row: Row[Any]) -> str:
 
 
 def _photo_reply(principal: Principal, row: Row[Any]) -> Reply:
-    document = schemas.photo_document(row, with_place=GEO_SCOPE in principal.scopes)
-    return Reply(200, schemas.write_json(document), {"ETag": conditional.quoted(_tag(principal, row))})
+    document = documents.photo_document(row, with_place=GEO_SCOPE in principal.scopes)
+    return Reply(200, documents.write_json(document), {"ETag": conditional.quoted(_tag(principal, row))})
 
 
 def _require_match(row: Row[Any]) -> None:

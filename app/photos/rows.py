@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, delete, insert, select, u
 
 from app.db.base import new_id, utc_now
 from app.images.probe import ProbedImage
+from app.photos.documents import COLUMNS
 from app.photos.models import PENDING, READY, Photo, PhotoTag
 from app.photos.schemas import UploadForm
 from app.storage.base import Body
@@ -56,7 +57,7 @@ def dedup_key(owner_id: UUID, sha256: str) -> str:
 
 def find_ready(connection: Connection, owner_id: UUID, sha256: str) -> Row[Any] | None:
     """Return the owner's ready photo with these bytes, also from the trash, or None."""
-    return connection.execute(select(Photo).where(Photo.dedup_key == dedup_key(owner_id, sha256))).first()
+    return connection.execute(select(*COLUMNS).where(Photo.dedup_key == dedup_key(owner_id, sha256))).first()
 
 
 def insert_pending(
@@ -121,7 +122,7 @@ def make_ready(connection: Connection, photo: NewPhoto, reservation: Reservation
     )
     if not committed.rowcount:
         return None
-    return connection.execute(select(Photo).where(Photo.id == reservation.photo_id)).one()
+    return connection.execute(select(*COLUMNS).where(Photo.id == reservation.photo_id)).one()
 
 
 def tag(connection: Connection, owner_id: UUID, photo_id: UUID, tags: list[str]) -> None:

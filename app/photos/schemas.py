@@ -1,18 +1,15 @@
 """What clients send and get for photos; validation and the OpenAPI document both come from here.
 
-Photos are written with :func:`photo_document` instead of through the model: a list of fifty is the hottest
+Photos are not written through their model but by :mod:`app.photos.documents`: a list of fifty is the hottest
 answer of the product. A test holds the two together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-import orjson
 from pydantic import AfterValidator, BaseModel, Field, RootModel, StringConstraints
-from sqlalchemy import Row
 
 from app.http.fields import Instant, Line, Tag, Text
 from app.http.operations import QueryModel, RequestModel
@@ -46,7 +43,11 @@ def _refuse_repeats(ids: list[UUID]) -> list[UUID]:
 Tags = Annotated[
     list[Tag], Field(max_length=TAGS_MAX, examples=[["sea", "morning"]]), AfterValidator(_without_repeats)
 ]
-Ids = Annotated[list[UUID], Field(min_length=1, max_length=BATCH_MAX), AfterValidator(_refuse_repeats)]
+Ids = Annotated[
+    list[UUID],
+    Field(min_length=1, max_length=BATCH_MAX, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_refuse_repeats),
+]
 
 
 class Place(BaseModel):
@@ -208,38 +209,3 @@ class CheckAnswer(BaseModel):
     """An item per digest, in the order of the request."""
 
     items: list[CheckItem]
-
-
-def photo_document(photo: Row[Any], *, with_place: bool) -> dict[str, Any]:
-    """Return a photo as :class:`PhotoView` describes it, ready for :func:`write_json`."""
-    path = f"/api/v1/photos/{photo.id}"
-    document = {
-        "id": photo.id,
-        "state": photo.state,
-        "content_type": photo.content_type,
-        "size_bytes": photo.size_bytes,
-        "width": photo.width,
-        "height": photo.height,
-        "sha256": photo.sha256,
-        "thumbhash": None,
-        "dominant_color": None,
-        "title": photo.title,
-        "description": photo.description,
-        "tags": photo.tags,
-        "favorite": photo.favorite,
-        "taken_at": photo.taken_at,
-        "created_at": photo.created_at,
-        "updated_at": photo.updated_at,
-        "trashed_at": photo.trashed_at,
-        "camera": photo.camera,
-        "original_filename": photo.original_filename,
-        "links": {"self": path, "original": f"{path}/original"},
-    }
-    if with_place and photo.latitude is not None and photo.longitude is not None:
-        document["place"] = {"latitude": photo.latitude, "longitude": photo.longitude}
-    return document
-
-
-def write_json(document: dict[str, Any] | Sequence[Any]) -> bytes:
-    """Return a document as JSON; instants end in ``Z``."""
-    return orjson.dumps(document, option=orjson.OPT_UTC_Z)

@@ -15,6 +15,7 @@ from app.db.base import utc_now
 from app.db.engine import Database
 from app.errors import NotFoundError, ValidationFailedError
 from app.photos import rows
+from app.photos.documents import COLUMNS
 from app.photos.models import READY, Photo
 from app.photos.removal import remove_ready
 from app.photos.schemas import (
@@ -28,7 +29,7 @@ from app.photos.schemas import (
 )
 
 # Written once: building a statement costs more than the database takes to run this one.
-_FIND = select(Photo).where(
+_FIND = select(*COLUMNS).where(
     Photo.id == bindparam("photo_id"), Photo.owner_id == bindparam("owner_id"), Photo.state == READY
 )
 _LOCK = _FIND.with_for_update()

@@ -26,8 +26,9 @@ from app.errors import (
 from app.http import bodies
 from app.http.context import restart_deadline
 from app.http.identity import Principal
-from app.http.operations import Media, Reply, post
+from app.http.operations import Media, Reply, mistake_of, pointer_of, post
 from app.photos import schemas
+from app.photos.documents import write_json
 from app.photos.ledger import Answer
 from app.photos.upload import UploadService
 from app.storage.spool import Spool
@@ -90,7 +91,7 @@ class UploadRoutes:
             "Repr-Digest": "`sha-256=:<base64>:` of the photo; checked, and a known one is answered at once.",
         },
         answers={201: schemas.UploadAnswer, 200: schemas.UploadAnswer},
-        sends={201: ("Location", "ETag", "Idempotency-Replayed"), 200: ("ETag", "Idempotency-Replayed")},
+        sends={201: ("Location", "ETag", "Idempotency-Replayed"), 200: ("Idempotency-Replayed",)},
         problems=(
             MalformedRequestError,
             IncompleteBodyError,
@@ -162,7 +163,7 @@ def _form(fields: dict[str, list[str]]) -> schemas.UploadForm:
         return schemas.UploadForm.model_validate(values)
     except ValidationError as error:
         mistakes = [
-            {"pointer": "".join(f"/{part}" for part in item["loc"]), "detail": item["msg"]}
+            {"pointer": pointer_of(item["loc"]), "detail": mistake_of(item)}
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise ValidationFailedError("Some fields of the form are wrong.", mistakes) from None
@@ -182,4 +183,4 @@ def _uploaded(uploaded: Answer) -> Reply:
         headers["Idempotency-Replayed"] = "true"
     if uploaded.is_created:
         headers |= {"Location": uploaded.document["links"]["self"], "ETag": '"v1"'}
-    return Reply(201 if uploaded.is_created else 200, schemas.write_json(uploaded.document), headers)
+    return Reply(201 if uploaded.is_created else 200, write_json(uploaded.document), headers)

@@ -18,6 +18,7 @@ from typing import Any, Final
 from app.errors import ConfigurationError
 from app.ops.build import find_instance
 from app.ops.logging import configure_logging
+from app.server import refusals
 from app.server.gunicorn_logging import GunicornLogger
 from app.server.metrics_folder import forget_worker, open_metrics_folder
 from app.settings import Settings, load_settings
@@ -92,6 +93,7 @@ def _configure() -> dict[str, Any]:
     with _mistakes_end_the_start():
         settings = load_settings()
     open_metrics_folder(_METRICS_PARENT, os.environ)
+    refusals.install()
     instance = find_instance(settings.instance.ip, settings.instance.node_name)
     configure_logging(
         level=settings.log.level,

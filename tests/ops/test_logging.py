@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -156,6 +157,7 @@ def test_what_is_logged_arrives_in_order_and_whole() -> None:
 
 def test_a_reader_that_hangs_fills_the_queue_and_then_lines_are_dropped_and_counted() -> None:
     reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)  # full after a few lines
     heard = Heard()
     pipeline = pipeline_into(writer, size=50, heard=heard)
 

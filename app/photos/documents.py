@@ -1,0 +1,59 @@
+"""Photos as JSON: what :class:`~app.photos.schemas.PhotoView` describes, written without building the model.
+
+The columns stand in the order of the document, so that a row becomes one in a single step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from sqlalchemy import Row
+
+from app.photos.models import Photo
+
+_SHOWN = (
+    Photo.id,
+    Photo.state,
+    Photo.content_type,
+    Photo.size_bytes,
+    Photo.width,
+    Photo.height,
+    Photo.sha256,
+    Photo.title,
+    Photo.description,
+    Photo.tags,
+    Photo.favorite,
+    Photo.taken_at,
+    Photo.created_at,
+    Photo.updated_at,
+    Photo.trashed_at,
+    Photo.camera,
+    Photo.original_filename,
+)
+COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.latitude, Photo.longitude, Photo.version, Photo.object_key)
+"""What a query selects whose rows become documents or streams."""
+
+_NAMES = tuple(column.key for column in _SHOWN)
+
+
+def photo_document(photo: Row[Any], *, with_place: bool) -> dict[str, Any]:
+    """Return a photo as a document for :func:`write_json`.
+
+    Args:
+        photo: A row of :data:`COLUMNS`.
+        with_place: Whether the caller may know where it was taken.
+    """
+    document: dict[str, Any] = dict(zip(_NAMES, photo, strict=False))  # the columns behind them are not shown
+    path = f"/api/v1/photos/{photo.id}"
+    document["thumbhash"] = document["dominant_color"] = None
+    document["links"] = {"self": path, "original": f"{path}/original"}
+    if with_place and photo.latitude is not None and photo.longitude is not None:
+        document["place"] = {"latitude": photo.latitude, "longitude": photo.longitude}
+    return document
+
+
+def write_json(document: Mapping[str, Any]) -> bytes:
+    """Return a document as JSON; instants end in ``Z``."""
+    return orjson.dumps(document, option=orjson.OPT_UTC_Z)
