@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from contextlib import ExitStack
 
 from flask import Flask
@@ -24,6 +23,7 @@ from app.accounts.tokens import AccessTokens
 from app.db import leases
 from app.db.engine import Database
 from app.http import context, operations, problems
+from app.http.bodies import UploadReceiver
 from app.http.cursors import CursorSigner
 from app.http.docs import mount_documentation
 from app.http.proxies import TrustedProxies
@@ -51,7 +51,6 @@ from app.server.management import build_operations_app
 from app.settings import Settings
 from app.storage.base import ObjectNotFoundError, ObjectStore
 from app.storage.observed import ObservedObjectStore
-from app.storage.spool import Spool
 
 _LEASE_NAME = "maintenance"
 _LEASE_SECONDS = 30.0
@@ -223,7 +222,7 @@ def _photo_routes(runtime: Runtime, cursors: CursorSigner) -> list[object]:
     limits = ImageLimits(max_pixels=settings.uploads.max_pixels)
     uploads = UploadService(ledger, store, runtime.keeper, limits=limits, observer=metrics)
     return [
-        UploadRoutes(uploads, _spools(settings), max_bytes=settings.uploads.max_bytes, observer=metrics),
+        UploadRoutes(uploads, UploadReceiver(settings.uploads.spool_dir, settings.uploads.max_bytes), metrics),
         PhotoRoutes(photos, PhotoLists(database, cursors), metrics),
         OriginalRoutes(photos, store, metrics),
     ]
@@ -237,12 +236,6 @@ def _photo_tasks(upkeep: PhotoUpkeep) -> list[Task]:
         Task("empty_closed_accounts", 30.0, upkeep.empty_closed_accounts),
         Task("forget_expired", 300.0, upkeep.forget_expired),
     ]
-
-
-def _spools(settings: Settings) -> Callable[[], Spool]:
-    folder, max_bytes = settings.uploads.spool_dir, settings.uploads.max_bytes
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return lambda: Spool(folder, max_bytes=max_bytes)
 
 
 def _build_monitor(runtime: Runtime) -> HealthMonitor:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from flask import Request
 from werkzeug.exceptions import ClientDisconnected, HTTPException
@@ -63,30 +64,41 @@ def announced_digest(request: Request) -> str | None:
     return raw.hex()
 
 
-def receive_upload(request: Request, new_spool: Callable[[], Spool], max_bytes: int) -> ReceivedUpload:
-    """Read a request's body into a spool: the part ``file`` of a multipart form, or the body itself.
+class UploadReceiver:
+    """Reads uploads into spools. Thread-safe.
 
     Args:
-        request: The request, nothing of its body read so far.
-        new_spool: Makes the spool; it refuses what is larger than ``max_bytes``.
+        folder: Where larger bodies go; made if it is not there.
         max_bytes: The largest photo.
-
-    Raises:
-        PayloadTooLargeError: More bytes than allowed; reading stopped at the limit.
-        IncompleteBodyError: The client left, or the body is shorter than announced.
-        MalformedRequestError: Broken framing, or a form that cannot be read.
-        ValidationFailedError: The form's parts are not the ones expected.
-        SpoolFullError: This host has no room.
     """
-    is_form = request.mimetype == "multipart/form-data"
-    allowance = _FRAMING_BYTES_MAX + _FIELDS_BYTES_MAX if is_form else 0
-    if (request.content_length or 0) > max_bytes + allowance:
-        raise PayloadTooLargeError(f"A photo may have at most {max_bytes} bytes.")
-    with ExitStack() as undo:
-        spool = undo.enter_context(new_spool())
-        upload = _receive_form(request, spool) if is_form else _receive_raw(request, spool)
-        undo.pop_all()
-        return upload
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder = folder
+        self._max_bytes = max_bytes
+
+    def receive(self, request: Request) -> ReceivedUpload:
+        """Read a request's body: the part ``file`` of a multipart form, or the body itself.
+
+        Args:
+            request: The request, nothing of its body read so far.
+
+        Raises:
+            PayloadTooLargeError: More bytes than allowed; reading stopped at the limit.
+            IncompleteBodyError: The client left, or the body is shorter than announced.
+            MalformedRequestError: Broken framing, or a form that cannot be read.
+            ValidationFailedError: The form's parts are not the ones expected.
+            SpoolFullError: This host has no room.
+        """
+        is_form = request.mimetype == "multipart/form-data"
+        allowance = _FRAMING_BYTES_MAX + _FIELDS_BYTES_MAX if is_form else 0
+        if (request.content_length or 0) > self._max_bytes + allowance:
+            raise PayloadTooLargeError(f"A photo may have at most {self._max_bytes} bytes.")
+        with ExitStack() as undo:
+            spool = undo.enter_context(Spool(self._folder, max_bytes=self._max_bytes))
+            upload = _receive_form(request, spool) if is_form else _receive_raw(request, spool)
+            undo.pop_all()
+            return upload
 
 
 def _receive_raw(request: Request, spool: Spool) -> ReceivedUpload:

@@ -20,7 +20,7 @@ from app.db import outbox
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, LeaseLostError, UnavailableError
 from app.photos import idempotency, removal, rows
-from app.photos.documents import photo_document
+from app.photos.documents import photo_document, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -40,6 +40,11 @@ class Answer(NamedTuple):
 
     document: dict[str, Any]
     is_replay: bool = False
+
+    @property
+    def content(self) -> bytes:
+        """The document as JSON."""
+        return write_json(self.document)
 
     @property
     def is_created(self) -> bool:

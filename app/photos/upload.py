@@ -18,8 +18,7 @@ from typing import Protocol
 from uuid import UUID
 
 from app.errors import UnavailableError
-from app.images.limits import ImageLimits
-from app.images.probe import probe
+from app.images.probe import ImageLimits, probe
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import Answer, UploadLedger
 from app.photos.rows import NewPhoto, Reservation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any, Literal, Protocol
 
 from flask import request
@@ -28,10 +27,8 @@ from app.http.context import restart_deadline
 from app.http.identity import Principal
 from app.http.operations import Media, Reply, mistake_of, pointer_of, post
 from app.photos import schemas
-from app.photos.documents import write_json
 from app.photos.ledger import Answer
 from app.photos.upload import UploadService
-from app.storage.spool import Spool
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _UPLOAD_BODIES = (
@@ -68,17 +65,13 @@ class UploadRoutes:
 
     Args:
         uploads: Takes photos in.
-        new_spool: Makes the spool of one upload.
-        max_bytes: The largest photo.
+        receiver: Reads their bytes.
         observer: Who hears of clients that leave.
     """
 
-    def __init__(
-        self, uploads: UploadService, new_spool: Callable[[], Spool], *, max_bytes: int, observer: ClientObserver
-    ) -> None:
+    def __init__(self, uploads: UploadService, receiver: bodies.UploadReceiver, observer: ClientObserver) -> None:
         self._uploads = uploads
-        self._new_spool = new_spool
-        self._max_bytes = max_bytes
+        self._receiver = receiver
         self._observer = observer
 
     @post(
@@ -119,7 +112,7 @@ class UploadRoutes:
         if known is not None:
             return _uploaded(known)
         try:
-            received = bodies.receive_upload(request, self._new_spool, self._max_bytes)
+            received = self._receiver.receive(request)
         except IncompleteBodyError:
             self._observer.client_left("upload")
             raise
@@ -183,4 +176,4 @@ def _uploaded(uploaded: Answer) -> Reply:
         headers["Idempotency-Replayed"] = "true"
     if uploaded.is_created:
         headers |= {"Location": uploaded.document["links"]["self"], "ETag": '"v1"'}
-    return Reply(201 if uploaded.is_created else 200, write_json(uploaded.document), headers)
+    return Reply(201 if uploaded.is_created else 200, uploaded.content, headers)

@@ -15,6 +15,7 @@ depends_on = None
 
 def upgrade() -> None:
     _create_photos()
+    _index_photos()
     _create_photo_tags()
     _create_idempotency_keys()
 
@@ -61,6 +62,9 @@ def _create_photos() -> None:
         sa.UniqueConstraint("dedup_key", name=op.f("uq_photos_dedup_key")),
         sa.UniqueConstraint("object_key", name=op.f("uq_photos_object_key")),
     )
+
+
+def _index_photos() -> None:
     op.create_index(
         "ix_photos_lease_until",
         "photos",
