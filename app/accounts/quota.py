@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import Connection, literal, select, update
+from sqlalchemy import Connection, func, literal, select, update
 
 from app.accounts.models import User
 from app.errors import InvalidTokenError, QuotaExceededError
@@ -23,20 +23,21 @@ def take(connection: Connection, user_id: UUID, size_bytes: int, *, default_quot
         QuotaExceededError: It does not fit.
         InvalidTokenError: The account has been closed.
     """
-    owner = connection.execute(select(User.quota_bytes, User.deleted_at).where(User.id == user_id)).first()
-    if owner is None or owner.deleted_at is not None:
-        raise InvalidTokenError("This account has been closed.")
-    quota = default_quota_bytes if owner.quota_bytes is None else owner.quota_bytes
+    quota = func.coalesce(User.quota_bytes, default_quota_bytes)
     taken = connection.execute(
         update(User)
         .where(User.id == user_id, User.deleted_at.is_(None), User.used_bytes + literal(size_bytes) <= quota)
         .values(used_bytes=User.used_bytes + size_bytes)
     )
-    if not taken.rowcount:
-        raise QuotaExceededError(
-            f"The photo has {size_bytes} bytes, and the account's quota of {quota} bytes does not hold it. "
-            "Remove photos for good (the trash counts too), or ask for more room."
-        )
+    if taken.rowcount:
+        return
+    owner = connection.execute(select(quota.label("quota"), User.deleted_at).where(User.id == user_id)).first()
+    if owner is None or owner.deleted_at is not None:
+        raise InvalidTokenError("This account has been closed.")
+    raise QuotaExceededError(
+        f"The photo has {size_bytes} bytes, and the account's quota of {owner.quota} bytes does not hold it. "
+        "Remove photos for good (the trash counts too), or ask for more room."
+    )
 
 
 def give_back(connection: Connection, user_id: UUID, size_bytes: int) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,21 +77,39 @@ class SilentObserver:
 
 
 class _CountingPool(QueuePool):
-    """A pool that knows how many threads wait for a connection."""
+    """A pool that knows how many threads wait for a connection, and reports every change.
+
+    SQLAlchemy's own events come before a connection is back, so that the last one of a burst would stay counted.
+    """
 
     waiting = 0
-    _waiting_lock = threading.Lock()
+    report: Callable[[int, int], None] | None = None
+    _counting = threading.Lock()
+
+    def recreate(self) -> _CountingPool:
+        again = super().recreate()
+        assert isinstance(again, _CountingPool)  # noqa: S101  # it is made of our class
+        again.report = self.report
+        return again
 
     def _do_get(self) -> ConnectionPoolEntry:
-        if self.checkedin() or self.overflow() < self._max_overflow:
-            return super()._do_get()
-        with self._waiting_lock:
-            self.waiting += 1
+        must_wait = not self.checkedin() and self.overflow() >= self._max_overflow
         try:
+            if must_wait:
+                self._changed(waiting=1)
             return super()._do_get()
         finally:
-            with self._waiting_lock:
-                self.waiting -= 1
+            self._changed(waiting=-1 if must_wait else 0)
+
+    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
+        super()._do_return_conn(record)
+        self._changed()
+
+    def _changed(self, *, waiting: int = 0) -> None:
+        with self._counting:  # figures and report together: the last report is then of the last figures
+            self.waiting += waiting
+            if self.report is not None:
+                self.report(self.checkedout(), self.waiting)
 
 
 class _BinaryCursor(psycopg.Cursor[Any]):
@@ -242,7 +260,8 @@ def _listen(engine: Engine, dialect: str, slow_seconds: float, observer: Databas
     else:
         _listen_for_dead_connections(engine)
     _listen_to_queries(engine, slow_seconds, observer)
-    _listen_to_pool(engine, observer)
+    assert isinstance(engine.pool, _CountingPool)  # noqa: S101  # the caller made it so
+    engine.pool.report = observer.pool
 
 
 def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
@@ -305,14 +324,3 @@ def _listen_to_queries(engine: Engine, slow_seconds: float, observer: DatabaseOb
     event.listen(engine, "before_cursor_execute", before)
     event.listen(engine, "after_cursor_execute", after)
     event.listen(engine, "handle_error", failed)
-
-
-def _listen_to_pool(engine: Engine, observer: DatabaseObserver) -> None:
-    pool = engine.pool
-    assert isinstance(pool, _CountingPool)  # noqa: S101  # the caller made it so
-
-    def changed(*_: Any) -> None:
-        observer.pool(pool.checkedout(), pool.waiting)
-
-    event.listen(engine, "checkout", changed)
-    event.listen(engine, "checkin", changed)

@@ -80,8 +80,10 @@ def claim(
     )
 
 
-def complete(connection: Connection, photo_id: UUID, answer: dict[str, Any]) -> None:
+def complete(connection: Connection, photo: NewPhoto, photo_id: UUID, answer: dict[str, Any]) -> None:
     """Give the key of an upload its answer, if it has a key."""
+    if photo.idempotency_key is None:
+        return
     connection.execute(
         update(IdempotencyKey).where(IdempotencyKey.photo_id == photo_id).values(status=201, answer=answer)
     )

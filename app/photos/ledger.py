@@ -167,5 +167,5 @@ def _commit(connection: Connection, photo: rows.NewPhoto, reservation: rows.Rese
         return None
     document = photo_document(row, with_place=False) | {"status": CREATED}
     outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": photo.owner_id, "sha256": row.sha256})
-    idempotency.complete(connection, row.id, document)
+    idempotency.complete(connection, photo, row.id, document)
     return Answer(document)

@@ -97,7 +97,7 @@ def insert_pending(
             lease_until=lease_until,
         )
     )
-    tag(connection, photo.owner_id, reservation.photo_id, photo.form.tags)
+    _tag(connection, photo.owner_id, reservation.photo_id, photo.form.tags)
     return reservation
 
 
@@ -125,9 +125,13 @@ def make_ready(connection: Connection, photo: NewPhoto, reservation: Reservation
     return connection.execute(select(*COLUMNS).where(Photo.id == reservation.photo_id)).one()
 
 
-def tag(connection: Connection, owner_id: UUID, photo_id: UUID, tags: list[str]) -> None:
+def retag(connection: Connection, owner_id: UUID, photo_id: UUID, tags: list[str]) -> None:
     """Make the index of tags say what the photo's ``tags`` say."""
     connection.execute(delete(PhotoTag).where(PhotoTag.photo_id == photo_id))
+    _tag(connection, owner_id, photo_id, tags)
+
+
+def _tag(connection: Connection, owner_id: UUID, photo_id: UUID, tags: list[str]) -> None:
     if tags:
         rows = [{"photo_id": photo_id, "owner_id": owner_id, "tag": name} for name in tags]
         connection.execute(insert(PhotoTag), rows)

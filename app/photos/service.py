@@ -87,7 +87,7 @@ class PhotoService:
             if values:
                 _change(connection, photo_id, values)
             if "tags" in values:
-                rows.tag(connection, owner_id, photo_id, values["tags"])
+                rows.retag(connection, owner_id, photo_id, values["tags"])
             return _found(connection, owner_id, photo_id)
 
     def delete(self, owner_id: UUID, photo_id: UUID, guard: Guard, *, is_permanent: bool) -> None:
@@ -171,4 +171,4 @@ def _retag(connection: Connection, owner_id: UUID, photo_id: UUID, request: Batc
         raise ValidationFailedError(f"A photo may have at most {TAGS_MAX} tags.")
     if tags != row.tags:
         _change(connection, photo_id, {"tags": tags})
-        rows.tag(connection, owner_id, photo_id, tags)
+        rows.retag(connection, owner_id, photo_id, tags)
