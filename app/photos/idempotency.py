@@ -19,6 +19,14 @@ from app.photos.removal import abandon_pending
 from app.photos.rows import NewPhoto
 
 
+def is_used(connection: Connection, owner_id: UUID, key: str) -> bool:
+    """Tell whether an owner has used a key."""
+    row = connection.execute(
+        select(IdempotencyKey.photo_id).where(IdempotencyKey.owner_id == owner_id, IdempotencyKey.key == key)
+    ).first()
+    return row is not None
+
+
 def earlier_answer(connection: Connection, photo: NewPhoto) -> dict[str, Any] | None:
     """Return the answer that this key has, or None when the caller must do the work.
 

@@ -66,9 +66,14 @@ class UploadLedger:
         self._default_quota_bytes = default_quota_bytes
         self._idempotency_seconds = idempotency_seconds
 
-    def find(self, owner_id: UUID, sha256: str) -> Answer | None:
-        """Return the answer for bytes that the owner has already, or None; nothing is written."""
+    def find(self, owner_id: UUID, sha256: str, idempotency_key: str | None) -> Answer | None:
+        """Return the answer for bytes that the owner has already, or None; nothing is written.
+
+        A key that was used before gives None: whether this is the same request shows only when all of it is there.
+        """
         with self._database.read() as connection:
+            if idempotency_key is not None and idempotency.is_used(connection, owner_id, idempotency_key):
+                return None
             return _duplicate(connection, owner_id, sha256)
 
     def reserve(self, photo: rows.NewPhoto, lease_token: str, lease_until: dt.datetime) -> Answer | rows.Reservation:

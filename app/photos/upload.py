@@ -67,13 +67,13 @@ class UploadService:
         self._limits = limits
         self._observer = observer
 
-    def find_duplicate(self, owner_id: UUID, sha256: str) -> Answer | None:
+    def find_duplicate(self, owner_id: UUID, sha256: str, idempotency_key: str | None) -> Answer | None:
         """Return the answer for bytes that the owner has already, or None.
 
         Raises:
             DatabaseUnavailableError: It cannot be known now.
         """
-        answer = self._ledger.find(owner_id, sha256)
+        answer = self._ledger.find(owner_id, sha256, idempotency_key)
         return None if answer is None else self._noted(answer)
 
     def take(

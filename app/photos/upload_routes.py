@@ -108,7 +108,7 @@ class UploadRoutes:
         """
         key = _idempotency_key()
         digest = bodies.announced_digest(request)
-        known = self._uploads.find_duplicate(principal.user_id, digest) if digest and key is None else None
+        known = self._uploads.find_duplicate(principal.user_id, digest, key) if digest else None
         if known is not None:
             return _uploaded(known)
         try:

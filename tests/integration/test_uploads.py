@@ -111,7 +111,10 @@ def test_a_duplicate_in_the_trash_says_since_when(owner: Client) -> None:
     assert again.json()["trashed_at"] is not None
 
 
-def test_a_known_digest_is_answered_before_the_body_is_sent(product: Product, owner: Client) -> None:
+@pytest.mark.parametrize("more", [(), ("Idempotency-Key: not-used-before",)], ids=["no key", "a new key"])
+def test_a_known_digest_is_answered_before_the_body_is_sent(
+    product: Product, owner: Client, more: tuple[str, ...]
+) -> None:
     content = new_photo()
     photo = owner.upload(content)
     announced = head_of(
@@ -120,12 +123,24 @@ def test_a_known_digest_is_answered_before_the_body_is_sent(product: Product, ow
         "Content-Type: image/jpeg",
         "Content-Length: 10000000",
         f"Repr-Digest: {repr_digest(content)}",
+        *more,
     )
 
     answer = send_raw(product, announced, half_close=False)
 
     assert answer.status == 200
     assert photo["id"].encode() in answer.body
+
+
+def test_a_known_digest_does_not_hide_that_its_key_was_used_for_another_photo(owner: Client) -> None:
+    known = new_photo()
+    owner.upload(known)
+    owner.send(new_photo(), headers={"Idempotency-Key": "used-before"})
+
+    answer = owner.send(known, headers={"Idempotency-Key": "used-before", "Repr-Digest": repr_digest(known)})
+
+    assert answer.status_code == 422
+    assert answer.json()["type"].endswith("idempotency-key-reused")
 
 
 def test_a_digest_that_fits_is_taken_and_one_that_does_not_is_refused(product: Product, user: Client) -> None:
