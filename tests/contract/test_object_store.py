@@ -27,6 +27,7 @@ from app.storage.local import LocalObjectStore
 from app.storage.probe import PROBE_PREFIX, BytesBody, verify
 from app.storage.s3 import S3Config, S3ObjectStore
 from tests.fakes.bodies import BodyWithReaders, BreakingReader, LyingBody, pattern
+from tests.fakes.object_store import MemoryObjectStore
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MIB = 1024 * 1024
@@ -54,13 +55,20 @@ class _Opener:
         return store
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", "s3", "memory"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
     if request.param == "local":
         root = tmp_path / "store"
         opener = _Opener(
             lambda page_size: LocalObjectStore(root, page_size=page_size),
             f"from pathlib import Path\nstore = LocalObjectStore(Path({str(root)!r}))",
+            atomic_create=True,
+        )
+    elif request.param == "memory":
+        memory = MemoryObjectStore()
+        opener = _Opener(
+            lambda _page_size: memory,
+            "from tests.fakes.object_store import MemoryObjectStore\nstore = MemoryObjectStore()",
             atomic_create=True,
         )
     else:
