@@ -100,6 +100,8 @@ def product(new_stack: Callable[[], Stack], tmp_path_factory: pytest.TempPathFac
     running = Product(new_stack(), tmp_path_factory.mktemp("product"))
     yield running
     running.close()
+    assert running.find_logged(running.private()) == set()
+    assert all(isinstance(line, dict) for line in running.log_lines())
 
 
 @pytest.fixture

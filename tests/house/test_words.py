@@ -20,7 +20,7 @@ NO_MODULE_NAMES = frozenset(
 )
 NO_VERBS = ("handle", "process", "do")
 # Names that a library asks for: SQLAlchemy's TypeDecorator and connection pool.
-FOREIGN_NAMES = frozenset({"process_bind_param", "process_result_value", "_do_get"})
+FOREIGN_NAMES = frozenset({"process_bind_param", "process_result_value", "_do_get", "_do_return_conn"})
 UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b|pragma: no " + r"cover")
 SILENCER = re.compile(
     r"#\s*(?:noqa(?P<code>:\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*)?|type:\s*ignore(?P<kind>\[[^]]+])?)"

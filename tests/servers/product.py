@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import quote
 
 import requests
 from prometheus_client.parser import text_string_to_metric_families
@@ -226,6 +227,17 @@ class Product:
         """Return the lines of standard output; every one must be a JSON object."""
         text = self.log_path.read_text(encoding="utf-8")
         return [json.loads(line) for line in text.splitlines()]
+
+    def find_logged(self, private: Collection[str]) -> set[str]:
+        """Return which of these texts stand anywhere in what was logged, in any of their usual forms."""
+        logged = self.log_path.read_text(encoding="utf-8") + self.error_path.read_text(encoding="utf-8")
+        return {
+            text for text in private if text in logged or json.dumps(text)[1:-1] in logged or quote(text) in logged
+        }
+
+    def private(self) -> set[str]:
+        """Return what its clients have sent and got that must never be logged."""
+        return {text for client in self._clients for text in client.private}
 
     def open_files(self) -> list[str]:
         """Return what every file descriptor of every worker is."""
