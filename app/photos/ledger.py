@@ -131,17 +131,34 @@ class UploadLedger:
                 answer = _commit(connection, photo, reservation)
         except IntegrityError:  # the same bytes became ready first: theirs is the photo, ours goes
             return self._yield_to_winner(photo, reservation)
+        except DatabaseUnavailableError:
+            # Perhaps it took effect, and only the database's answer was lost.
+            answer = None if self.abandon(reservation) else self._committed(reservation)
+            if answer is None:
+                raise
+            return answer
         except BaseException:
             self.abandon(reservation)
             raise
         if answer is None:
-            raise LeaseLostError("The upload took too long and was given up. Send it again.")
+            raise _lease_lost()
         return answer
 
+    def _committed(self, reservation: rows.Reservation) -> Answer | None:
+        with self._database.read() as connection:
+            row = rows.find_committed(connection, reservation)
+        return None if row is None else _created(row)
+
     def _yield_to_winner(self, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer:
-        self.abandon(reservation)
+        # In one transaction: between two, another request could claim the key that the first one frees.
         with self._database.write() as connection:
-            answer = self._answer_duplicate(connection, photo)
+            was_mine = removal.abandon_pending(connection, reservation.photo_id, *reservation.still_mine)
+            if was_mine:
+                answer = self._answer_duplicate(connection, photo)
+            else:
+                removal.remove_stray(connection, reservation.photo_id, reservation.object_key, is_stored=True)
+        if not was_mine:
+            raise _lease_lost()
         if answer is None:
             raise UnavailableError(
                 "The same photo was removed while it was uploaded. Send it again.",
@@ -149,13 +166,18 @@ class UploadLedger:
             )
         return answer
 
-    def abandon(self, reservation: rows.Reservation) -> None:
-        """Undo a reservation as far as the database lets us; the reaper does the rest after the lease."""
+    def abandon(self, reservation: rows.Reservation) -> bool:
+        """Undo a reservation as far as the database lets us; the reaper does the rest after the lease.
+
+        Returns:
+            False when there is nothing to undo: its photo is ready, by a commit whose answer was lost.
+        """
         try:
             with self._database.write() as connection:
-                removal.abandon_pending(connection, reservation.photo_id, *reservation.still_mine)
+                return _abandon(connection, reservation)
         except DatabaseUnavailableError:
             _log.warning("an upload could not be undone now; the reaper will, after its lease")
+            return True
 
 
 def _duplicate(connection: Connection, owner_id: UUID, sha256: str) -> Answer | None:
@@ -163,14 +185,31 @@ def _duplicate(connection: Connection, owner_id: UUID, sha256: str) -> Answer | 
     return None if row is None else Answer(photo_document(row, with_place=False) | {"status": DUPLICATE})
 
 
+def _created(row: Any) -> Answer:
+    return Answer(photo_document(row, with_place=False) | {"status": CREATED})
+
+
+def _lease_lost() -> LeaseLostError:
+    return LeaseLostError("The upload took too long and was given up. Send it again.")
+
+
+def _abandon(connection: Connection, reservation: rows.Reservation) -> bool:
+    if removal.abandon_pending(connection, reservation.photo_id, *reservation.still_mine):
+        return True
+    if rows.find_committed(connection, reservation) is not None:
+        return False
+    # Another process gave it up. Our PUT may come after the removal that it ordered.
+    removal.remove_stray(connection, reservation.photo_id, reservation.object_key, is_stored=False)
+    return True
+
+
 def _commit(connection: Connection, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer | None:
     row = rows.make_ready(connection, photo, reservation)
     if row is None:
         # The reaper gave this upload up, perhaps before the object was there: it must be removed again.
-        target = {"object_key": reservation.object_key}
-        outbox.add(connection, outbox.OBJECT_DELETE, reservation.photo_id, target)
+        removal.remove_stray(connection, reservation.photo_id, reservation.object_key, is_stored=True)
         return None
-    document = photo_document(row, with_place=False) | {"status": CREATED}
+    answer = _created(row)
     outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": photo.owner_id, "sha256": row.sha256})
-    idempotency.complete(connection, photo, row.id, document)
-    return Answer(document)
+    idempotency.complete(connection, photo, row.id, answer.document)
+    return answer

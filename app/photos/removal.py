@@ -1,6 +1,6 @@
 """The one way a photo leaves: its row says ``deleting`` first, its object goes through the outbox, its row last.
 
-Both functions work inside the caller's transaction, so that quota, state and outbox change together.
+All functions work inside the caller's transaction, so that quota, state and outbox change together.
 """
 
 from __future__ import annotations
@@ -38,6 +38,19 @@ def abandon_pending(connection: Connection, photo_id: UUID, *conditions: ColumnE
         delete(IdempotencyKey).where(IdempotencyKey.photo_id == photo_id, IdempotencyKey.status.is_(None))
     )
     return True
+
+
+def remove_stray(connection: Connection, photo_id: UUID, object_key: str, *, is_stored: bool) -> None:
+    """Have an object removed whose upload was given up by another process, perhaps before the object came.
+
+    Args:
+        connection: The caller's transaction.
+        photo_id: The photo that it was to be.
+        object_key: The object.
+        is_stored: Whether it is there for certain; else it may still arrive.
+    """
+    delay_seconds = 0.0 if is_stored else _UNKNOWN_PUT_SECONDS
+    outbox.add(connection, outbox.OBJECT_DELETE, photo_id, {"object_key": object_key}, delay_seconds=delay_seconds)
 
 
 def remove_ready(connection: Connection, photo_id: UUID, *conditions: ColumnElement[bool]) -> bool:

@@ -60,6 +60,11 @@ def find_ready(connection: Connection, owner_id: UUID, sha256: str) -> Row[Any] 
     return connection.execute(select(*COLUMNS).where(Photo.dedup_key == dedup_key(owner_id, sha256))).first()
 
 
+def find_committed(connection: Connection, reservation: Reservation) -> Row[Any] | None:
+    """Return the photo that a reservation has become, or None."""
+    return connection.execute(select(Photo).where(Photo.id == reservation.photo_id, Photo.state == READY)).first()
+
+
 def insert_pending(
     connection: Connection, photo: NewPhoto, lease_token: str, lease_until: dt.datetime
 ) -> Reservation:
