@@ -37,7 +37,8 @@ def earlier_answer(connection: Connection, photo: NewPhoto) -> dict[str, Any] | 
     if photo.idempotency_key is None:
         return None
     mine = (IdempotencyKey.owner_id == photo.owner_id, IdempotencyKey.key == photo.idempotency_key)
-    first = connection.execute(select(IdempotencyKey).where(*mine).with_for_update()).first()
+    # Not locked: everybody locks photo, owner, key in this order, and a take-over locks the photo below.
+    first = connection.execute(select(IdempotencyKey).where(*mine)).first()
     if first is None:
         return None
     if first.expires_at > utc_now():
@@ -49,7 +50,8 @@ def earlier_answer(connection: Connection, photo: NewPhoto) -> dict[str, Any] | 
             answer: dict[str, Any] = first.answer
             return answer
         _take_over(connection, first.photo_id)
-    connection.execute(delete(IdempotencyKey).where(*mine))
+    # Only the claim that was judged: another request may have taken over meanwhile.
+    connection.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.photo_id == first.photo_id))
     return None
 
 

@@ -112,7 +112,9 @@ class PhotoService:
     def batch(self, owner_id: UUID, request: BatchDelete | BatchRestore | BatchTag) -> list[BatchItem]:
         """Do one thing to many photos, in one transaction; what is not there is said in its item."""
         with self._database.write() as connection:
-            # Locked in one order, so that two batches over the same photos queue instead of blocking each other.
+            # All photos in one order, and only then the owner's quota: two batches queue and never block each other.
+            mine = select(Photo.id).where(Photo.id.in_(request.ids), Photo.owner_id == owner_id)
+            connection.execute(mine.order_by(Photo.id).with_for_update())
             done = {
                 photo_id: _batch_item(connection, owner_id, photo_id, request) for photo_id in sorted(request.ids)
             }
