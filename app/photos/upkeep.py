@@ -6,6 +6,7 @@ Each does a bounded piece, fences its own writes, and may run twice at once with
 from __future__ import annotations
 
 import datetime as dt
+import itertools
 import logging
 from typing import Any, Protocol
 
@@ -17,11 +18,13 @@ from app.db.engine import Database
 from app.db.outbox import OBJECT_DELETE, OutboxRow
 from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, Photo
 from app.photos.removal import abandon_pending, remove_ready
+from app.stability import Deadline, deadline_scope
 from app.storage.base import ObjectStore, StorageError
 
 _log = logging.getLogger(__name__)
 
 _PIECE = 200
+_DELETE_SECONDS = 10.0
 _BACKOFF_SECONDS_MAX = 300.0
 _NEWS_KEPT = dt.timedelta(days=7)
 
@@ -69,7 +72,7 @@ class PhotoUpkeep:
         return reaped
 
     def relay_deletes(self) -> int:
-        """Remove the objects that the outbox names, then their rows; return how many."""
+        """Remove the objects that the outbox names, then their rows, until one fails; return how many."""
         with self._database.read() as connection:
             due = connection.execute(
                 select(OutboxRow)
@@ -77,13 +80,15 @@ class PhotoUpkeep:
                 .order_by(OutboxRow.available_at)
                 .limit(_PIECE)
             ).all()
-        done = sum(self._relay_one(row) for row in due)
+        # The first failure ends the piece: a store that hangs must not keep this thread from its other tasks.
+        done = sum(1 for _ in itertools.takewhile(self._relay_one, due))
         self._report_outbox()
         return done
 
     def _relay_one(self, row: Row[Any]) -> bool:
         try:
-            self._store.delete(row.payload["object_key"])
+            with deadline_scope(Deadline(_DELETE_SECONDS)):
+                self._store.delete(row.payload["object_key"])
         except StorageError:
             _log.warning("an object could not be removed; trying again later", exc_info=True)
             self._postpone(row)
