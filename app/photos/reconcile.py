@@ -19,7 +19,7 @@ from sqlalchemy import Row, select
 from app.db.base import utc_now
 from app.db.engine import Database
 from app.photos.models import READY, Photo
-from app.storage.base import ObjectInfo, ObjectNotFoundError, ObjectStore
+from app.storage.base import ObjectCorruptError, ObjectInfo, ObjectNotFoundError, ObjectStore
 
 PREFIX = "originals/"
 _PIECE = 500
@@ -72,7 +72,7 @@ def reconcile(database: Database, store: ObjectStore, *, grace_seconds: float, i
                 found.removed += 1
     for rows in _ready_photos(database, before):
         found.photos += len(rows)
-        found.missing += [row.id for row in rows if _is_missing(store, row)]
+        found.missing += [row.id for row in rows if _is_missing(store, row) and _is_ready(database, row.id)]
     return found
 
 
@@ -106,5 +106,13 @@ def _is_missing(store: ObjectStore, row: Row[UUID, str, int]) -> bool:
     try:
         size_bytes: int = row.size_bytes
         return store.head(row.object_key).size_bytes != size_bytes
-    except ObjectNotFoundError:
+    except (ObjectNotFoundError, ObjectCorruptError):
         return True
+
+
+def _is_ready(database: Database, photo_id: UUID) -> bool:
+    """Tell whether a photo is still there: its owner may have removed it since its row was read."""
+    with database.read() as connection:
+        return (
+            connection.execute(select(Photo.id).where(Photo.id == photo_id, Photo.state == READY)).first() is not None
+        )

@@ -1,0 +1,175 @@
+"""Comparing both sides: what is found, what is left alone, and that nothing is judged by a listing alone."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+
+from app.db.base import utc_now
+from app.photos.models import READY
+from app.photos.reconcile import Reconciliation, reconcile
+from app.storage.base import ObjectInfo, StorageUnavailableError
+from tests.fakes.object_store import MemoryObjectStore
+from tests.photos.world import World, image, new_photo
+
+ORPHAN = "originals/{:04d}/left"
+LONG_AGO = utc_now() - dt.timedelta(days=2)
+
+
+class LaggingStore(MemoryObjectStore):
+    """A store whose listing does not yet show some keys."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unlisted: set[str] = set()
+
+    def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
+        return (info for info in super().list(prefix) if info.key not in self.unlisted)
+
+
+def compare(world: World, *, grace_seconds: float = 0.0, is_dry_run: bool = True) -> Reconciliation:
+    return reconcile(world.database, world.store, grace_seconds=grace_seconds, is_dry_run=is_dry_run)
+
+
+def test_two_sides_that_agree_are_clean(any_world: World) -> None:
+    owner = any_world.new_user()
+    for number in range(3):
+        any_world.upload(owner, image(number))
+
+    found = compare(any_world, is_dry_run=False)
+
+    assert found.is_clean
+    assert (found.objects, found.photos, found.orphans, found.missing) == (3, 3, [], [])
+
+
+def test_objects_without_a_row_are_reported_and_removed_only_when_asked(any_world: World) -> None:
+    photo = any_world.upload(any_world.new_user(), image())
+    any_world.store.lay(ORPHAN.format(1), b"left over", modified_at=LONG_AGO)
+
+    dry = compare(any_world)
+    kept = any_world.store.keys()
+    removing = compare(any_world, is_dry_run=False)
+
+    assert (dry.orphans, dry.removed, dry.is_clean) == ([ORPHAN.format(1)], 0, False)
+    assert ORPHAN.format(1) in kept
+    assert (removing.orphans, removing.removed, removing.is_clean) == ([ORPHAN.format(1)], 1, True)
+    assert [row.id for row in any_world.rows(READY)] == [UUID(str(photo.document["id"]))]
+    any_world.assert_settled()
+
+
+def test_objects_outside_the_photos_own_folder_are_nobodys_business(any_world: World) -> None:
+    any_world.store.lay("probe/left", b"x", modified_at=LONG_AGO)
+
+    found = compare(any_world, is_dry_run=False)
+
+    assert (found.objects, any_world.store.keys()) == (0, ["probe/left"])
+
+
+def test_what_is_younger_than_the_grace_time_is_left_alone_on_both_sides(any_world: World) -> None:
+    any_world.upload(any_world.new_user(), image())
+    any_world.store.delete(any_world.rows(READY)[0].object_key)
+    any_world.store.lay(ORPHAN.format(1), b"new")
+    any_world.store.lay(ORPHAN.format(2), b"old", modified_at=LONG_AGO)
+
+    found = compare(any_world, grace_seconds=3600, is_dry_run=False)
+
+    assert (found.orphans, found.missing) == ([ORPHAN.format(2)], [])
+    assert any_world.store.keys() == [ORPHAN.format(1)]
+
+
+def test_the_object_of_an_upload_under_way_has_a_row(any_world: World) -> None:
+    reservation = any_world.reserve(new_photo(any_world.new_user()))
+    any_world.store.lay(reservation.object_key, image(), modified_at=LONG_AGO)
+
+    found = compare(any_world, is_dry_run=False)
+
+    assert (found.orphans, any_world.store.keys()) == ([], [reservation.object_key])
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_a_photo_without_its_whole_object_is_listed_and_its_row_kept(any_world: World, damage: str) -> None:
+    owner = any_world.new_user()
+    any_world.upload(owner, image(1))
+    lost = any_world.upload(owner, image(2)).document["id"]
+    row = any_world.rows(READY)[1]
+    any_world.store.delete(row.object_key)
+    if damage == "shorter":
+        any_world.store.lay(row.object_key, image(2)[:-1])
+
+    found = compare(any_world, is_dry_run=False)
+
+    assert [str(photo_id) for photo_id in found.missing] == [str(lost)]
+    assert not found.is_clean
+    assert len(any_world.rows(READY)) == 2
+
+
+def test_a_photo_that_the_listing_does_not_show_yet_is_asked_for_by_name(any_world: World) -> None:
+    store = LaggingStore()
+    any_world.upload(any_world.new_user(), image())
+    key = any_world.rows(READY)[0].object_key
+    store.lay(key, image())
+    store.lay(ORPHAN.format(1), b"left over", modified_at=LONG_AGO)
+    store.unlisted = {key, ORPHAN.format(1)}
+
+    early = reconcile(any_world.database, store, grace_seconds=0, is_dry_run=False)
+    store.unlisted = set()
+    late = reconcile(any_world.database, store, grace_seconds=0, is_dry_run=False)
+
+    assert (early.objects, early.missing, early.orphans) == (0, [], [])
+    assert (late.objects, late.missing, late.removed) == (2, [], 1)
+
+
+def test_a_photo_that_its_owner_removes_meanwhile_is_not_called_lost(any_world: World) -> None:
+    owner = any_world.new_user()
+    photo_id = UUID(str(any_world.upload(owner, image()).document["id"]))
+
+    def remove(_key: str) -> None:
+        del any_world.store.before["head"]
+        any_world.photos.delete(owner, photo_id, lambda _row: None, is_permanent=True)
+        any_world.settle()
+
+    any_world.store.before["head"] = remove
+
+    found = compare(any_world)
+
+    assert (found.missing, found.is_clean) == ([], True)
+
+
+def test_more_objects_and_photos_than_a_page_are_all_compared(world: World) -> None:
+    owner = world.new_user(quota_bytes=10**9)
+    for number in range(1003):
+        reservation = world.reserve(new_photo(owner, image(number)))
+        world.store.lay(reservation.object_key, image(number), modified_at=LONG_AGO)
+        world.set_photo(reservation.photo_id, state=READY)
+    for number in range(1001):
+        world.store.lay(ORPHAN.format(number), b"left over", modified_at=LONG_AGO)
+    lost = world.rows(READY)[700]
+    world.store.delete(lost.object_key)
+
+    found = compare(world, is_dry_run=False)
+
+    assert (found.objects, found.photos) == (1002 + 1001, 1003)
+    assert (len(found.orphans), found.removed, found.missing) == (1001, 1001, [lost.id])
+    assert len(world.store.keys()) == 1002
+
+
+def test_a_store_that_fails_in_the_middle_ends_it_and_calls_nothing_lost(any_world: World) -> None:
+    owner = any_world.new_user()
+    for number in range(2):
+        any_world.upload(owner, image(number))
+    seen: list[str] = []
+
+    def fail_later(key: str) -> None:
+        seen.append(key)
+        if len(seen) == 2:
+            raise StorageUnavailableError("gone")
+
+    any_world.store.before["head"] = fail_later
+
+    with pytest.raises(StorageUnavailableError):
+        compare(any_world, is_dry_run=False)
+
+    assert len(any_world.rows(READY)) == len(any_world.store.keys()) == 2
