@@ -1,0 +1,94 @@
+"""Photos as JSON: written by hand, and exactly what the model describes."""
+
+from __future__ import annotations
+
+import datetime as dt
+from uuid import UUID
+
+import orjson
+import pytest
+
+from app.photos.documents import photo_document, write_json
+from app.photos.schemas import PhotoPage, PhotoView, UploadAnswer
+from tests.photos.world import World, image
+
+INSTANT = dt.datetime(2026, 5, 17, 9, 30, 15, 250_000, dt.UTC)
+
+
+@pytest.fixture
+def photo_id(any_world: World) -> UUID:
+    owner_id = any_world.new_user()
+    answer = any_world.upload(
+        owner_id,
+        image(),
+        filename="DSCF0412.JPG",
+        title="First “light”",
+        description="From the pier,\nbefore the wind.",
+        tags=["sea", "ä"],
+        taken_at=INSTANT,
+    )
+    photo_id: UUID = answer.document["id"]
+    return photo_id
+
+
+def fill(world: World, photo_id: UUID) -> None:
+    world.set_photo(
+        photo_id, favorite=True, trashed_at=INSTANT, camera="FUJIFILM X100V", latitude=54.3233, longitude=10.1228
+    )
+
+
+def document(world: World, photo_id: UUID, *, with_place: bool) -> dict[str, object]:
+    (row,) = [row for row in world.rows() if row.id == photo_id]
+    found = world.photos.get(row.owner_id, photo_id)
+    return photo_document(found, with_place=with_place)
+
+
+@pytest.mark.parametrize("with_place", [True, False])
+def test_a_document_says_what_the_model_says_field_by_field(
+    any_world: World, photo_id: UUID, *, with_place: bool
+) -> None:
+    fill(any_world, photo_id)
+    written = orjson.loads(write_json(document(any_world, photo_id, with_place=with_place)))
+
+    view = PhotoView.model_validate(written, extra="forbid")
+
+    fields = set(PhotoView.model_fields) - (set() if with_place else {"place"})
+    assert set(written) == fields
+    (row,) = any_world.rows()
+    expected = {name: getattr(row, name) for name in fields - {"links", "place", "thumbhash", "dominant_color"}}
+    assert {name: getattr(view, name) for name in expected} == expected
+    assert view.links.self == f"/api/v1/photos/{photo_id}"
+    assert view.links.original == f"/api/v1/photos/{photo_id}/original"
+    assert (view.place is not None) is with_place
+    if view.place is not None:
+        assert (view.place.latitude, view.place.longitude) == (54.3233, 10.1228)
+
+
+def test_what_is_not_known_is_null_and_never_left_out(any_world: World) -> None:
+    answer = any_world.upload(any_world.new_user(), image())
+
+    written = orjson.loads(answer.content)
+
+    assert set(written) == set(UploadAnswer.model_fields) - {"place"}
+    for name in ("title", "description", "taken_at", "trashed_at", "camera", "original_filename", "thumbhash"):
+        assert written[name] is None
+    UploadAnswer.model_validate(written, extra="forbid")
+
+
+def test_half_a_place_is_no_place(any_world: World, photo_id: UUID) -> None:
+    any_world.set_photo(photo_id, latitude=54.3, longitude=None)
+
+    assert "place" not in document(any_world, photo_id, with_place=True)
+
+
+def test_instants_are_in_utc_and_end_in_z(any_world: World, photo_id: UUID) -> None:
+    written = orjson.loads(write_json(document(any_world, photo_id, with_place=False)))
+
+    assert written["taken_at"] == "2026-05-17T09:30:15.250000Z"
+    assert written["created_at"].endswith("Z")
+
+
+def test_a_page_is_what_its_model_says(any_world: World, photo_id: UUID) -> None:
+    page = {"items": [document(any_world, photo_id, with_place=True)], "next_cursor": None}
+
+    PhotoPage.model_validate_json(write_json(page), extra="forbid")

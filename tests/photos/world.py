@@ -1,0 +1,200 @@
+"""The room of photos, wired as the factory wires it, around an object store in memory."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import Counter
+from typing import Any, Literal
+from uuid import UUID
+
+from sqlalchemy import Row, func, insert, select, update
+
+from app.accounts.models import User
+from app.db.base import Base, new_id, utc_now
+from app.db.engine import Database
+from app.db.outbox import OBJECT_DELETE, OutboxRow
+from app.http.cursors import CursorSigner
+from app.images.probe import DEFAULT_LIMITS, ProbedImage, probe
+from app.photos.leases import LeaseKeeper
+from app.photos.ledger import Answer, UploadLedger
+from app.photos.listing import PhotoLists
+from app.photos.models import PENDING, READY, IdempotencyKey, Photo
+from app.photos.rows import NewPhoto, Reservation
+from app.photos.schemas import UploadForm
+from app.photos.service import PhotoService
+from app.photos.upkeep import PhotoUpkeep
+from app.photos.upload import UploadService
+from app.storage.probe import BytesBody
+from tests.fakes.images import png, png_chunk
+from tests.fakes.object_store import MemoryObjectStore
+
+QUOTA_BYTES = 1_000_000
+LEASE_SECONDS = 30.0
+KEY_SECONDS = 3600.0
+
+
+def image(number: int = 0) -> bytes:
+    """Return a small photo; each number has bytes of its own, all of one length."""
+    return png(after=png_chunk(b"teSt", b"%08d" % number))
+
+
+IMAGE_BYTES = len(image())
+PROBED: ProbedImage = probe(BytesBody(image()))
+
+
+class Observer:
+    """Counts what it hears."""
+
+    def __init__(self) -> None:
+        self.heard: Counter[str] = Counter()
+        self.depths: list[tuple[int, float]] = []
+
+    def duplicate(self) -> None:
+        self.heard["duplicate"] += 1
+
+    def idempotent_replay(self) -> None:
+        self.heard["replay"] += 1
+
+    def uploads_reaped(self, count: int) -> None:
+        self.heard["reaped"] += count
+
+    def outbox_depth(self, pending: int, oldest_age_seconds: float) -> None:
+        self.depths.append((pending, oldest_age_seconds))
+
+    def conditional_request(self, *, current: bool) -> None:
+        self.heard["current" if current else "stale"] += 1
+
+    def checksum_mismatch(self) -> None:
+        self.heard["mismatch"] += 1
+
+    def client_left(self, during: Literal["upload", "download"]) -> None:
+        self.heard[f"left {during}"] += 1
+
+
+class World:
+    """One process's room of photos."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self.store = MemoryObjectStore()
+        self.observer = Observer()
+        self.keeper = LeaseKeeper(database, LEASE_SECONDS)
+        self.ledger = UploadLedger(database, default_quota_bytes=QUOTA_BYTES, idempotency_seconds=KEY_SECONDS)
+        self.uploads = UploadService(
+            self.ledger, self.store, self.keeper, limits=DEFAULT_LIMITS, observer=self.observer
+        )
+        self.photos = PhotoService(database)
+        self.lists = PhotoLists(database, CursorSigner(lambda: [b"k" * 32]))
+        self.upkeep = PhotoUpkeep(database, self.store, trash_days=30, observer=self.observer)
+
+    def new_user(self, *, quota_bytes: int | None = None) -> UUID:
+        """Open an account."""
+        user_id, now = new_id(), utc_now()
+        with self.database.write() as connection:
+            connection.execute(
+                insert(User).values(
+                    id=user_id,
+                    email=f"{user_id.hex}@example.org",
+                    password_hash="",
+                    is_admin=False,
+                    token_version=0,
+                    quota_bytes=quota_bytes,
+                    used_bytes=0,
+                    created_at=now,
+                    updated_at=now,
+                )
+            )
+        return user_id
+
+    def close_account(self, user_id: UUID) -> None:
+        with self.database.write() as connection:
+            connection.execute(update(User).where(User.id == user_id).values(deleted_at=utc_now()))
+
+    def upload(
+        self, owner_id: UUID, content: bytes, *, key: str | None = None, filename: str | None = None, **fields: Any
+    ) -> Answer:
+        """Take a photo in, with the form's fields."""
+        form = UploadForm(**fields)
+        return self.uploads.take(owner_id, BytesBody(content), form, filename=filename, idempotency_key=key)
+
+    def reserve(self, photo: NewPhoto) -> Reservation:
+        """Reserve under a lease of the usual length, which must succeed."""
+        reserved = self.ledger.reserve(photo, new_id().hex, self.keeper.until())
+        assert isinstance(reserved, Reservation)
+        return reserved
+
+    def rows(self, state: str | None = None) -> list[Row[Any]]:
+        """Return all photos, or those in a state, in the order of their birth."""
+        asked = select(*Photo.__table__.columns).order_by(Photo.id)
+        with self.database.read() as connection:
+            return list(connection.execute(asked if state is None else asked.where(Photo.state == state)).all())
+
+    def outbox(self, kind: str | None = None) -> list[Row[Any]]:
+        asked = select(*OutboxRow.__table__.columns).order_by(OutboxRow.id)
+        with self.database.read() as connection:
+            return list(connection.execute(asked if kind is None else asked.where(OutboxRow.kind == kind)).all())
+
+    def keys(self) -> list[str]:
+        """Return the idempotency keys that are kept."""
+        with self.database.read() as connection:
+            return list(connection.execute(select(IdempotencyKey.key).order_by(IdempotencyKey.key)).scalars())
+
+    def used(self, owner_id: UUID) -> int:
+        with self.database.read() as connection:
+            return connection.execute(select(User.used_bytes).where(User.id == owner_id)).scalar_one()
+
+    def assert_quota(self) -> None:
+        """Invariant I4: what is used is the sum over ready and pending photos, for every account."""
+        counted = select(Photo.owner_id, func.sum(Photo.size_bytes)).where(Photo.state.in_([READY, PENDING]))
+        with self.database.read() as connection:
+            sums = {owner: int(total) for owner, total in connection.execute(counted.group_by(Photo.owner_id))}
+            for user_id, used in connection.execute(select(User.id, User.used_bytes)):
+                assert used == sums.get(user_id, 0)
+
+    def assert_settled(self) -> None:
+        """Invariant I3: rows are ready, and each has its object, and no object is left over."""
+        assert self.store.keys() == sorted(row.object_key for row in self.rows(READY))
+        assert self.rows() == self.rows(READY)
+        assert self.outbox(OBJECT_DELETE) == []
+
+    def end_leases(self) -> None:
+        """Let the time of every lease be over."""
+        with self.database.write() as connection:
+            connection.execute(
+                update(Photo).where(Photo.state == PENDING).values(lease_until=utc_now() - dt.timedelta(seconds=1))
+            )
+
+    def make_due(self) -> None:
+        """Let every delayed row of the outbox be due."""
+        with self.database.write() as connection:
+            connection.execute(update(OutboxRow).values(available_at=utc_now() - dt.timedelta(seconds=1)))
+
+    def settle(self) -> None:
+        """Let time pass and maintenance work."""
+        self.end_leases()
+        self.upkeep.reap_ended_leases()
+        self.make_due()
+        self.upkeep.relay_deletes()
+
+    def set_photo(self, photo_id: UUID, **values: Any) -> None:
+        """Write columns of a photo past the services."""
+        with self.database.write() as connection:
+            connection.execute(update(Photo).where(Photo.id == photo_id).values(**values))
+
+
+def new_photo(
+    owner_id: UUID, content: bytes | None = None, *, key: str | None = None, form: UploadForm | None = None
+) -> NewPhoto:
+    return NewPhoto(owner_id, BytesBody(content or image()), PROBED, form or UploadForm(), None, key)
+
+
+def clear(database: Database) -> None:
+    """Empty every table."""
+    with database.write() as connection:
+        for table in reversed(Base.metadata.sorted_tables):
+            connection.execute(table.delete())
+
+
+def damage(store: MemoryObjectStore, key: str, content: bytes) -> None:
+    """Change the last byte of an object that claims to be ``content``."""
+    store.lay(key, content[:-1] + bytes([content[-1] ^ 1]), stated=content)
