@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sqlalchemy import Connection, func, literal, select, update
+from sqlalchemy import BigInteger, Connection, bindparam, func, select, update
 
 from app.accounts.models import User
 from app.errors import InvalidTokenError, QuotaExceededError
+
+_SIZE = bindparam("size", type_=BigInteger)
+_QUOTA = func.coalesce(User.quota_bytes, bindparam("default_quota", type_=BigInteger))
+_TAKE = (
+    update(User)
+    .where(User.id == bindparam("owner"), User.deleted_at.is_(None), User.used_bytes + _SIZE <= _QUOTA)
+    .values(used_bytes=User.used_bytes + _SIZE)
+)
+_LOOK = select(_QUOTA.label("quota"), User.deleted_at).where(User.id == bindparam("owner"))
+_GIVE_BACK = update(User).where(User.id == bindparam("owner")).values(used_bytes=User.used_bytes - _SIZE)
 
 
 def take(connection: Connection, user_id: UUID, size_bytes: int, *, default_quota_bytes: int) -> None:
@@ -23,15 +33,10 @@ def take(connection: Connection, user_id: UUID, size_bytes: int, *, default_quot
         QuotaExceededError: It does not fit.
         InvalidTokenError: The account has been closed.
     """
-    quota = func.coalesce(User.quota_bytes, default_quota_bytes)
-    taken = connection.execute(
-        update(User)
-        .where(User.id == user_id, User.deleted_at.is_(None), User.used_bytes + literal(size_bytes) <= quota)
-        .values(used_bytes=User.used_bytes + size_bytes)
-    )
-    if taken.rowcount:
+    bound = {"owner": user_id, "size": size_bytes, "default_quota": default_quota_bytes}
+    if connection.execute(_TAKE, bound).rowcount:
         return
-    owner = connection.execute(select(quota.label("quota"), User.deleted_at).where(User.id == user_id)).first()
+    owner = connection.execute(_LOOK, {"owner": user_id, "default_quota": default_quota_bytes}).first()
     if owner is None or owner.deleted_at is not None:
         raise InvalidTokenError("This account has been closed.")
     raise QuotaExceededError(
@@ -42,4 +47,4 @@ def take(connection: Connection, user_id: UUID, size_bytes: int, *, default_quot
 
 def give_back(connection: Connection, user_id: UUID, size_bytes: int) -> None:
     """Return room that was taken, in the transaction that takes the photo out of the count."""
-    connection.execute(update(User).where(User.id == user_id).values(used_bytes=User.used_bytes - size_bytes))
+    connection.execute(_GIVE_BACK, {"owner": user_id, "size": size_bytes})

@@ -36,6 +36,9 @@ class OutboxRow(Base):
     attempts: Mapped[int] = mapped_column(default=0)
 
 
+_INSERT = insert(OutboxRow)
+
+
 def add(
     connection: Connection, kind: str, photo_id: UUID, payload: Mapping[str, Any], *, delay_seconds: float = 0.0
 ) -> None:
@@ -50,12 +53,13 @@ def add(
     """
     now = utc_now()
     connection.execute(
-        insert(OutboxRow).values(
-            kind=kind,
-            photo_id=photo_id,
-            payload=dict(payload),
-            created_at=now,
-            available_at=now + dt.timedelta(seconds=delay_seconds),
-            attempts=0,
-        )
+        _INSERT,
+        {
+            "kind": kind,
+            "photo_id": photo_id,
+            "payload": dict(payload),
+            "created_at": now,
+            "available_at": now + dt.timedelta(seconds=delay_seconds),
+            "attempts": 0,
+        },
     )
