@@ -111,6 +111,11 @@ class Product:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def serve_command(self) -> list[str]:
+        """What starts it."""
+        return [sys.executable, "-m", "app", "serve"]
+
     def command(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run ``python -m app …`` in the product's folder with its settings."""
         done = subprocess.run(
@@ -130,7 +135,7 @@ class Product:
         leash = [] if setpriv is None else [setpriv, "--pdeathsig", "TERM"]
         with self.log_path.open("ab") as output, self.error_path.open("ab") as errors:
             self._process = subprocess.Popen(
-                [*leash, *self._prefix, sys.executable, "-m", "app", "serve"],
+                [*leash, *self._prefix, *self.serve_command],
                 cwd=self.folder,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
