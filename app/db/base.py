@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -56,6 +57,10 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=dt.UTC) if value.tzinfo is None else value.astimezone(dt.UTC)
+
+    def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], Any] | None:
+        """Return how to read the column; PostgreSQL's driver gives instants with their zone, which is UTC here."""
+        return None if dialect.name == "postgresql" else super().result_processor(dialect, coltype)
 
 
 def new_id() -> UUID:
