@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flask import Request
-from werkzeug.exceptions import ClientDisconnected, HTTPException
+from werkzeug.exceptions import ClientDisconnected, HTTPException, RequestEntityTooLarge
 from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
 
 from app.errors import (
@@ -201,6 +201,8 @@ def _feed(decoder: MultipartDecoder, chunk: bytes | None, reader: _FormReader) -
         # What is no content is kept until it ends: the text before the first part, and the headers of a part.
         if len(decoder.buffer) > _FRAMING_BYTES_MAX + CHUNK_BYTES:
             raise MalformedRequestError("The form's parts have too long headers, or do not begin.")
+    except RequestEntityTooLarge as error:
+        raise PayloadTooLargeError(f"A form may have at most {_PARTS_MAX} parts.") from error
     except (PhotoApiError, HTTPException):
         raise
     except (ValueError, LookupError) as error:

@@ -57,7 +57,7 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
         g.request_id = choose_request_id(request.headers.get("X-Request-Id", ""))
         g.deadline_token = enter_deadline(Deadline(deadline_seconds))
         observer.request_started(g.request_id)
-        if allowed_hosts and not host_is_trusted(request.host, allowed_hosts):
+        if allowed_hosts and not host_is_trusted(request.host.lower(), allowed_hosts):
             return problems.answer(problems.HOST_NOT_ALLOWED, "Use a host name that this server is configured for.")
         return None
 

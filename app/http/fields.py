@@ -18,9 +18,11 @@ from pydantic import (
 )
 
 _ALLOWED_CONTROLS = frozenset("\n\t")
+_LINE_BREAKS = frozenset("\n\t\u2028\u2029")
 # The same rules for readers of the document; what is refused is judged below, with words.
 _TEXT_PATTERN = r"^[^\x00-\x08\x0b-\x1f\x7f-\x9f]*$"
-_LINE_PATTERN = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+_NOT_IN_A_LINE = r"\x00-\x1f\x7f-\x9f\u2028\u2029"
+_LINE_PATTERN = rf"^[^{_NOT_IN_A_LINE}]*[^\s{_NOT_IN_A_LINE}][^{_NOT_IN_A_LINE}]*$"
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -35,7 +37,7 @@ def _refuse_controls(value: str) -> str:
 def _refuse_lines(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be blank")
-    if any(character in "\n\t" for character in value):
+    if any(character in _LINE_BREAKS for character in value):
         raise ValueError("must be a single line")
     return value
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from app.errors import RangeNotSatisfiableError
 
 _SINGLE_RANGE = re.compile(r"\s*bytes\s*=\s*(\d*)\s*-\s*(\d*)\s*", re.IGNORECASE | re.ASCII)
-_DIGITS_MAX = 18
+_DIGITS_MAX = 19
 
 
 class ByteRange(NamedTuple):
@@ -41,20 +41,23 @@ def parse_range(header: str | None, size_bytes: int) -> ByteRange | None:
     first, last = matched.groups()
     if not first and not last:
         return None
-    if max(len(first), len(last)) > _DIGITS_MAX:
-        raise _unsatisfiable(size_bytes)
     if not first:
-        length = min(int(last), size_bytes)
+        length = min(_number(last), size_bytes)
         start = size_bytes - length
     else:
-        start = int(first)
-        end = min(int(last), size_bytes - 1) if last else size_bytes - 1
-        if last and int(last) < start:
+        start = _number(first)
+        end = min(_number(last), size_bytes - 1) if last else size_bytes - 1
+        if last and _number(last) < start:
             return None
         length = end - start + 1
     if length <= 0 or start >= size_bytes:
         raise _unsatisfiable(size_bytes)
     return ByteRange(start, length)
+
+
+def _number(digits: str) -> int:
+    """Return a number; of very long ones only that they are beyond every size."""
+    return int(digits.lstrip("0")[:_DIGITS_MAX] or "0")
 
 
 def _unsatisfiable(size_bytes: int) -> RangeNotSatisfiableError:

@@ -1,0 +1,88 @@
+"""Conditional requests: which conditions are met (RFC 9110 §13)."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import pytest
+from flask import Flask
+from werkzeug.http import http_date
+
+from app.errors import PreconditionFailedError
+from app.http import conditional
+
+APP = Flask("conditional")
+CHANGED = dt.datetime(2026, 5, 17, 9, 30, 0, 700_000, tzinfo=dt.UTC)
+SAME_SECOND = http_date(CHANGED)
+BEFORE = http_date(CHANGED - dt.timedelta(seconds=1))
+AFTER = http_date(CHANGED + dt.timedelta(days=1))
+
+
+@pytest.mark.parametrize(
+    ("headers", "unchanged"),
+    [
+        ({}, False),
+        ({"If-None-Match": '"abc"'}, True),
+        ({"If-None-Match": 'W/"abc"'}, True),
+        ({"If-None-Match": '"x", "abc" , "y"'}, True),
+        ({"If-None-Match": "*"}, True),
+        ({"If-None-Match": '"x"'}, False),
+        ({"If-None-Match": '"ABC"'}, False),
+        ({"If-None-Match": ""}, False),
+        ({"If-None-Match": '"'}, False),
+        ({"If-Modified-Since": SAME_SECOND}, True),
+        ({"If-Modified-Since": AFTER}, True),
+        ({"If-Modified-Since": BEFORE}, False),
+        ({"If-Modified-Since": "yesterday"}, False),
+        ({"If-Modified-Since": "Sun, 99 Foo 2026 99:99:99 GMT"}, False),
+        ({"If-None-Match": '"x"', "If-Modified-Since": AFTER}, False),
+        ({"If-None-Match": '"abc"', "If-Modified-Since": BEFORE}, True),
+    ],
+)
+def test_a_copy_is_judged_by_its_tag_and_else_by_its_date(headers: dict[str, str], unchanged: bool) -> None:  # noqa: FBT001  # a table of facts
+    with APP.test_request_context(headers=headers):
+        assert conditional.is_unchanged("abc", CHANGED) == unchanged
+        assert conditional.has_condition() == bool(headers)
+
+
+def test_a_date_says_nothing_about_what_has_none() -> None:
+    with APP.test_request_context(headers={"If-Modified-Since": AFTER}):
+        assert not conditional.is_unchanged("abc")
+
+
+@pytest.mark.parametrize("headers", [{}, {"If-Match": '"abc"'}, {"If-Match": "*"}, {"If-Match": '"x", "def"'}])
+def test_a_change_passes_without_condition_or_with_a_current_version(headers: dict[str, str]) -> None:
+    with APP.test_request_context(headers=headers):
+        conditional.require_match("abc", "def")
+
+
+@pytest.mark.parametrize("tag", ['"x"', 'W/"abc"', "", '"', '"ABC"'])
+def test_a_change_of_another_version_is_refused_also_by_a_weak_tag(tag: str) -> None:
+    with APP.test_request_context(headers={"If-Match": tag}), pytest.raises(PreconditionFailedError):
+        conditional.require_match("abc", "def")
+
+
+@pytest.mark.parametrize(
+    ("condition", "current"),
+    [
+        (None, True),
+        ('"abc"', True),
+        ('W/"abc"', False),
+        ('"x"', False),
+        (SAME_SECOND, True),
+        (BEFORE, False),
+        (AFTER, False),
+        ("", False),
+        ("nonsense", False),
+    ],
+)
+def test_a_range_is_given_only_of_the_representation_it_was_asked_for(condition: str | None, current: bool) -> None:  # noqa: FBT001  # as above
+    headers = {} if condition is None else {"If-Range": condition}
+
+    with APP.test_request_context(headers=headers):
+        assert conditional.is_range_current("abc", CHANGED) == current
+
+
+def test_a_tag_follows_from_the_content_alone() -> None:
+    assert conditional.tag_of(b"a") == conditional.tag_of(b"a") != conditional.tag_of(b"b")
+    assert conditional.quoted("abc") == '"abc"'

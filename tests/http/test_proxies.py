@@ -1,0 +1,54 @@
+"""The client's address: believed from trusted proxies only, never from what a client wrote itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from app.http.proxies import TrustedProxies
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+TRUSTED = ("10.0.0.0/8", "192.0.2.1", "fd00::/8")
+
+
+def address_behind(peer: str, forwarded: str | None, trusted: tuple[str, ...] = TRUSTED) -> str:
+    """Return the address that the application behind the middleware sees."""
+    seen: list[str] = []
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        seen.append(environ["REMOTE_ADDR"])
+        return []
+
+    environ = {"REMOTE_ADDR": peer} | ({} if forwarded is None else {"HTTP_X_FORWARDED_FOR": forwarded})
+    TrustedProxies(application, trusted)(environ, lambda *_: lambda _: None)
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("peer", "forwarded", "address"),
+    [
+        ("203.0.113.9", None, "203.0.113.9"),
+        ("203.0.113.9", "198.51.100.7", "203.0.113.9"),
+        ("10.1.2.3", "198.51.100.7", "198.51.100.7"),
+        ("10.1.2.3", "6.6.6.6, 198.51.100.7", "198.51.100.7"),
+        ("10.1.2.3", "198.51.100.7, 10.9.9.9, 192.0.2.1", "198.51.100.7"),
+        ("10.1.2.3", "10.4.4.4", "10.4.4.4"),
+        ("fd00::1", "2001:db8::7", "2001:db8::7"),
+        ("10.1.2.3", "", "10.1.2.3"),
+        ("10.1.2.3", "nonsense", "10.1.2.3"),
+        ("10.1.2.3", "198.51.100.7, nonsense", "10.1.2.3"),
+        ("10.1.2.3", "198.51.100.7:443", "10.1.2.3"),
+        ("10.1.2.3", "198.51.100.7,", "10.1.2.3"),
+        ("", "198.51.100.7", ""),
+    ],
+)
+def test_the_last_untrusted_address_is_the_clients(peer: str, forwarded: str | None, address: str) -> None:
+    assert address_behind(peer, forwarded) == address
+
+
+def test_without_trusted_proxies_the_header_says_nothing() -> None:
+    assert address_behind("127.0.0.1", "198.51.100.7", ()) == "127.0.0.1"
