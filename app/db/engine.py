@@ -274,6 +274,12 @@ def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
         "synchronous=FULL",  # an acknowledged photo survives a power cut
     ):
         connection.execute(f"PRAGMA {pragma}")
+    # SQLite's own knows ASCII only, and a search must find "Ärger" by "ärger" as on the other databases.
+    connection.create_function("lower", 1, _lower, deterministic=True)
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
 
 
 def _begin_sqlite(connection: Connection) -> None:

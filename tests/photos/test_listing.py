@@ -1,0 +1,371 @@
+"""Lists: the right photos in the right order, page after page, and each page found by an index."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Iterator
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Connection, Row, event, insert
+
+from app.db.base import new_id
+from app.errors import MalformedRequestError
+from app.http.cursors import CursorSigner
+from app.photos.listing import PhotoLists
+from app.photos.models import DELETING, PENDING, READY, Photo, PhotoTag
+from app.photos.schemas import PhotoQuery
+from tests.photos.world import World
+
+START = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
+WORDS = ["sea", "SEA", "Ärger", "ärger", "100%", "100x", "a_b", "a-b", "back\\slash", "a/b"]
+SORTS = ["-created_at", "created_at", "-taken_at", "taken_at"]
+TYPES = ["image/png", "image/jpeg"]
+SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def add(world: World, owner_id: UUID, **facts: Any) -> dict[str, Any]:
+    """Write a photo's row with these facts; return all of it."""
+    (row,) = add_all(world, owner_id, [facts])
+    return row
+
+
+def add_all(world: World, owner_id: UUID, photos: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    rows = [_row(owner_id, facts) for facts in photos]
+    tags = [
+        {"photo_id": row["id"], "owner_id": owner_id, "tag": tag}
+        for row in rows
+        for tag in dict.fromkeys(row["tags"])
+    ]
+    with world.database.write() as connection:
+        if rows:
+            connection.execute(insert(Photo), rows)
+        if tags:
+            connection.execute(insert(PhotoTag), tags)
+    return rows
+
+
+def _row(owner_id: UUID, facts: dict[str, Any]) -> dict[str, Any]:
+    photo_id = new_id()
+    row: dict[str, Any] = {
+        "id": photo_id,
+        "owner_id": owner_id,
+        "state": READY,
+        "version": 1,
+        "object_key": f"originals/{photo_id.hex}",
+        "sha256": photo_id.hex * 2,
+        "size_bytes": 1,
+        "content_type": "image/png",
+        "dedup_key": None,
+        "width": 1,
+        "height": 1,
+        "frames": 1,
+        "orientation": 1,
+        "camera": None,
+        "latitude": None,
+        "longitude": None,
+        "title": None,
+        "description": None,
+        "tags": [],
+        "favorite": False,
+        "original_filename": None,
+        "taken_at": None,
+        "created_at": START,
+        "trashed_at": None,
+        "lease_token": None,
+        "lease_until": None,
+        **facts,
+    }
+    row["timeline_at"] = row["taken_at"] or row["created_at"]
+    row["updated_at"] = row["created_at"]
+    return row
+
+
+def ids_of_all(world: World, owner_id: UUID, **asked: Any) -> list[UUID]:
+    """Walk all pages."""
+    return [row.id for page in walk(world, owner_id, **asked) for row in page]
+
+
+def walk(world: World, owner_id: UUID, **asked: Any) -> Iterator[list[Row[Any]]]:
+    cursor = None
+    while True:
+        page = world.lists.page(owner_id, PhotoQuery(**asked, cursor=cursor))
+        yield list(page.rows)
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+
+
+def truth(rows: list[dict[str, Any]], **asked: Any) -> list[UUID]:
+    """Say in plain Python which photos a query means, and in which order."""
+    sort = asked.get("sort", "-created_at")
+    name = "timeline_at" if sort.endswith("taken_at") else "created_at"
+    found = [row for row in rows if is_meant(row, asked)]
+    found.sort(key=lambda row: (row[name], row["id"]), reverse=sort.startswith("-"))
+    return [row["id"] for row in found]
+
+
+def is_meant(row: dict[str, Any], asked: dict[str, Any]) -> bool:
+    searched = (row["title"], row["description"], row["original_filename"], row["camera"])
+    taken_at = row["taken_at"]
+    return all(
+        (
+            row["state"] == READY,
+            (row["trashed_at"] is not None) is asked.get("trashed", False),
+            "tag" not in asked or asked["tag"] in row["tags"],
+            "q" not in asked or any(text and asked["q"].lower() in text.lower() for text in searched),
+            "taken_after" not in asked or (taken_at is not None and taken_at >= asked["taken_after"]),
+            "taken_before" not in asked or (taken_at is not None and taken_at < asked["taken_before"]),
+            "content_type" not in asked or row["content_type"] == asked["content_type"],
+            "favorite" not in asked or row["favorite"] is asked["favorite"],
+        )
+    )
+
+
+instants = st.integers(0, 6).map(lambda hours: START + dt.timedelta(hours=hours, microseconds=hours))
+words = st.sampled_from(WORDS)
+facts = st.fixed_dictionaries(
+    {
+        "state": st.sampled_from([READY, READY, READY, READY, PENDING, DELETING]),
+        "created_at": instants,
+        "taken_at": st.none() | instants,
+        "trashed_at": st.none() | st.none() | instants,
+        "title": st.none() | words,
+        "description": st.none() | words,
+        "original_filename": st.none() | words,
+        "camera": st.none() | words,
+        "tags": st.lists(st.sampled_from(["sea", "Sea", "ä"]), unique=True, max_size=3),
+        "content_type": st.sampled_from(TYPES),
+        "favorite": st.booleans(),
+    }
+)
+FILTERS: dict[str, st.SearchStrategy[Any]] = {
+    "tag": st.sampled_from(["sea", "Sea", "ä", "none"]),
+    "q": st.sampled_from([*WORDS, "e", "%", "_", "\\", "/", "Ä", "0"]),
+    "taken_after": instants,
+    "taken_before": instants,
+    "content_type": st.sampled_from(TYPES),
+    "favorite": st.booleans(),
+    "trashed": st.booleans(),
+}
+queries = st.fixed_dictionaries(
+    {"sort": st.sampled_from(SORTS), "limit": st.integers(1, 5)},
+    optional=FILTERS,
+)
+
+
+@given(st.lists(facts, max_size=14), st.lists(queries, min_size=3, max_size=8))
+@SETTINGS
+def test_every_combination_of_filters_finds_what_it_says_in_order(
+    any_world: World, photos: list[dict[str, Any]], asked: list[dict[str, Any]]
+) -> None:
+    owner_id = any_world.new_user()
+    add_all(any_world, any_world.new_user(), photos)
+    rows = add_all(any_world, owner_id, photos)
+
+    for query in asked:
+        assert ids_of_all(any_world, owner_id, **query) == truth(rows, **query)
+
+
+@pytest.mark.parametrize("name", sorted(FILTERS))
+def test_each_filter_alone_finds_some_and_leaves_some(any_world: World, name: str) -> None:
+    owner_id = any_world.new_user()
+    rows = add_all(
+        any_world,
+        owner_id,
+        [
+            {"tags": ["sea"], "title": "At SEA", "taken_at": START, "favorite": True, "trashed_at": None},
+            {"content_type": "image/jpeg", "taken_at": START + dt.timedelta(hours=2)},
+            {"content_type": "image/jpeg", "trashed_at": START},
+        ],
+    )
+    value = {
+        "tag": "sea",
+        "q": "at sea",
+        "taken_after": START + dt.timedelta(hours=1),
+        "taken_before": START + dt.timedelta(hours=1),
+        "content_type": "image/jpeg",
+        "favorite": True,
+        "trashed": True,
+    }[name]
+
+    found = ids_of_all(any_world, owner_id, **{name: value})
+
+    assert len(found) == 1
+    assert found == truth(rows, **{name: value})
+
+
+@pytest.mark.parametrize(("wanted", "text"), [("ä", "Ärger"), ("ÄRGER", "ärger"), ("ж", "Ж"), ("É", "café")])
+def test_a_search_knows_upper_and_lower_case_of_every_script(any_world: World, wanted: str, text: str) -> None:
+    owner_id = any_world.new_user()
+    row = add(any_world, owner_id, title=text)
+
+    assert ids_of_all(any_world, owner_id, q=wanted) == [row["id"]]
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["insert", "delete", "trash"]), st.integers(0, 9), instants), max_size=20),
+    st.sampled_from(SORTS),
+    st.integers(1, 4),
+)
+@SETTINGS
+def test_pages_show_each_photo_that_stays_exactly_once_while_others_come_and_go(
+    any_world: World, changes: list[tuple[str, int, dt.datetime]], sort: str, limit: int
+) -> None:
+    owner_id = any_world.new_user()
+    start = [{"created_at": START + dt.timedelta(hours=number % 4)} for number in range(10)]
+    rows = add_all(any_world, owner_id, start)
+    gone: set[UUID] = set()
+    shown: list[UUID] = []
+    waiting = list(changes)
+
+    for page in walk(any_world, owner_id, sort=sort, limit=limit):
+        shown += [row.id for row in page]
+        for kind, number, instant in [waiting.pop() for _ in range(min(3, len(waiting)))]:
+            if kind == "insert":
+                add(any_world, owner_id, created_at=instant)
+            else:
+                values = {"state": DELETING} if kind == "delete" else {"trashed_at": START}
+                any_world.set_photo(rows[number]["id"], **values)
+                gone.add(rows[number]["id"])
+
+    staying = [photo_id for photo_id in truth(rows, sort=sort) if photo_id not in gone]
+    assert len(set(shown)) == len(shown)
+    assert [photo_id for photo_id in shown if photo_id in staying] == staying
+
+
+def test_the_last_page_has_no_cursor_even_when_it_is_full(world: World) -> None:
+    owner_id = world.new_user()
+    add_all(world, owner_id, [{} for _ in range(4)])
+
+    pages = list(walk(world, owner_id, limit=2))
+
+    assert [len(page) for page in pages] == [2, 2]
+
+
+def cursor_of(world: World, owner_id: UUID, **asked: Any) -> str:
+    cursor = world.lists.page(owner_id, PhotoQuery(**asked, limit=1)).next_cursor
+    assert cursor is not None
+    return cursor
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"sort": "created_at"},
+        {"sort": "-taken_at"},
+        {"q": "sea"},
+        {"tag": "sea"},
+        {"favorite": True},
+        {"trashed": True},
+        {"content_type": "image/png"},
+        {"taken_after": START},
+        {"taken_before": START},
+    ],
+)
+def test_a_cursor_belongs_to_its_question(world: World, other: dict[str, Any]) -> None:
+    owner_id = world.new_user()
+    add_all(world, owner_id, [{}, {}])
+    cursor = cursor_of(world, owner_id)
+
+    with pytest.raises(MalformedRequestError):
+        world.lists.page(owner_id, PhotoQuery(**other, cursor=cursor))
+
+
+def test_a_cursor_belongs_to_its_owner_but_not_to_its_page_size(world: World) -> None:
+    owner_id, other_id = world.new_user(), world.new_user()
+    add_all(world, owner_id, [{}, {}, {}])
+    cursor = cursor_of(world, owner_id)
+
+    assert len(world.lists.page(owner_id, PhotoQuery(cursor=cursor, limit=50)).rows) == 2
+    with pytest.raises(MalformedRequestError):
+        world.lists.page(other_id, PhotoQuery(cursor=cursor))
+
+
+def test_a_cursor_that_was_changed_cut_or_made_up_is_refused(world: World) -> None:
+    owner_id = world.new_user()
+    add_all(world, owner_id, [{}, {}])
+    cursor = cursor_of(world, owner_id)
+    middle = len(cursor) // 2
+    changed = cursor[:middle] + ("A" if cursor[middle] != "A" else "B") + cursor[middle + 1 :]
+
+    for bad in ("", "x", "ä", cursor[:-4], changed, "!" * 40, "A" * 512, "A" * 64):
+        with pytest.raises(MalformedRequestError):
+            world.lists.page(owner_id, PhotoQuery(cursor=bad))
+
+
+@pytest.mark.parametrize("position", [[], ["x"], ["2026-05-01T00:00:00+00:00", "x"], ["x", str(UUID(int=1))]])
+def test_a_signed_cursor_of_another_form_is_refused(world: World, position: list[str]) -> None:
+    owner_id = world.new_user()
+    query = PhotoQuery()
+    signer = CursorSigner(lambda: [b"k" * 32])
+    question = f"photos {owner_id.hex} {query.model_dump_json(exclude={'cursor', 'limit'})}"
+    lists = PhotoLists(world.database, signer)
+
+    with pytest.raises(MalformedRequestError):
+        lists.page(owner_id, PhotoQuery(cursor=signer.sign(question, position)))
+
+
+def plan_of_deep_page(world: World, owner_id: UUID, **asked: Any) -> str:
+    """Return how the database runs the second page of a list."""
+    cursor = cursor_of(world, owner_id, **asked)
+    run: list[tuple[str, Any]] = []
+
+    def note(_connection: Connection, _cursor: object, statement: str, values: Any, *_: object) -> None:
+        run.append((statement, values))
+
+    event.listen(world.database.engine, "before_cursor_execute", note)
+    try:
+        world.lists.page(owner_id, PhotoQuery(**asked, cursor=cursor))
+    finally:
+        event.remove(world.database.engine, "before_cursor_execute", note)
+    statement, values = run[-1]
+    asking = "EXPLAIN QUERY PLAN" if world.database.dialect == "sqlite" else "EXPLAIN (FORMAT JSON)"
+    with world.database.read() as connection:
+        rows = connection.exec_driver_sql(f"{asking} {statement}", values).all()
+    return "\n".join(json.dumps([str(part) if not isinstance(part, list) else part for part in row]) for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("asked", "index"),
+    [
+        ({"sort": "-created_at"}, "ix_photos_visible_created"),
+        ({"sort": "created_at"}, "ix_photos_visible_created"),
+        ({"sort": "-taken_at"}, "ix_photos_visible_timeline"),
+        ({"sort": "taken_at"}, "ix_photos_visible_timeline"),
+        ({"sort": "-created_at", "trashed": True}, "ix_photos_trashed"),
+        ({"sort": "taken_at", "taken_after": START}, "ix_photos_visible_timeline"),
+    ],
+)
+def test_a_page_at_any_depth_is_a_range_of_an_index_without_sorting(
+    any_world: World, asked: dict[str, Any], index: str
+) -> None:
+    owner_id = any_world.new_user()
+    photos = [
+        {
+            "created_at": START + dt.timedelta(minutes=number),
+            "taken_at": START + dt.timedelta(minutes=number),
+            "trashed_at": START if asked.get("trashed") else None,
+        }
+        for number in range(1500)
+    ]
+    add_all(any_world, owner_id, photos)
+    if any_world.database.dialect == "postgresql":
+        with any_world.database.read() as connection:
+            connection.exec_driver_sql("ANALYZE photos")
+
+    plan = plan_of_deep_page(any_world, owner_id, **asked)
+
+    assert index in plan
+    assert "TEMP B-TREE" not in plan
+    assert '"Sort"' not in plan
+    if any_world.database.dialect == "sqlite":
+        assert "SEARCH photos USING INDEX" in plan
+        assert "created_at" in plan or "timeline_at" in plan
+    else:
+        assert "Seq Scan" not in plan
+        assert "ROW(" in plan.split('"Index Cond"')[1]
