@@ -1,0 +1,126 @@
+"""Migrations: up, down and up again on both databases, without a difference to the models, and twice at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy.pool import NullPool
+
+from app.accounts.models import User
+from app.db import base, leases, migrate, outbox
+from app.db.engine import Database
+from app.photos.models import Photo
+
+# Importing the rooms' models makes the metadata whole.
+MODELS = (User, Photo, leases.Lease, outbox.OutboxRow)
+REVISIONS = ["0001_accounts", "0002_photos"]  # app/db/migrations/versions
+
+
+@contextmanager
+def plain(database: Database) -> Iterator[Connection]:
+    """Yield a connection of SQLAlchemy's own making: it cannot reflect what arrives in binary."""
+    engine = create_engine(database.engine.url, poolclass=NullPool)
+    try:
+        with engine.connect() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+def tables(database: Database) -> set[str]:
+    with plain(database) as connection:
+        return set(inspect(connection).get_table_names()) - {"alembic_version"}
+
+
+def differences(database: Database) -> list[Any]:
+    """Return what Alembic would change to make the database what the models say."""
+    with plain(database) as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        return list(compare_metadata(context, base.Base.metadata))
+
+
+def test_an_upgraded_database_is_what_the_models_say(database: Database) -> None:
+    assert migrate.current_revision(database) is None
+
+    migrate.upgrade(database)
+
+    assert migrate.current_revision(database) == migrate.head_revision()
+    assert tables(database) == set(base.Base.metadata.tables)
+    assert differences(database) == []
+
+
+def test_a_difference_would_be_seen(database: Database) -> None:
+    migrate.upgrade(database)
+    with database.write() as connection:
+        connection.execute(text("DROP INDEX ix_photos_trashed_at"))
+        connection.execute(text("ALTER TABLE photos ADD COLUMN odd INTEGER"))
+
+    assert {difference[0] for difference in differences(database)} == {"add_index", "remove_column"}
+
+
+def test_every_revision_goes_up_down_and_up_again(database: Database) -> None:
+    revisions = [script.revision for script in ScriptDirectory.from_config(migrate._config()).walk_revisions()][::-1]
+    assert len(revisions) == len(REVISIONS)
+
+    for revision in revisions:
+        migrate.upgrade(database, revision)
+        before = tables(database)
+        migrate.downgrade(database, "-1")
+        migrate.upgrade(database, revision)
+        assert tables(database) == before
+    assert differences(database) == []
+
+    migrate.downgrade(database, "base")
+    assert tables(database) == set()
+
+    migrate.upgrade(database)
+    assert differences(database) == []
+
+
+def test_upgrading_what_is_up_to_date_keeps_every_row(database: Database) -> None:
+    migrate.upgrade(database)
+    leases.hold(database, "kept", "one", 60)
+
+    migrate.upgrade(database)
+
+    assert not leases.hold(database, "kept", "two", 60)
+
+
+def test_two_that_upgrade_at_once_are_both_content(open_database: Any) -> None:
+    databases = [open_database() for _ in range(2)]
+    databases[0].ping()
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(migrate.upgrade, databases))
+
+    assert migrate.current_revision(databases[1]) == migrate.head_revision()
+    assert differences(databases[0]) == []
+
+
+def test_a_migration_that_fails_leaves_everything_as_it_was(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from alembic import op
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    migrate.upgrade(database, "0001")
+    before = tables(database)
+    with monkeypatch.context() as patch:
+        patch.setattr(op, "create_index", fail)
+        with pytest.raises(RuntimeError):
+            migrate.upgrade(database)
+
+    assert tables(database) == before
+    assert migrate.current_revision(database) == "0001"
+    migrate.upgrade(database)
+    assert differences(database) == []
