@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, Final
 
 from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # it ships no types
+
+_INVALID_REQUEST: Final = "Invalid request from ip="
+_FAILED_REQUEST: Final = "Error handling request"
 
 
 class GunicornLogger(Logger):  # type: ignore[misc]  # its base has no types
@@ -24,3 +27,16 @@ class GunicornLogger(Logger):  # type: ignore[misc]  # its base has no types
         self.error_log.setLevel(self.loglevel)
         self.access_log.handlers.clear()
         self.access_log.propagate = False
+
+    def warning(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """Log a warning; of an unreadable request only what was wrong with it, not what stood there."""
+        if isinstance(msg, str) and msg.startswith(_INVALID_REQUEST):
+            who, _, what = msg.partition(": ")
+            msg = f"{who}: {what.partition(': ')[0]}"
+        super().warning(msg, *args, **kwargs)
+
+    def exception(self, msg: Any, *args: Any, **kwargs: Any) -> None:
+        """Log an exception; of the request that met it neither path nor query."""
+        if isinstance(msg, str) and msg.startswith(_FAILED_REQUEST):
+            msg, args = _FAILED_REQUEST, ()
+        super().exception(msg, *args, **kwargs)
