@@ -39,7 +39,7 @@ _ESTABLISHED = "01"
 
 
 class Answer:
-    """The answer to an :class:`OpenUpload`."""
+    """The answer to an :class:`OpenRequest`."""
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
         self.status = response.status
@@ -47,29 +47,21 @@ class Answer:
         self.document: dict[str, Any] = json.loads(response.read())
 
 
-class OpenUpload:
-    """An upload whose sending the test steers; a context manager.
+class OpenRequest:
+    """A request on a connection of its own, whose worker can be found; a context manager.
 
     Args:
         product: Where to.
         client: Whose.
-        content: The photo.
-        key: The idempotency key.
+        target: Method and path.
+        lines: More headers.
     """
 
-    def __init__(self, product: Product, client: Client, content: bytes, *, key: str | None = None) -> None:
+    def __init__(self, product: Product, client: Client, target: str, *lines: str) -> None:
         self._product = product
-        self._content = content
         self._socket = socket.create_connection(("127.0.0.1", product.port), 60)
-        lines = [
-            "POST /api/v1/photos HTTP/1.1",
-            "Host: localhost",
-            "Content-Type: image/jpeg",
-            f"Authorization: {client.http.headers['Authorization']!s}",
-            f"Content-Length: {len(content)}",
-            *([] if key is None else [f"Idempotency-Key: {key}"]),
-        ]
-        self._socket.sendall("\r\n".join([*lines, "", ""]).encode())
+        head = [f"{target} HTTP/1.1", "Host: localhost", f"Authorization: {client.http.headers['Authorization']!s}"]
+        self._socket.sendall("\r\n".join([*head, *lines, "", ""]).encode())
 
     def __enter__(self) -> Self:
         return self
@@ -77,26 +69,16 @@ class OpenUpload:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def send_half(self) -> OpenUpload:
-        """Send the first half of the body."""
-        self._socket.sendall(self._content[: len(self._content) // 2])
-        return self
-
-    def send_all(self) -> OpenUpload:
-        """Send the whole body."""
-        self._socket.sendall(self._content)
-        return self
-
     def worker(self) -> int:
         """Return the process id of the worker that has taken this connection."""
-        found: list[int] = []
-        until(lambda: found.extend(self._owners()) or found, "a worker to take the connection")
-        return found[0]
+        until(self._owners, "a worker to take the connection")
+        return self._owners()[0]
 
     def kill_worker(self) -> int:
         """Kill that worker with SIGKILL and return its id."""
         pid = self.worker()
         os.kill(pid, signal.SIGKILL)
+        until(lambda: pid not in self._product.worker_pids(), "the worker's end")
         return pid
 
     def answer(self) -> Answer | None:
@@ -122,6 +104,47 @@ class OpenUpload:
             if parts[1].endswith(theirs) and parts[2].endswith(ours) and parts[3] == _ESTABLISHED:
                 return parts[9]
         return "none"
+
+
+class OpenUpload(OpenRequest):
+    """An upload whose sending the test steers.
+
+    Args:
+        product: Where to.
+        client: Whose.
+        content: The photo.
+        key: The idempotency key.
+    """
+
+    def __init__(self, product: Product, client: Client, content: bytes, *, key: str | None = None) -> None:
+        lines = ["Content-Type: image/jpeg", f"Content-Length: {len(content)}"]
+        lines += [] if key is None else [f"Idempotency-Key: {key}"]
+        super().__init__(product, client, "POST /api/v1/photos", *lines)
+        self._content = content
+
+    def send_half(self) -> Self:
+        """Send the first half of the body."""
+        self._socket.sendall(self._content[: len(self._content) // 2])
+        return self
+
+    def send_all(self) -> Self:
+        """Send the whole body."""
+        self._socket.sendall(self._content)
+        return self
+
+
+def wait_for_every_worker(product: Product, client: Client) -> None:
+    """Wait until every worker answers from the database: each has to notice by itself that it is back."""
+    waiting = product.worker_pids()
+
+    def has_answered() -> bool:
+        with OpenRequest(product, client, "GET /api/v1/users/me") as request:
+            pid, answer = request.worker(), request.answer()
+        if answer is not None and answer.status == 200:
+            waiting.discard(pid)
+        return not waiting
+
+    until(has_answered, "the database in every worker")
 
 
 def _links(pid: int) -> list[str]:
@@ -203,6 +226,12 @@ def rows(stack: Stack, state: str, owner_id: UUID | None = None) -> int:
     owned = () if owner_id is None else (Photo.owner_id == owner_id,)
     with stack.database() as connection:
         return connection.execute(select(func.count()).where(Photo.state == state, *owned)).scalar_one()
+
+
+def object_key(stack: Stack, photo: Mapping[str, Any]) -> str:
+    """Return the key of a photo's object."""
+    with stack.database() as connection:
+        return connection.execute(select(Photo.object_key).where(Photo.id == UUID(photo["id"]))).scalar_one()
 
 
 def reconcile(product: Product, *arguments: str) -> tuple[int, dict[str, Any]]:

@@ -44,7 +44,7 @@ class _Pair:
 
 
 class _Ended(threading.Event):
-    """Set when the proxy is closed, or when the client has gone: a server rolls back at once what a dead client began."""
+    """Set when the proxy is closed, or the client has gone: then a server rolls back what it began."""
 
     def __init__(self, closed: threading.Event, client: socket.socket) -> None:
         super().__init__()
@@ -92,10 +92,10 @@ class PostgresProxy:
             self._rules.append(rule)
         return rule.barrier
 
-    def cut(self) -> None:
-        """End every connection and refuse new ones, until :meth:`heal`."""
+    def cut(self, *, stays_down: bool = True) -> None:
+        """End every connection, and refuse new ones until :meth:`heal` unless it is back at once."""
         with self._lock:
-            self._refuses = True
+            self._refuses = stays_down
             pairs = list(self._pairs)
         for pair in pairs:
             pair.close()
@@ -183,7 +183,10 @@ class PostgresProxy:
                 return
             self._rules.remove(rule)
         if rule.when == "before":
-            rule.barrier.hold(_Ended(self._closed, pair.client))
+            ended = _Ended(self._closed, pair.client)
+            rule.barrier.hold(ended)
+            if ended.is_set():
+                raise ConnectionAbortedError
         else:
             pair.held.append(rule.barrier)
 

@@ -166,14 +166,14 @@ def test_quota_is_given_back_once_whoever_gives_up_first(any_world: World) -> No
     reservation = any_world.reserve(new_photo(owner, key="k"))
     any_world.end_leases()
 
-    at_once(
-        3,
-        lambda number: [
-            lambda: any_world.ledger.abandon(reservation),
-            any_world.upkeep.reap_ended_leases,
-            lambda: any_world.ledger.reserve(new_photo(owner, key="k"), "f" * 32, any_world.keeper.until()),
-        ][number](),
-    )
+    def give_up(number: int) -> object:
+        if number == 0:
+            return any_world.ledger.abandon(reservation)
+        if number == 1:
+            return any_world.upkeep.reap_ended_leases()
+        return any_world.reserve(new_photo(owner, key="k"))
+
+    at_once(3, give_up)
 
     pending = any_world.rows(PENDING)
     assert len(pending) <= 1
