@@ -10,12 +10,13 @@ import itertools
 import logging
 from typing import Any, Protocol
 
-from sqlalchemy import Row, delete, exists, func, select, update
+from sqlalchemy import ColumnElement, Row, delete, exists, func, select, update
+from sqlalchemy.orm import InstrumentedAttribute
 
 from app.accounts.models import User
 from app.db.base import utc_now
 from app.db.engine import Database
-from app.db.outbox import OBJECT_DELETE, OutboxRow
+from app.db.outbox import OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, OutboxRow
 from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, Photo
 from app.photos.removal import abandon_pending, remove_ready
 from app.stability import Deadline, deadline_scope
@@ -24,6 +25,7 @@ from app.storage.base import ObjectStore, StorageError
 _log = logging.getLogger(__name__)
 
 _PIECE = 200
+_FORGOTTEN_PIECE = 10_000
 _DELETE_SECONDS = 10.0
 _BACKOFF_SECONDS_MAX = 300.0
 _NEWS_KEPT = dt.timedelta(days=7)
@@ -142,9 +144,17 @@ class PhotoUpkeep:
     def forget_expired(self) -> int:
         """Drop idempotency keys past their time, and news that nobody fetched for a week; return how many."""
         now = utc_now()
+        forgotten = self._forget(IdempotencyKey.expires_at, now)
+        for kind in (PHOTO_READY, PHOTO_DELETED):
+            forgotten += self._forget(OutboxRow.available_at, now - _NEWS_KEPT, OutboxRow.kind == kind)
+        return forgotten
+
+    def _forget(
+        self, column: InstrumentedAttribute[dt.datetime], before: dt.datetime, *conditions: ColumnElement[bool]
+    ) -> int:
+        """Delete the oldest rows whose time in a column is over: about a piece, found by the column's index."""
+        ended = (column < before, *conditions)
         with self._database.write() as connection:
-            keys = connection.execute(delete(IdempotencyKey).where(IdempotencyKey.expires_at < now))
-            news = connection.execute(
-                delete(OutboxRow).where(OutboxRow.kind != OBJECT_DELETE, OutboxRow.available_at < now - _NEWS_KEPT)
-            )
-        return keys.rowcount + news.rowcount
+            last = select(column).where(*ended).order_by(column).offset(_FORGOTTEN_PIECE - 1).limit(1)
+            until = connection.execute(last).scalar_one_or_none() or before
+            return connection.execute(delete(column.class_).where(*ended, column <= until)).rowcount

@@ -290,6 +290,23 @@ def five_expired_keys(world: World) -> Callable[[], int]:
     return world.upkeep.forget_expired
 
 
+def test_what_is_forgotten_is_forgotten_in_pieces_the_oldest_first(
+    any_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep_module, "_FORGOTTEN_PIECE", 3)
+    for seconds in (50, 40, 30, 20):
+        add_keys(any_world, 1, utc_now() - dt.timedelta(seconds=seconds))
+    with any_world.database.write() as connection:
+        for days in (12, 11, 10, 9, 8):
+            outbox.add(connection, PHOTO_READY, new_id(), {"days": days}, delay_seconds=-86_400 * days)
+
+    done = [any_world.upkeep.forget_expired() for _ in range(3)]
+
+    assert done == [6, 3, 0]
+    assert any_world.keys() == []
+    assert any_world.outbox() == []
+
+
 WORK = [five_ended, five_removed, five_in_old_trash, five_of_a_closed_account]
 
 
