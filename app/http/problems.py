@@ -61,6 +61,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     storage.ObjectNotFoundError: Problem(502, "object-missing", "The stored photo is missing"),
     storage.ObjectCorruptError: Problem(502, "object-corrupt", "The stored photo is damaged", retryable=True),
     storage.StorageTimeoutError: Problem(504, "storage-timeout", "Storage did not answer in time", retryable=True),
+    storage.StorageFullError: Problem(507, "storage-full", "The object store is full"),
     errors.UpstreamTimeoutError: Problem(504, "upstream-timeout", "An upstream did not answer", retryable=True),
     errors.UpstreamContentError: Problem(502, "upstream-content", "An upstream gave wrong content", retryable=True),
     errors.SpoolFullError: Problem(503, "spool-full", "No room for uploads on this host", retryable=True),

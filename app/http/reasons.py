@@ -50,6 +50,7 @@ REASONS: dict[str, str] = {
     "upstream-timeout": "An upstream did not answer in time. Try again.",
     "deadline-exceeded": "The request took longer than a request may. Try again.",
     "quota-exceeded": "The photo does not fit the account's quota; the trash counts too.",
+    "storage-full": "The object store has no room left. Nothing was stored. An operator has to look.",
 }
 
 

@@ -26,6 +26,9 @@ from app.photos.schemas import UploadForm
 from app.stability import DeadlineExceededError
 from app.storage.base import Body, ObjectStore, StorageError, StorageFullError
 
+STORE_ERRORS = (StorageFullError,)
+"""What a store says that reaches the client as it is: a retry does not help. All else is "send it again"."""
+
 _RETRY_AFTER_SECONDS = 2.0
 
 
@@ -101,7 +104,7 @@ class UploadService:
     def _put(self, photo: NewPhoto, reserved: Reservation) -> None:
         try:
             self._store.put(reserved.object_key, photo.body, content_type=photo.image.content_type)
-        except StorageFullError:
+        except STORE_ERRORS:
             self._ledger.abandon(reserved)
             raise
         except (StorageError, DeadlineExceededError) as error:

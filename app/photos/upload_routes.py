@@ -28,7 +28,7 @@ from app.http.identity import Principal
 from app.http.operations import Media, Reply, mistake_of, pointer_of, post
 from app.photos import schemas
 from app.photos.ledger import Answer
-from app.photos.upload import UploadService
+from app.photos.upload import STORE_ERRORS, UploadService
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _UPLOAD_BODIES = (
@@ -98,6 +98,7 @@ class UploadRoutes:
             IdempotencyKeyReusedError,
             SpoolFullError,
             QuotaExceededError,
+            *STORE_ERRORS,
         ),
     )
     def upload(self, principal: Principal) -> Reply:
