@@ -242,6 +242,17 @@ def reconcile(product: Product, *arguments: str) -> tuple[int, dict[str, Any]]:
     return done.returncode, document
 
 
+def assert_counted(stack: Stack) -> None:
+    """Assert I3 and I4 of a settled product: one object a photo, and quotas that are the sums of their sizes."""
+    with stack.database() as connection:
+        keys = connection.execute(select(Photo.object_key).where(Photo.state == READY)).scalars().all()
+        sums = select(Photo.owner_id, func.sum(Photo.size_bytes)).group_by(Photo.owner_id)
+        sizes = dict(connection.execute(sums).all())
+        used = dict(connection.execute(select(User.id, User.used_bytes)).all())
+    assert sorted(stack.object_keys()) == sorted(keys)
+    assert used == {user_id: int(sizes.get(user_id, 0)) for user_id in used}
+
+
 def assert_sound(product: Product, client: Client, acknowledged: Mapping[str, bytes]) -> None:
     """Assert I1 to I5 of a settled product: what was acknowledged is there, and nothing else is.
 
@@ -259,13 +270,7 @@ def assert_sound(product: Product, client: Client, acknowledged: Mapping[str, by
         assert original.status_code == 200
         assert hashlib.sha256(original.content).hexdigest() == photo["sha256"]
         assert acknowledged.get(photo["id"], original.content) == original.content
-    with stack.database() as connection:
-        keys = connection.execute(select(Photo.object_key).where(Photo.state == READY)).scalars().all()
-        sums = select(Photo.owner_id, func.sum(Photo.size_bytes)).group_by(Photo.owner_id)
-        sizes = dict(connection.execute(sums).all())
-        used = dict(connection.execute(select(User.id, User.used_bytes)).all())
-    assert sorted(stack.object_keys()) == sorted(keys)
-    assert used == {user_id: int(sizes.get(user_id, 0)) for user_id in used}
+    assert_counted(stack)
     for photo_id, content in acknowledged.items():
         again = client.send(content)
         assert (again.status_code, again.json()["id"]) == (200, photo_id)

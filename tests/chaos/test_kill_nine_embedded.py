@@ -1,0 +1,110 @@
+"""kill -9 on SQLite and a folder, where no proxy can stand between: SQLite's own lock and the disk are the barriers.
+
+A moment that is only looked for, not held, may have passed when the kill comes; what must hold holds at any moment.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from app.photos.models import PENDING
+from tests.chaos.crashes import OpenUpload, assert_sound, end_leases, let_time_pass, rows
+from tests.servers.client import new_photo
+from tests.servers.product import Product, until
+from tests.servers.stacks import Stack, embedded_stack
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    folder = tmp_path_factory.mktemp("embedded")
+    product = Product(embedded_stack(folder), folder, workers=2)
+    with closing(product):
+        yield product
+
+
+@contextmanager
+def locked(stack: Stack) -> Iterator[None]:
+    """Hold the lock of whoever writes."""
+    with closing(sqlite3.connect(stack.database_url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        yield
+        connection.execute("ROLLBACK")
+
+
+def incoming(stack: Stack) -> list[Path]:
+    """Return what the store is writing."""
+    assert stack.objects_folder is not None
+    return [path for path in stack.objects_folder.glob("incoming/*/*") if path.stat().st_size]
+
+
+MOMENTS = ["half a body", "before TX 1", "after TX 1", "mid PUT", "after TX 2"]
+
+
+def reach(product: Product, upload: OpenUpload, moment: str) -> None:
+    """Send, and come back when the upload is at the moment."""
+    if moment == "half a body":
+        upload.send_half().worker()
+        return
+    upload.send_all()
+    if moment == "after TX 1":
+        until(lambda: rows(product.stack, PENDING), "the pending row")
+    elif moment == "mid PUT":
+        until(lambda: incoming(product.stack), "a part of the object")
+    elif moment == "after TX 2":
+        until(lambda: rows(product.stack, PENDING), "the pending row")
+        until(lambda: not rows(product.stack, PENDING), "the ready row")
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_a_killed_worker_loses_nothing_acknowledged_and_leaves_nothing_behind(product: Product, moment: str) -> None:
+    client, key, content = product.new_user(), secrets.token_hex(8), new_photo(24 * MIB)
+    kept_content = new_photo()
+    kept = client.upload(kept_content)
+    with OpenUpload(product, client, content, key=key) as upload:
+        if moment == "before TX 1":
+            with locked(product.stack):
+                upload.send_all()
+                until(product.spooled_files, "the spooled body")
+                upload.kill_worker()
+        else:
+            reach(product, upload, moment)
+            upload.kill_worker()
+
+        answer = upload.answer()
+
+    assert client.twin().get("/api/v1/users/me").status_code == 200
+    end_leases(product.stack)
+    again = client.send(content, key=key)
+    assert again.status_code == 201
+    assert answer is None or answer.document["id"] == again.json()["id"]
+    assert_sound(product, client, {kept["id"]: kept_content, again.json()["id"]: content})
+    until(product.is_ready, "the new worker")
+    assert incoming(product.stack) == []
+    assert product.spooled_files() == []
+
+
+def test_a_killed_server_starts_again_and_cleans_up_by_itself(product: Product) -> None:
+    client, key, content = product.new_user(), secrets.token_hex(8), new_photo(24 * MIB)
+    kept_content = new_photo()
+    kept = client.upload(kept_content)
+    with OpenUpload(product, client, content, key=key) as upload:
+        upload.send_all()
+        until(lambda: rows(product.stack, PENDING), "the pending row")
+        product.kill()
+    let_time_pass(product.stack)
+
+    product.start()
+
+    until(lambda: rows(product.stack, PENDING) == 0, "the product's own reaper")
+    assert incoming(product.stack) == []
+    again = client.send(content, key=key)
+    assert again.status_code == 201
+    assert_sound(product, client, {kept["id"]: kept_content, again.json()["id"]: content})
