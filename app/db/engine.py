@@ -239,7 +239,9 @@ def _connect_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
                 "connect_timeout": max(2, round(settings.pool_timeout_seconds)),
                 "application_name": "photo-api",
                 "cursor_factory": _BinaryCursor,
-                "options": f"-c statement_timeout={round(timeout * 1000)} -c timezone=UTC",
+                # The second is for hosts that vanish within a transaction: nobody waits for their locks for hours.
+                "options": f"-c statement_timeout={round(timeout * 1000)}"
+                f" -c idle_in_transaction_session_timeout={round(timeout * 2000)} -c timezone=UTC",
             }
         case "mysql":
             return {"connect_timeout": 2, "read_timeout": round(timeout) + 1, "write_timeout": round(timeout) + 1}
