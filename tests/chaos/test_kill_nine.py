@@ -297,6 +297,51 @@ def test_reconcile_killed_while_it_removes_is_run_again(world: World) -> None:
     assert_sound(world.product, client, {photo["id"]: content})
 
 
+def test_reconcile_whose_database_dies_in_the_middle_fails_and_is_run_again(world: World) -> None:
+    client, content = world.product.new_user(), new_photo()
+    photo = client.upload(content)
+    settle(world.stack)
+    barrier = Barrier()
+    world.objects.inject(Hold("response", barrier), method="HEAD", path="originals/", times=1)
+    command = [sys.executable, "-m", "app", "reconcile", "--grace-seconds", "0", "--delete", "--json"]
+    running = subprocess.Popen(
+        command,
+        cwd=world.product.folder,
+        env=world.product.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    barrier.wait_until_reached()
+
+    world.commits.cut()
+    barrier.release()
+    output, errors = running.communicate(timeout=60)
+    world.commits.heal()
+
+    assert (running.returncode, output) == (1, "")
+    assert "database" in errors
+    assert "Traceback" not in errors
+    wait_for_every_worker(world.product, client)
+    assert_sound(world.product, client, {photo["id"]: content})
+
+
+def test_a_photo_whose_object_is_lost_is_listed_and_never_removed(world: World) -> None:
+    client, content = world.product.new_user(), new_photo()
+    kept, lost = client.upload(content), client.upload()
+    with closing(world.stack.open_store()) as store:
+        store.delete(object_key(world.stack, lost))
+
+    dry, removing = reconcile(world.product), reconcile(world.product, "--delete")
+
+    for code, found in (dry, removing):
+        assert (code, found["missing"], found["removed"]) == (1, [lost["id"]], 0)
+    assert {photo["id"] for photo in client.photos()} == {kept["id"], lost["id"]}
+    assert client.original(lost).status_code == 502
+    assert client.delete(lost["links"]["self"], params={"permanent": "true"}).status_code == 204
+    assert_sound(world.product, client, {kept["id"]: content})
+
+
 @pytest.mark.parametrize("has_time_passed", [True, False], ids=["object removed before", "object removed later"])
 def test_a_stopped_worker_that_lost_its_lease_is_fenced(world: World, has_time_passed: bool) -> None:  # noqa: FBT001  # a case of the test
     client, key, content = world.product.new_user(), secrets.token_hex(8), new_photo(200 * KIB)

@@ -65,7 +65,8 @@ def reach(product: Product, upload: OpenUpload, moment: str) -> None:
 
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_killed_worker_loses_nothing_acknowledged_and_leaves_nothing_behind(product: Product, moment: str) -> None:
-    client, key, content = product.new_user(), secrets.token_hex(8), new_photo(24 * MIB)
+    size_bytes = 2 * MIB if moment in {"half a body", "before TX 1"} else 16 * MIB
+    client, key, content = product.new_user(), secrets.token_hex(8), new_photo(size_bytes)
     kept_content = new_photo()
     kept = client.upload(kept_content)
     with OpenUpload(product, client, content, key=key) as upload:
@@ -92,7 +93,7 @@ def test_a_killed_worker_loses_nothing_acknowledged_and_leaves_nothing_behind(pr
 
 
 def test_a_killed_server_starts_again_and_cleans_up_by_itself(product: Product) -> None:
-    client, key, content = product.new_user(), secrets.token_hex(8), new_photo(24 * MIB)
+    client, key, content = product.new_user(), secrets.token_hex(8), new_photo(16 * MIB)
     kept_content = new_photo()
     kept = client.upload(kept_content)
     with OpenUpload(product, client, content, key=key) as upload:
