@@ -56,9 +56,9 @@ class Inbox:
         if isinstance(content, bytes):
             length = len(content) if length == -1 else length
             content = io.BytesIO(content)
-        # As the server gives it: with a length, or a stream that ends by itself.
-        how = {"wsgi.input_terminated": True} if length is None else {"CONTENT_LENGTH": str(length)}
-        overrides = {"wsgi.input": content, "CONTENT_TYPE": kind, **how}
+        # As gunicorn gives it: a stream that ends by itself, be the body as long as announced or not.
+        announced = {} if length is None else {"CONTENT_LENGTH": str(length)}
+        overrides = {"wsgi.input": content, "wsgi.input_terminated": True, "CONTENT_TYPE": kind, **announced}
         with APP.test_request_context("/", method="POST", environ_overrides=overrides):
             return self._receiver.receive(request)
 

@@ -80,12 +80,14 @@ class Row:
     """How to ask for a person's own things by one route.
 
     Attributes:
+        needs: What a route asks for: ``public``, ``session``, ``any``, or a scope.
         owner: The status that the owner gets.
         other: The status that another user gets who asks for the owner's things.
         options: The request's parts, besides method and path.
         ends: Whether it ends the asker's own sessions.
     """
 
+    needs: str
     owner: int
     other: int
     options: Callable[[Person], Options] = lambda _: {}
@@ -102,47 +104,49 @@ def _registration(_: Person) -> Options:
 
 
 ROWS: Final = {
-    "POST /api/v1/users": Row(201, 201, _json(_registration)),
-    "GET /api/v1/users/me": Row(200, 200),
+    "POST /api/v1/users": Row(PUBLIC, 201, 201, _json(_registration)),
+    "GET /api/v1/users/me": Row(ANY, 200, 200),
     "PATCH /api/v1/users/me": Row(
+        SESSION,
         200,
         200,
         _json(lambda p: {"current_password": p.client.password, "new_password": "six boats before noon"}),
         ends=True,
     ),
-    "DELETE /api/v1/users/me": Row(204, 204, _json(lambda p: {"password": p.client.password}), ends=True),
+    "DELETE /api/v1/users/me": Row(SESSION, 204, 204, _json(lambda p: {"password": p.client.password}), ends=True),
     "POST /api/v1/auth/tokens": Row(
-        200, 200, _json(lambda p: {"email": p.client.email, "password": p.client.password})
+        PUBLIC, 200, 200, _json(lambda p: {"email": p.client.email, "password": p.client.password})
     ),
-    "DELETE /api/v1/auth/tokens": Row(204, 204, _json(lambda _: {"refresh_token": "unknown"})),
+    "DELETE /api/v1/auth/tokens": Row(PUBLIC, 204, 204, _json(lambda _: {"refresh_token": "unknown"})),
     "POST /api/v1/auth/tokens/refresh": Row(
-        200, 200, _json(lambda p: {"refresh_token": p.client.log_in()["refresh_token"]})
+        PUBLIC, 200, 200, _json(lambda p: {"refresh_token": p.client.log_in()["refresh_token"]})
     ),
-    "GET /api/v1/auth/sessions": Row(200, 200),
-    "DELETE /api/v1/auth/sessions": Row(204, 204, ends=True),
-    "DELETE /api/v1/auth/sessions/{session_id}": Row(204, 404, ends=True),
+    "GET /api/v1/auth/sessions": Row(SESSION, 200, 200),
+    "DELETE /api/v1/auth/sessions": Row(SESSION, 204, 204, ends=True),
+    "DELETE /api/v1/auth/sessions/{session_id}": Row(SESSION, 204, 404, ends=True),
     "POST /api/v1/api-keys": Row(
+        "keys:manage",
         201,
         201,
         _json(lambda _: {"name": "k", "scopes": ["keys:manage"], "expires_at": _tomorrow()}),
     ),
-    "GET /api/v1/api-keys": Row(200, 200),
-    "DELETE /api/v1/api-keys/{key_id}": Row(204, 404),
+    "GET /api/v1/api-keys": Row("keys:manage", 200, 200),
+    "DELETE /api/v1/api-keys/{key_id}": Row("keys:manage", 204, 404),
     "POST /api/v1/photos": Row(
-        201, 201, lambda _: {"data": new_photo(), "headers": {"Content-Type": "image/jpeg"}}
+        "photos:write", 201, 201, lambda _: {"data": new_photo(), "headers": {"Content-Type": "image/jpeg"}}
     ),
-    "GET /api/v1/photos": Row(200, 200),
+    "GET /api/v1/photos": Row("photos:read", 200, 200),
     "POST /api/v1/photos/check": Row(
-        200, 200, _json(lambda p: {"digests": [hashlib.sha256(p.content).hexdigest()]})
+        "photos:read", 200, 200, _json(lambda p: {"digests": [hashlib.sha256(p.content).hexdigest()]})
     ),
     "POST /api/v1/photos/batch": Row(
-        200, 200, _json(lambda p: {"action": "tag", "ids": [p.photo_id], "add": ["mine"]})
+        "photos:write", 200, 200, _json(lambda p: {"action": "tag", "ids": [p.photo_id], "add": ["mine"]})
     ),
-    "GET /api/v1/photos/{photo_id}": Row(200, 404),
-    "PATCH /api/v1/photos/{photo_id}": Row(200, 404, _json(lambda _: {"title": "Changed"})),
-    "DELETE /api/v1/photos/{photo_id}": Row(204, 404),
-    "POST /api/v1/photos/{photo_id}/restore": Row(200, 404),
-    "GET /api/v1/photos/{photo_id}/original": Row(200, 404),
+    "GET /api/v1/photos/{photo_id}": Row("photos:read", 200, 404),
+    "PATCH /api/v1/photos/{photo_id}": Row("photos:write", 200, 404, _json(lambda _: {"title": "Changed"})),
+    "DELETE /api/v1/photos/{photo_id}": Row("photos:delete", 204, 404),
+    "POST /api/v1/photos/{photo_id}/restore": Row("photos:write", 200, 404),
+    "GET /api/v1/photos/{photo_id}/original": Row("photos:read", 200, 404),
 }  # fmt: skip
 ROUTES = dict(documented(DOCUMENT))
 NEEDS_A_CREDENTIAL = [route for route, operation in ROUTES.items() if operation["security"]]
@@ -236,6 +240,11 @@ def askers(product: Product) -> dict[str, Person]:
 
 def test_every_documented_route_has_a_row_and_every_row_a_route() -> None:
     assert set(ROWS) == set(ROUTES)
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_route_asks_for_what_its_row_says(route: str) -> None:
+    assert needed(route) == ROWS[route].needs
 
 
 def test_every_route_that_is_served_is_documented(tmp_path: Path) -> None:
