@@ -50,8 +50,11 @@ def earlier_answer(connection: Connection, photo: NewPhoto) -> dict[str, Any] | 
             answer: dict[str, Any] = first.answer
             return answer
         _take_over(connection, first.photo_id)
-    # Only the claim that was judged: another request may have taken over meanwhile.
-    connection.execute(delete(IdempotencyKey).where(*mine, IdempotencyKey.photo_id == first.photo_id))
+    # Only the claim that was judged: meanwhile its request may have finished, or another have taken over.
+    judged = (*mine, IdempotencyKey.photo_id == first.photo_id, IdempotencyKey.expires_at == first.expires_at)
+    unanswered = () if first.answer is not None else (IdempotencyKey.status.is_(None),)
+    if not connection.execute(delete(IdempotencyKey).where(*judged, *unanswered)).rowcount:
+        return earlier_answer(connection, photo)
     return None
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import Counter
+from uuid import UUID
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import ColumnElement, Connection, update
 
 from app.db.base import utc_now
 from app.errors import IdempotencyKeyReusedError, RequestInProgressError
+from app.photos import idempotency, removal
 from app.photos.ledger import Answer
 from app.photos.models import PENDING, READY, IdempotencyKey
 from app.photos.rows import NewPhoto, Reservation
@@ -194,3 +196,28 @@ def test_a_known_digest_is_not_looked_at_before_the_whole_request_when_its_key_i
     assert any_world.ledger.find(owner_id, digest, "used") is None
     assert any_world.ledger.find(owner_id, digest, "new") is not None
     assert any_world.ledger.find(owner_id, digest, None) is not None
+
+
+def test_an_answer_given_while_a_take_over_is_judged_is_replayed(
+    any_world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if any_world.database.dialect == "sqlite":
+        return  # one writer at a time: nothing comes between
+    photo = new_photo(any_world.new_user(), key="k")
+    reservation = any_world.reserve(photo)
+    judge = removal.abandon_pending
+    first: list[Answer] = []
+
+    def commit_in_between(connection: Connection, photo_id: UUID, *conditions: ColumnElement[bool]) -> bool:
+        if not first:
+            first.append(any_world.ledger.commit(photo, reservation))
+        return judge(connection, photo_id, *conditions)
+
+    monkeypatch.setattr(idempotency, "abandon_pending", commit_in_between)
+
+    again = ask(any_world, photo)
+
+    assert isinstance(again, Answer)
+    assert (again.is_created, again.is_replay) == (True, True)
+    assert again.content == first[0].content
+    assert any_world.keys() == ["k"]
