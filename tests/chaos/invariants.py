@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from tests.servers.product import Product, until
 _LONG_AGO = dt.timedelta(days=1)
 _THREADS_OF_A_WORKER = 16 + 16
 """Those of requests, which a worker makes as it needs them and keeps, and those that are always there."""
+_POOLED = re.compile(r"\.db(-wal|-shm)?$")
 _ALLOWED_ERRORS = frozenset({502, 503, 504, 507})
 
 
@@ -59,8 +61,8 @@ class Baseline:
 
 
 def _others(product: Product) -> list[str]:
-    """Return descriptors, but for kept-alive connections of clients and pooled ones, whose number is bounded."""
-    return [target for target in product.open_files() if not target.startswith("anon_inode")]
+    """Return descriptors, but for those of the pool's SQLite connections, whose number is bounded."""
+    return [target for target in product.open_files() if not _POOLED.search(target)]
 
 
 def _threads(product: Product) -> int:

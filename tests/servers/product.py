@@ -84,6 +84,7 @@ class Product:
             "PHOTO_API_SERVER__BIND": self.url.removeprefix("http://"),
             "PHOTO_API_SERVER__MANAGEMENT_BIND": self.management_url.removeprefix("http://"),
             "PHOTO_API_SERVER__WORKERS": str(self.workers),
+            "PHOTO_API_SERVER__TRUSTED_PROXIES": "127.0.0.1",
             "PHOTO_API_UPLOADS__SPOOL_DIR": str(self.spool_folder),
             "PHOTO_API_UPLOADS__LEASE_SECONDS": "4",
             **self.stack.environ,
