@@ -1,0 +1,270 @@
+"""Start-up validation on real servers: what an operator must mend is a mistake, what is merely down is none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any, Literal
+
+import psycopg
+import pytest
+from psycopg import sql
+from pydantic import SecretStr
+
+from app.db import migrate
+from app.errors import ConfigurationError
+from app.settings import DatabaseSettings, ServerSettings, Settings, StorageSettings, UploadSettings
+from app.startup import verify_startup
+from app.storage.s3 import S3Config
+from tests.accounts.world import open_database
+from tests.servers.base import find_free_port
+from tests.servers.postgres import PostgresServer
+from tests.servers.swift import STRANGER_ACCESS_KEY_ID
+
+Profile = Literal["development", "production", "test"]
+SECRET = "a-secret-that-nobody-repeats"
+
+
+def settings(
+    folder: Path,
+    url: str,
+    *,
+    profile: Profile = "production",
+    storage: StorageSettings | None = None,
+    spool_dir: Path | None = None,
+    server: ServerSettings | None = None,
+) -> Settings:
+    return Settings(
+        profile=profile,
+        database=DatabaseSettings(url=SecretStr(url)),
+        storage=storage or StorageSettings(local_root=folder / "objects"),
+        uploads=UploadSettings(spool_dir=spool_dir or folder / "spool"),
+        server=server or ServerSettings(workers=1),
+    )
+
+
+def s3(config: S3Config, **changes: Any) -> StorageSettings:
+    values: dict[str, Any] = {
+        "s3_endpoint_url": config.endpoint_url,
+        "s3_bucket": config.bucket,
+        "s3_region": config.region,
+        "s3_access_key_id": SecretStr(config.access_key_id),
+        "s3_secret_access_key": SecretStr(config.secret_access_key),
+    }
+    return StorageSettings(backend="s3", **{**values, **changes})
+
+
+def mistakes(given: Settings) -> list[str]:
+    try:
+        verify_startup(given)
+    except ConfigurationError as error:
+        return list(error.mistakes)
+    return []
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path) -> str:
+    url = f"sqlite:///{tmp_path}/photo-api.db"
+    open_database(url).close()
+    return url
+
+
+@pytest.fixture
+def migrated_url(postgres_url: str) -> str:
+    open_database(postgres_url).close()
+    return postgres_url
+
+
+def test_a_good_configuration_starts_and_leaves_nothing_behind(
+    tmp_path: Path, migrated_url: str, s3_config: S3Config
+) -> None:
+    assert mistakes(settings(tmp_path, migrated_url, storage=s3(s3_config))) == []
+
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+@pytest.mark.parametrize("profile", ["development", "production"])
+def test_a_database_that_is_not_migrated_is_a_mistake_in_every_profile(tmp_path: Path, profile: Profile) -> None:
+    url = f"sqlite:///{tmp_path}/photo-api.db"
+
+    (said,) = mistakes(settings(tmp_path, url, profile=profile))
+
+    assert said.startswith("PHOTO_API_DATABASE__URL: ")
+    assert "revision none" in said
+    assert "python -m app migrate" in said
+
+
+def test_a_database_of_another_version_is_a_mistake(tmp_path: Path, sqlite_url: str) -> None:
+    database = open_database(sqlite_url)
+    migrate.downgrade(database, "0001")
+    database.close()
+
+    (said,) = mistakes(settings(tmp_path, sqlite_url))
+
+    assert "revision 0001" in said
+
+
+def test_a_folder_that_cannot_be_written_is_a_mistake(tmp_path: Path, sqlite_url: str) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="ascii")
+
+    said = mistakes(
+        settings(
+            tmp_path,
+            sqlite_url,
+            spool_dir=tmp_path / "file" / "spool",
+            storage=StorageSettings(local_root=tmp_path / "file" / "objects"),
+        )
+    )
+
+    assert [mistake.split(":")[0] for mistake in said] == [
+        "PHOTO_API_UPLOADS__SPOOL_DIR",
+        "PHOTO_API_STORAGE__LOCAL_ROOT",
+    ]
+    assert str(tmp_path) not in "".join(said)
+
+
+@pytest.fixture
+def guarded(postgres_server: PostgresServer, migrated_url: str) -> Iterator[str]:
+    """The URL of a user whose password is asked for; all others are trusted as before."""
+    rules = postgres_server._folder / "data" / "pg_hba.conf"
+    trusting = rules.read_text(encoding="utf-8")
+    postgres_server.execute(sql.SQL("CREATE ROLE guarded LOGIN PASSWORD 'right'"))
+    rules.write_text(f"host all guarded 127.0.0.1/32 scram-sha-256\n{trusting}", encoding="utf-8")
+    postgres_server.execute(sql.SQL("SELECT pg_reload_conf()"))
+    address, _, name = migrated_url.partition("@")[2].partition("/")
+    wait_until_guarded(address, name)
+    yield f"postgresql+psycopg://guarded:{SECRET}@{address}/{name}"
+    rules.write_text(trusting, encoding="utf-8")
+    postgres_server.execute(sql.SQL("SELECT pg_reload_conf()"))
+    postgres_server.execute(sql.SQL("DROP ROLE guarded"))
+
+
+def wait_until_guarded(address: str, name: str) -> None:
+    """Wait until the reloaded rules hold: until then everybody is let in."""
+    while True:
+        try:
+            psycopg.connect(f"postgresql://guarded:wrong@{address}/{name}").close()
+        except psycopg.OperationalError:
+            return
+
+
+def test_a_wrong_password_is_a_mistake_that_repeats_no_value(tmp_path: Path, guarded: str) -> None:
+    (said,) = mistakes(settings(tmp_path, guarded))
+
+    assert said.startswith("PHOTO_API_DATABASE__URL: the server refuses")
+    assert SECRET not in said
+    assert "guarded" not in said
+
+
+@pytest.mark.parametrize("part", ["user", "name"])
+def test_an_unknown_user_or_database_is_a_mistake(tmp_path: Path, postgres_server: PostgresServer, part: str) -> None:
+    url = postgres_server.url("postgres" if part == "user" else "nowhere")
+    if part == "user":
+        url = url.replace("photo@", "nobody@")
+
+    (said,) = mistakes(settings(tmp_path, url))
+
+    assert said.startswith("PHOTO_API_DATABASE__URL: the server refuses")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"s3_bucket": "no-such-bucket"},
+        {"s3_secret_access_key": SecretStr(SECRET)},
+        {"s3_access_key_id": SecretStr("test:nobody")},
+        {"s3_access_key_id": SecretStr(STRANGER_ACCESS_KEY_ID)},
+    ],
+    ids=["bucket", "secret", "key", "rights"],
+)
+def test_a_store_that_refuses_is_a_mistake_in_production_only(
+    tmp_path: Path, sqlite_url: str, s3_config: S3Config, changes: dict[str, Any]
+) -> None:
+    storage = s3(s3_config, **changes)
+
+    (said,) = mistakes(settings(tmp_path, sqlite_url, storage=storage))
+
+    assert said.startswith("PHOTO_API_STORAGE__S3_")
+    assert SECRET not in said
+    assert mistakes(settings(tmp_path, sqlite_url, storage=storage, profile="development")) == []
+
+
+def test_all_mistakes_are_told_together(tmp_path: Path, postgres_url: str, s3_config: S3Config) -> None:
+    (tmp_path / "file").write_text("no folder", encoding="ascii")
+
+    said = mistakes(
+        settings(
+            tmp_path,
+            postgres_url,
+            spool_dir=tmp_path / "file",
+            storage=s3(s3_config, s3_bucket="no-such-bucket"),
+            server=ServerSettings(workers=64, expected_instances=10),
+        )
+    )
+
+    assert [mistake.split(":")[0] for mistake in said] == [
+        "PHOTO_API_DATABASE__URL",
+        "PHOTO_API_DATABASE__POOL_SIZE and PHOTO_API_DATABASE__MAX_OVERFLOW",
+        "PHOTO_API_UPLOADS__SPOOL_DIR",
+        "PHOTO_API_STORAGE__S3_…",
+    ]
+
+
+def test_servers_that_refuse_connections_are_no_mistake(tmp_path: Path, s3_config: S3Config) -> None:
+    port = find_free_port()
+    storage = s3(s3_config, s3_endpoint_url=f"http://127.0.0.1:{port}")
+
+    assert mistakes(settings(tmp_path, f"postgresql+psycopg://photo@127.0.0.1:{port}/photos", storage=storage)) == []
+
+
+class Failing(BaseHTTPRequestHandler):
+    """Answers everything with the status of its server."""
+
+    def _answer(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        self.rfile.read(length)
+        self.send_response(HTTPStatus.SERVICE_UNAVAILABLE)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_PUT = do_GET = do_HEAD = do_DELETE = _answer  # noqa: N815  # http.server's names
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002  # http.server's signature
+        """Say nothing."""
+
+
+def test_a_store_that_fails_is_no_mistake(tmp_path: Path, sqlite_url: str, s3_config: S3Config) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Failing) as server:
+        thread = Thread(target=server.serve_forever)
+        thread.start()
+        storage = s3(s3_config, s3_endpoint_url=f"http://127.0.0.1:{server.server_port}")
+
+        said = mistakes(settings(tmp_path, sqlite_url, storage=storage))
+
+        server.shutdown()
+        thread.join()
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    ("profile", "workers", "instances", "is_mistake"),
+    [
+        ("production", 2, 2, False),  # 160 of the 197 that the server leaves to ordinary users
+        ("production", 2, 3, True),
+        ("production", 5, 1, True),
+        ("development", 5, 1, False),
+    ],
+)
+def test_more_connections_than_the_database_allows_are_a_mistake_in_production(
+    tmp_path: Path, migrated_url: str, profile: Profile, workers: int, instances: int, *, is_mistake: bool
+) -> None:
+    server = ServerSettings(workers=workers, expected_instances=instances)
+
+    said = mistakes(settings(tmp_path, migrated_url, profile=profile, server=server))
+
+    assert bool(said) is is_mistake
+    if is_mistake:
+        assert f"{workers * instances * 40} connections, the database allows 197" in said[0]
