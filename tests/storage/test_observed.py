@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
-from typing import Literal
+from collections.abc import Callable, Generator
+from typing import Literal, cast
 
 import pytest
 
-from app.storage.base import ObjectNotFoundError, StorageTimeoutError, StorageUnavailableError
+from app.storage.base import ObjectInfo, ObjectNotFoundError, StorageTimeoutError, StorageUnavailableError
 from app.storage.observed import ObservedObjectStore
 from app.storage.probe import BytesBody, verify
 from tests.fakes.object_store import MemoryObjectStore, raising
@@ -63,7 +63,7 @@ def test_every_call_that_works_is_one_success(world: World) -> None:
 def test_every_call_that_fails_is_one_failure_of_its_kind_and_raises_the_same(world: World, error: Exception) -> None:
     put(world)
     world.observer.calls.clear()
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "put": lambda: put(world),
         "head": lambda: world.store.head("a"),
         "open": lambda: world.store.open("a"),
@@ -95,8 +95,7 @@ def test_a_list_that_is_left_early_is_no_failure(world: World) -> None:
     for key in ("a", "b", "c"):
         put(world, key)
     world.observer.calls.clear()
-    pages = world.store.list()
-    assert isinstance(pages, Generator)
+    pages = cast("Generator[ObjectInfo, None, None]", world.store.list())
     next(pages)
 
     pages.close()
