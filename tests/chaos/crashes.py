@@ -28,6 +28,7 @@ from app.db.engine import Database, SilentObserver
 from app.db.leases import Lease
 from app.db.outbox import OBJECT_DELETE, OutboxRow
 from app.photos.models import DELETING, PENDING, READY, Photo
+from app.photos.reconcile import reconcile as compare_sides
 from app.photos.upkeep import PhotoUpkeep
 from app.settings import DatabaseSettings
 from app.storage.base import ObjectStore
@@ -274,5 +275,6 @@ def assert_sound(product: Product, client: Client, acknowledged: Mapping[str, by
     for photo_id, content in acknowledged.items():
         again = client.send(content)
         assert (again.status_code, again.json()["id"]) == (200, photo_id)
-    code, found = reconcile(product)
-    assert (code, found["orphans"], found["missing"]) == (0, [], []), found
+    with opened_database(stack) as database, closing(stack.open_store()) as store:
+        found = compare_sides(database, store, grace_seconds=0, is_dry_run=True)
+    assert found.is_clean, found

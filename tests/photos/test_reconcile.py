@@ -140,20 +140,20 @@ def test_a_photo_that_its_owner_removes_meanwhile_is_not_called_lost(any_world: 
 
 def test_more_objects_and_photos_than_a_page_are_all_compared(world: World) -> None:
     owner = world.new_user(quota_bytes=10**9)
-    for number in range(1003):
+    for number in range(502):
         reservation = world.reserve(new_photo(owner, image(number)))
         world.store.lay(reservation.object_key, image(number), modified_at=LONG_AGO)
         world.set_photo(reservation.photo_id, state=READY)
-    for number in range(1001):
+    for number in range(501):
         world.store.lay(ORPHAN.format(number), b"left over", modified_at=LONG_AGO)
-    lost = world.rows(READY)[700]
+    lost = world.rows(READY)[501]
     world.store.delete(lost.object_key)
 
     found = compare(world, is_dry_run=False)
 
-    assert (found.objects, found.photos) == (1002 + 1001, 1003)
-    assert (len(found.orphans), found.removed, found.missing) == (1001, 1001, [lost.id])
-    assert len(world.store.keys()) == 1002
+    assert (found.objects, found.photos) == (501 + 501, 502)
+    assert (len(found.orphans), found.removed, found.missing) == (501, 501, [lost.id])
+    assert len(world.store.keys()) == 501
 
 
 def test_a_store_that_fails_in_the_middle_ends_it_and_calls_nothing_lost(any_world: World) -> None:
