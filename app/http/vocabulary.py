@@ -62,7 +62,7 @@ SECURITY_SCHEMES: Final[dict[str, Any]] = {
     },
 }
 
-_ETAG_LIST = {"type": "string", "examples": ['"v1"']}
+_ETAG_LIST = {"type": "string", "examples": ['"v1"', "*"]}
 REQUEST_HEADER_SCHEMAS: Final[dict[str, Any]] = {
     "Idempotency-Key": {"type": "string", "pattern": r"^[\x21-\x7e]{1,255}$", "examples": ["upload-2026-05-17-0001"]},
     "Repr-Digest": {
@@ -72,7 +72,7 @@ REQUEST_HEADER_SCHEMAS: Final[dict[str, Any]] = {
     },
     "If-Match": _ETAG_LIST,
     "If-None-Match": _ETAG_LIST,
-    "If-Range": _ETAG_LIST,
+    "If-Range": {"type": "string", "examples": ['"v1"']},
     "If-Modified-Since": {"type": "string", "examples": ["Sun, 17 May 2026 09:30:00 GMT"]},
     "Range": {"type": "string", "examples": ["bytes=0-1023"]},
 }

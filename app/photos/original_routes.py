@@ -47,7 +47,7 @@ class OriginalRoutes:
         sends={
             200: ("ETag", "Last-Modified", "Accept-Ranges", "Content-Disposition"),
             206: ("ETag", "Last-Modified", "Accept-Ranges", "Content-Disposition", "Content-Range"),
-            304: ("ETag", "Last-Modified"),
+            304: ("ETag",),
         },
         headers={
             "Range": "One range of bytes; several are answered with the whole.",
