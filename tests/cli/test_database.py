@@ -66,15 +66,16 @@ def test_migrating_brings_the_database_up_to_date_once(run: Run, url: str) -> No
     assert second[1] == third[1]
 
 
-def test_an_older_database_is_brought_up_from_where_it_is(run: Run, url: str) -> None:
+@pytest.mark.parametrize("revision", ["0001", "0002"])
+def test_a_database_is_brought_up_from_where_it_is(run: Run, url: str, revision: str) -> None:
     database = open_database(url)
-    migrate.downgrade(database, "0001")
+    migrate.downgrade(database, revision)
     database.close()
 
     code, printed = run("migrate")
 
     assert code == 0
-    assert f"from revision 0001 to {HEAD}" in printed
+    assert (f"from revision {revision} to {HEAD}" if revision != HEAD else "up to date") in printed
 
 
 def test_a_database_that_does_not_answer_is_a_failure_without_a_traceback(
