@@ -163,10 +163,9 @@ def needed(route: str) -> str:
     return next((scope for requirement in security for names in requirement.values() for scope in names), ANY)
 
 
-def ask(route: str, subject: Person, authorization: str | None) -> requests.Response:
+def ask(route: str, subject: Person, authorization: str | None, method: str | None = None) -> requests.Response:
     """Ask by a route for a person's things with somebody's credential."""
-    method, _, template = route.partition(" ")
-    path = template
+    own_method, _, path = route.partition(" ")
     if "{photo_id}" in path:
         path = path.replace("{photo_id}", subject.photo_id)
     if "{session_id}" in path:
@@ -175,7 +174,7 @@ def ask(route: str, subject: Person, authorization: str | None) -> requests.Resp
         path = path.replace("{key_id}", subject.key["id"])
     options = ROWS[route].options(subject)
     headers = options.pop("headers", {}) | ({"Authorization": authorization} if authorization else {})
-    return requests.request(method, subject.product.url + path, headers=headers, timeout=30, **options)
+    return requests.request(method or own_method, subject.product.url + path, headers=headers, timeout=30, **options)
 
 
 def bearer(person: Person) -> str:
@@ -344,6 +343,17 @@ def test_a_public_route_asks_nobody(settled: Person, refused: dict[str, str], ro
     answer = ask(route, settled, refused[kind])
 
     assert answer.status_code == ROWS[route].owner, answer.text
+
+
+@pytest.mark.parametrize("route", [route for route in ROUTES if route.startswith("GET ")])
+def test_head_is_judged_and_answered_as_get_without_a_body(settled: Person, route: str) -> None:
+    for credential in (bearer(settled), None):
+        got, head = ask(route, settled, credential), ask(route, settled, credential, method="HEAD")
+
+        assert (head.status_code, head.content) == (got.status_code, b"")
+        changing = {"Date", "X-Request-Id", "Server"}
+        assert set(head.headers) - changing == set(got.headers) - changing
+        assert head.headers["Content-Length"] == got.headers["Content-Length"]
 
 
 def test_deleting_in_a_batch_needs_the_scope_of_deleting(settled: Person) -> None:
