@@ -33,7 +33,7 @@ def test_a_sound_product_passes_with_every_component(product: Product) -> None:
         return dict(answer.json())
 
     until(lambda: document()["status"] == "pass", "all components to pass")
-    assert {"database", "storage", "spool", "memory", "log"} <= set(document()["checks"])  # type: ignore[call-overload]  # JSON
+    assert {"database", "storage", "spool", "memory", "log"} <= set(document()["checks"])  # type: ignore[call-overload]  # it is JSON, a mapping
 
 
 def test_details_and_metrics_are_private_and_say_nothing_private(product: Product, owner: Client) -> None:
