@@ -34,7 +34,7 @@ from tests.chaos.crashes import (
 )
 from tests.fakes.fault_proxy import Barrier, FaultProxy, Hold
 from tests.fakes.postgres_proxy import PostgresProxy
-from tests.servers.client import new_photo
+from tests.servers.client import Client, new_photo
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product, until
 from tests.servers.stacks import Stack, cloud_stack
@@ -42,7 +42,7 @@ from tests.servers.swift import SwiftServer
 
 KIB = 1024
 LEASE_SECONDS = 5
-NEWS_OF_A_READY_PHOTO = "photo.ready"
+NEWS_OF_A_READY_PHOTO = '{"owner_id":'  # its payload: no other transaction sends it
 
 
 @dataclass(frozen=True)
@@ -81,12 +81,20 @@ def world(
             yield World(product, stack.proxy, commits)
 
 
+@pytest.fixture(scope="module")
+def observer(world: World) -> Client:
+    """Somebody with an account, who only looks."""
+    return world.product.new_user()
+
+
 @pytest.fixture(autouse=True)
-def healed(world: World) -> Iterator[None]:
+def healed(world: World, observer: Client) -> Iterator[None]:
     yield
     world.objects.heal()
-    world.commits.heal()
+    had_cut = world.commits.heal()
     until(world.product.is_ready, "all workers after the test")
+    if had_cut:
+        wait_for_every_worker(world.product, observer)
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,7 @@ class PostgresProxy:
         self._rules: list[_Rule] = []
         self._pairs: list[_Pair] = []
         self._refuses = False
+        self._had_cut = False
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
@@ -95,16 +96,18 @@ class PostgresProxy:
     def cut(self, *, stays_down: bool = True) -> None:
         """End every connection, and refuse new ones until :meth:`heal` unless it is back at once."""
         with self._lock:
-            self._refuses = stays_down
+            self._refuses, self._had_cut = stays_down, True
             pairs = list(self._pairs)
         for pair in pairs:
             pair.close()
 
-    def heal(self) -> None:
-        """Forget rules, let go what is held, take connections again."""
+    def heal(self) -> bool:
+        """Forget rules and take connections again; return whether any were cut since the last time."""
         with self._lock:
+            had_cut, self._had_cut = self._had_cut, False
             self._refuses = False
             self._rules.clear()
+        return had_cut
 
     def close(self) -> None:
         """Stop listening and end every connection."""
