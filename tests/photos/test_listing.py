@@ -91,13 +91,14 @@ def ids_of_all(world: World, owner_id: UUID, **asked: Any) -> list[UUID]:
 
 
 def walk(world: World, owner_id: UUID, **asked: Any) -> Iterator[list[Row[Any]]]:
-    cursor = None
+    cursors: list[str | None] = [None]
     while True:
-        page = world.lists.page(owner_id, PhotoQuery(**asked, cursor=cursor))
+        page = world.lists.page(owner_id, PhotoQuery(**asked, cursor=cursors[-1]))
         yield list(page.rows)
-        cursor = page.next_cursor
-        if cursor is None:
+        if page.next_cursor is None:
             return
+        assert page.next_cursor not in cursors  # or the pages would never end
+        cursors.append(page.next_cursor)
 
 
 def truth(rows: list[dict[str, Any]], **asked: Any) -> list[UUID]:
