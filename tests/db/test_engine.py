@@ -209,7 +209,8 @@ def test_a_slow_query_is_logged_without_its_values_in_100_characters(
 ) -> None:
     database = open_database(slow_query_seconds=0.001)
     waits = {
-        "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 300000) SELECT max(i) FROM n",
+        "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 300000) "
+        "SELECT max(i) FROM n",
         "postgresql": "SELECT count(*) FROM generate_series(1, 300000) AS numbers_that_take_a_while_to_be_counted",
     }
     statement = f"{waits[database.dialect]}\n   WHERE 'a private value' <> :value  AND 1 = 1 AND 2 = 2 AND 3 = 3"

@@ -260,7 +260,7 @@ def test_a_photo_with_too_many_tags_is_left_as_it_is_and_the_rest_done(any_world
 
 def test_batches_over_the_same_photos_in_any_order_queue(any_world: World) -> None:
     owner_id = any_world.new_user()
-    ids = [upload(any_world, owner_id, number) for number in range(6)]
+    ids = [upload(any_world, owner_id, number) for number in range(40)]  # long enough to meet in the middle
 
     results = at_once(
         8,
