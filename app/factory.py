@@ -48,6 +48,7 @@ from app.photos.upload import UploadService
 from app.photos.upload_routes import UploadRoutes
 from app.server.listeners import ListenerSplit
 from app.server.management import build_operations_app
+from app.server.unread_bodies import UnreadBodies
 from app.settings import Settings
 from app.storage.base import ObjectNotFoundError, ObjectStore
 from app.storage.observed import ObservedObjectStore
@@ -264,7 +265,7 @@ def _join_listeners(app: Flask, runtime: Runtime) -> None:
     )
     product = InFlight(TrustedProxies(app.wsgi_app, runtime.settings.server.trusted_proxies), runtime.lifecycle)
     app.wsgi_app = ListenerSplit(  # type: ignore[method-assign]  # Flask's documented way to add middleware
-        product,
+        UnreadBodies(product),
         build_operations_app([blueprint]),
         management_bind=runtime.settings.server.management_bind,
         probe_paths=PROBE_PATHS,

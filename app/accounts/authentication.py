@@ -16,7 +16,7 @@ from collections.abc import Callable
 from uuid import UUID
 
 from cachetools import TTLCache
-from sqlalchemy import or_, select, update
+from sqlalchemy import bindparam, or_, select, update
 
 from app.accounts.models import ApiKey, LoginSession, User
 from app.accounts.principals import KnownApiKey, KnownSession, PrincipalCache
@@ -33,6 +33,19 @@ API_KEY_PREFIX = "pk_"
 _API_KEY = re.compile(r"pk_([a-z2-7]{8})_([A-Za-z0-9_-]{43})")
 _USE_NOTED_EVERY_SECONDS = 60.0
 _USES_REMEMBERED = 10_000
+
+
+# Written once: building a query costs more than running it.
+_FIND_SESSION = (
+    select(User.id, User.token_version, LoginSession.expires_at)
+    .join(LoginSession, LoginSession.user_id == User.id)
+    .where(LoginSession.id == bindparam("session_id"), LoginSession.revoked_at.is_(None), User.deleted_at.is_(None))
+)
+_FIND_API_KEY = (
+    select(User.is_admin, ApiKey.user_id, ApiKey.id, ApiKey.secret_hash, ApiKey.scopes, ApiKey.expires_at)
+    .join(User, ApiKey.user_id == User.id)
+    .where(ApiKey.key_id == bindparam("wanted_key_id"), User.deleted_at.is_(None))
+)
 
 
 class AccountAuthenticator:
@@ -61,20 +74,24 @@ class AccountAuthenticator:
         self._noted: TTLCache[UUID, bool] = TTLCache(_USES_REMEMBERED, _USE_NOTED_EVERY_SECONDS, monotonic)
         self._noted_lock = threading.Lock()
 
-    def authenticate(self, credential: str) -> Principal:
+    def authenticate(self, credential: str, *, fresh: bool = False) -> Principal:
         """Return whose access token or API key this is.
+
+        Args:
+            credential: The token or key.
+            fresh: Ask the database, whatever was read a moment ago.
 
         Raises:
             InvalidTokenError: It is malformed, expired, revoked or unknown.
             DatabaseUnavailableError: That cannot be told now.
         """
         if credential.startswith(API_KEY_PREFIX):
-            return self._by_api_key(credential)
-        return self._by_access_token(credential)
+            return self._by_api_key(credential, fresh=fresh)
+        return self._by_access_token(credential, fresh=fresh)
 
-    def _by_access_token(self, token: str) -> Principal:
+    def _by_access_token(self, token: str, *, fresh: bool) -> Principal:
         claims = self._tokens.read(token)
-        known = self._principals.session(claims.session_id)
+        known = None if fresh else self._principals.session(claims.session_id)
         if known is None:
             changes = self._principals.changes
             known = self._read_session(claims.session_id)
@@ -90,21 +107,16 @@ class AccountAuthenticator:
         return Principal(claims.user_id, claims.scopes, session_id=claims.session_id)
 
     def _read_session(self, session_id: UUID) -> KnownSession | None:
-        query = (
-            select(User.id, User.token_version, LoginSession.expires_at)
-            .join(LoginSession, LoginSession.user_id == User.id)
-            .where(LoginSession.id == session_id, LoginSession.revoked_at.is_(None), User.deleted_at.is_(None))
-        )
         with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(_FIND_SESSION, {"session_id": session_id}).one_or_none()
         return None if row is None else KnownSession(row.id, row.token_version, row.expires_at)
 
-    def _by_api_key(self, credential: str) -> Principal:
+    def _by_api_key(self, credential: str, *, fresh: bool) -> Principal:
         matched = _API_KEY.fullmatch(credential)
         if matched is None:
             raise _invalid_key()
         key_id, secret = matched.groups()
-        known = self._principals.api_key(key_id)
+        known = None if fresh else self._principals.api_key(key_id)
         if known is None:
             changes = self._principals.changes
             known = self._read_api_key(key_id)
@@ -118,13 +130,8 @@ class AccountAuthenticator:
         return Principal(known.user_id, known.scopes, api_key_id=known.id)
 
     def _read_api_key(self, key_id: str) -> KnownApiKey | None:
-        query = (
-            select(User.is_admin, ApiKey.user_id, ApiKey.id, ApiKey.secret_hash, ApiKey.scopes, ApiKey.expires_at)
-            .join(User, ApiKey.user_id == User.id)
-            .where(ApiKey.key_id == key_id, User.deleted_at.is_(None))
-        )
         with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
+            row = connection.execute(_FIND_API_KEY, {"wanted_key_id": key_id}).one_or_none()
         if row is None:
             return None
         scopes = granted_scopes(is_admin=row.is_admin).intersection(row.scopes)

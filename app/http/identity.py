@@ -33,6 +33,9 @@ class Principal:
     api_key_id: UUID | None = None
 
 
+_READING = frozenset({"GET", "HEAD"})
+
+
 class Access(Enum):
     """Whom an operation admits, where no single scope says it."""
 
@@ -49,8 +52,12 @@ SESSION = Access.SESSION
 class Authenticator(Protocol):
     """Turns a credential into a principal. Thread-safe."""
 
-    def authenticate(self, credential: str) -> Principal:
+    def authenticate(self, credential: str, *, fresh: bool = False) -> Principal:
         """Return whose access token or API key this is.
+
+        Args:
+            credential: The token or key.
+            fresh: Whether what was believed a moment ago does not suffice.
 
         Raises:
             InvalidTokenError: It is malformed, expired, revoked or unknown.
@@ -72,7 +79,9 @@ def admit(request: Request, access: Access | str, authenticator: Authenticator) 
     """
     if access is PUBLIC:
         return None
-    principal = authenticator.authenticate(_credential(request))
+    # An ended session may read for a few seconds more on another worker; it must not change anything.
+    is_change = request.method not in _READING or access is SESSION
+    principal = authenticator.authenticate(_credential(request), fresh=is_change)
     if access is SESSION and principal.session_id is None:
         raise PermissionDeniedError("An API key cannot do this. Log in and use the access token.")
     if isinstance(access, str) and access not in principal.scopes:

@@ -22,7 +22,11 @@ KEY = "a-key"
 class KnownCallers:
     """Knows one access token and one API key, both with the scope ``photos:read``."""
 
-    def authenticate(self, credential: str) -> Principal:
+    def __init__(self) -> None:
+        self.asked_fresh: list[bool] = []
+
+    def authenticate(self, credential: str, *, fresh: bool = False) -> Principal:
+        self.asked_fresh.append(fresh)
         scopes = frozenset({"photos:read"})
         if credential == SESSION_TOKEN:
             return Principal(USER_ID, scopes, session_id=USER_ID)

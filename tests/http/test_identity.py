@@ -76,3 +76,15 @@ def test_a_scope_is_asked_of_tokens_and_keys_alike(credential: str) -> None:
 
 def test_every_kind_of_access_says_whom_it_admits() -> None:
     assert all(access.value for access in Access)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PATCH", "DELETE"])
+@pytest.mark.parametrize("access", ["photos:read", AUTHENTICATED, SESSION])
+def test_what_changes_something_is_never_judged_by_what_was_believed_a_moment_ago(
+    method: str, access: Access | str
+) -> None:
+    callers = KnownCallers()
+
+    admit(EnvironBuilder(method=method, headers=list(bearer().items())).get_request(), access, callers)
+
+    assert callers.asked_fresh == [method not in {"GET", "HEAD"} or access is SESSION]

@@ -42,7 +42,7 @@ class Everybody:
     def __init__(self, user_id: UUID) -> None:
         self._user_id = user_id
 
-    def authenticate(self, credential: str) -> Principal:  # noqa: ARG002  # the protocol asks for it
+    def authenticate(self, credential: str, *, fresh: bool = False) -> Principal:  # noqa: ARG002  # the protocol asks for it
         return Principal(self._user_id, frozenset({"photos:write"}), None, None)
 
 
