@@ -5,13 +5,16 @@ The columns stand in the order of the document, so that a row becomes one in a s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
 from sqlalchemy import Row
 
 from app.photos.models import Photo
+
+GEO_SCOPE = "photos:geo"
+"""Who has it sees where photos were taken."""
 
 _SHOWN = (
     Photo.id,
@@ -52,6 +55,11 @@ def photo_document(photo: Row[Any], *, with_place: bool) -> dict[str, Any]:
     if with_place and photo.latitude is not None and photo.longitude is not None:
         document["place"] = {"latitude": photo.latitude, "longitude": photo.longitude}
     return document
+
+
+def entity_tag(version: int, scopes: Collection[str]) -> str:
+    """Return the entity tag of a photo's document as a caller with these scopes sees it, without quotes."""
+    return f"v{version}-place" if GEO_SCOPE in scopes else f"v{version}"
 
 
 def write_json(document: Mapping[str, Any]) -> bytes:

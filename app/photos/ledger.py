@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Collection
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from app.db import outbox
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, LeaseLostError, UnavailableError
 from app.photos import idempotency, removal, rows
-from app.photos.documents import photo_document, write_json
+from app.photos.documents import entity_tag, photo_document, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -45,6 +46,10 @@ class Answer(NamedTuple):
     def content(self) -> bytes:
         """The document as JSON."""
         return write_json(self.document)
+
+    def tag_for(self, scopes: Collection[str]) -> str:
+        """Return the entity tag of the new photo, for a caller with these scopes."""
+        return entity_tag(1, scopes)
 
     @property
     def is_created(self) -> bool:

@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator
 from typing import Literal, Protocol
 
+from app.ops.logging import mark_reported
 from app.storage.base import ObjectCorruptError, ObjectReader, StorageError
 
 _log = logging.getLogger(__name__)
@@ -75,9 +76,10 @@ class OriginalStream:
         try:
             self._require_same()
             yield from self._reader
-        except ObjectCorruptError:
+        except ObjectCorruptError as error:
             self._observer.checksum_mismatch()
             _log.exception("a stored photo is damaged")
+            mark_reported(error)
             self._has_ended = True
             raise
         except StorageError:

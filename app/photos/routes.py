@@ -22,7 +22,6 @@ from app.photos import documents, schemas
 from app.photos.listing import PhotoLists
 from app.photos.service import PhotoService
 
-GEO_SCOPE = "photos:geo"
 _ONE = "/api/v1/photos/<uuid:photo_id>"
 _IF_MATCH = {"If-Match": "The ETag you read; 412 when the photo has changed since."}
 
@@ -83,7 +82,7 @@ class PhotoRoutes:
     def list_photos(self, principal: Principal, query: schemas.PhotoQuery) -> Reply:
         """List photos, newest first by default; pages stay stable while photos come and go."""
         page = self._lists.page(principal.user_id, query)
-        with_place = GEO_SCOPE in principal.scopes
+        with_place = documents.GEO_SCOPE in principal.scopes
         items = [documents.photo_document(row, with_place=with_place) for row in page.rows]
         content = documents.write_json({"items": items, "next_cursor": page.next_cursor})
         headers = {}
@@ -166,13 +165,14 @@ def _require_delete(principal: Principal) -> None:
 
 
 def _tag(principal: Principal, row: Row[Any]) -> str:
-    return f"v{row.version}-place" if GEO_SCOPE in principal.scopes else f"v{row.version}"
+    return documents.entity_tag(row.version, principal.scopes)
 
 
 def _photo_reply(principal: Principal, row: Row[Any]) -> Reply:
-    document = documents.photo_document(row, with_place=GEO_SCOPE in principal.scopes)
+    document = documents.photo_document(row, with_place=documents.GEO_SCOPE in principal.scopes)
     return Reply(200, documents.write_json(document), {"ETag": conditional.quoted(_tag(principal, row))})
 
 
 def _require_match(row: Row[Any]) -> None:
-    conditional.require_match(f"v{row.version}", f"v{row.version}-place")
+    views: tuple[tuple[str, ...], ...] = ((), (documents.GEO_SCOPE,))
+    conditional.require_match(*(documents.entity_tag(row.version, scopes) for scopes in views))

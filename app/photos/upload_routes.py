@@ -30,6 +30,7 @@ from app.photos import schemas
 from app.photos.ledger import Answer
 from app.photos.upload import STORE_ERRORS, UploadService
 
+_JOINERS = "\u200c\u200d"  # not printable by themselves, but parts of words and emoji
 _IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _UPLOAD_BODIES = (
     Media(
@@ -111,7 +112,7 @@ class UploadRoutes:
         digest = bodies.announced_digest(request)
         known = self._uploads.find_duplicate(principal.user_id, digest, key) if digest else None
         if known is not None:
-            return _uploaded(known)
+            return _uploaded(known, principal)
         try:
             received = self._receiver.receive(request)
         except IncompleteBodyError:
@@ -132,7 +133,7 @@ class UploadRoutes:
                 filename=_filename(received.filename),
                 idempotency_key=key,
             )
-            return _uploaded(answer)
+            return _uploaded(answer, principal)
 
 
 def _idempotency_key() -> str | None:
@@ -167,14 +168,14 @@ def _filename(name: str | None) -> str | None:
     if not name:
         return None
     last = re.split(r"[/\\]", name)[-1]
-    clean = "".join(character for character in last if character.isprintable()).strip()
+    clean = "".join(character for character in last if character.isprintable() or character in _JOINERS).strip()
     return clean[:255] or None
 
 
-def _uploaded(uploaded: Answer) -> Reply:
+def _uploaded(uploaded: Answer, principal: Principal) -> Reply:
     headers = {}
     if uploaded.is_replay:
         headers["Idempotency-Replayed"] = "true"
     if uploaded.is_created:
-        headers |= {"Location": uploaded.document["links"]["self"], "ETag": '"v1"'}
+        headers |= {"Location": uploaded.document["links"]["self"], "ETag": f'"{uploaded.tag_for(principal.scopes)}"'}
     return Reply(201 if uploaded.is_created else 200, uploaded.content, headers)

@@ -252,3 +252,11 @@ def test_check_tells_which_photos_are_there(owner: Client, user: Client) -> None
 @pytest.mark.parametrize("digests", [[], ["x"], ["A" * 64], ["a" * 64] * 1001, "a" * 64])
 def test_check_refuses_what_is_no_digest(owner: Client, digests: Any) -> None:
     assert_problem(owner.post("/api/v1/photos/check", json={"digests": digests}), 422, "validation-failed")
+
+
+def test_the_etag_of_an_upload_is_the_photos(user: Client) -> None:
+    uploaded = user.send(new_photo())
+
+    unchanged = user.get(uploaded.headers["Location"], headers={"If-None-Match": uploaded.headers["ETag"]})
+
+    assert (uploaded.status_code, unchanged.status_code) == (201, 304)
