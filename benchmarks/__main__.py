@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true", help="fewer, shorter rounds and fewer rows")
     parser.add_argument("--only", default="", metavar="WORD", help="only cases with this word in their name")
     arguments = parser.parse_args()
-    rounds, seconds = (1, 2.0) if arguments.quick else (5, 4.0)
+    rounds, seconds = (1, 2.0) if arguments.quick else (3, 3.0)
     with tempfile.TemporaryDirectory() as folder, running(_readable(Path(folder))) as servers:
         client = servers.product.new_user()
         results = [
