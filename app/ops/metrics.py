@@ -6,19 +6,25 @@ compares the two. Route templates only become labels, never paths; what is not k
 Several workers: ``prometheus_client`` keeps one file per process and kind in the folder that
 ``PROMETHEUS_MULTIPROC_DIR`` names when it is first imported (:mod:`app.server.metrics_folder` sets it), and the
 exposition adds them up. Gauges are of the ``live`` kinds, so that those of a dead worker vanish. Without the
-variable (tests, ``flask run``) the same object counts in this process alone.
+variable (tests, ``flask run``) the same object counts in this process alone, and so does a worker that cannot make
+its files: photos can be read on a full disk, and no count is worth more than that.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.exposition import choose_encoder
 from prometheus_flask_exporter import PrometheusMetrics  # type: ignore[import-untyped]  # it ships no types
+
+_log = logging.getLogger(__name__)
 
 UNMATCHED_ROUTE: Final = "unmatched"
 """The ``route`` of a request that no route template matched."""
@@ -32,6 +38,12 @@ _EXTERNAL_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0
 _QUERY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 _Across = Literal["livesum", "livemin", "livemostrecent"]
+_INFO_ACROSS = "max"  # what the exporter gives its information metrics
+_ROOM_BYTES = {
+    "counter": 65_536,
+    "histogram": 524_288,  # every route has its buckets
+    **{f"gauge_{across}": 65_536 for across in (*get_args(_Across), _INFO_ACROSS)},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +70,7 @@ class Metrics:
     """
 
     def __init__(self, *, version: str, registry: CollectorRegistry | None = None) -> None:
+        _reserve_files()
         self._registry = registry or CollectorRegistry()
         self._facts: list[MetricFacts] = []
         self._exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=self._registry)
@@ -67,7 +80,6 @@ class Metrics:
         self._define_photos()
         self._exporter.info("photo_api_build_info", "Always 1; its label says what runs.", version=version)
         self._facts.append(MetricFacts("photo_api_build_info", "gauge", ("version",)))
-        _reserve_room()
 
     def _define_http(self) -> None:
         self.http_requests = self._counter(
@@ -249,22 +261,42 @@ class Metrics:
         self.outbox_oldest_age.set(oldest_age_seconds)
 
     def exposition(self, accept: str | None = None, names: Iterable[str] = ()) -> tuple[bytes, str]:
-        """Return the metrics of all workers and their content type.
+        """Return the metrics of all workers and their content type; this worker's alone when none has files.
 
         Args:
             accept: The ``Accept`` header; OpenMetrics is given to who asks for it.
             names: Only these samples; all when empty.
         """
-        text, content_type = self._exporter.generate_metrics(accept, list(names))
+        wanted = list(names)
+        folder = os.environ.get(MULTIPROCESS_VARIABLE)
+        if folder and not any(Path(folder).glob("*.db")):
+            encode, content_type = choose_encoder(accept or "")
+            registry = self._registry.restricted_registry(wanted) if wanted else self._registry
+            return encode(registry), content_type
+        text, content_type = self._exporter.generate_metrics(accept, wanted)
         return text.encode(), content_type
 
 
-def _reserve_room() -> None:
-    # prometheus_client maps sparse files: on a full disk the first write to a new page is a SIGBUS, which would
-    # kill the worker over a counter. Reserved room cannot run out.
+def _reserve_files() -> None:
+    """Make this process's files with all their room, or let everything be counted in memory.
+
+    ``prometheus_client`` maps sparse files: on a full disk the first write to a new page is a SIGBUS, which would
+    kill the worker over a counter. Reserved room cannot run out.
+    """
     folder = os.environ.get(MULTIPROCESS_VARIABLE)
     if not folder:
         return
-    for path in Path(folder).glob(f"*_{os.getpid()}.db"):
-        with path.open("r+b") as file:
-            os.posix_fallocate(file.fileno(), 0, os.fstat(file.fileno()).st_size)
+    made: list[Path] = []
+    try:
+        for kind, room_bytes in _ROOM_BYTES.items():
+            path = Path(folder) / f"{kind}_{os.getpid()}.db"
+            with path.open("ab") as file:
+                if not os.fstat(file.fileno()).st_size:
+                    made.append(path)
+                os.posix_fallocate(file.fileno(), 0, room_bytes)
+    except OSError as error:
+        for path in made:
+            with suppress(OSError):
+                path.unlink()
+        values.ValueClass = values.MutexValue
+        _log.warning("no files for metrics (%s): this worker's are not in the totals", error.strerror)

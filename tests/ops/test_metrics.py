@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -108,6 +110,27 @@ def test_two_objects_in_one_process_do_not_meet() -> None:
     first.dedup.inc()
 
     assert samples(second)["photo_api_dedup_total", ()] == 0
+
+
+_ON_A_FULL_DISK = """
+import os, resource, sys
+os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
+from app.ops.metrics import Metrics
+resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
+metrics = Metrics(version="1")
+metrics.duplicate()
+print(os.listdir(sys.argv[1]), b"photo_api_dedup_total 1.0" in metrics.exposition()[0])
+print(b"photo_api_ready" in metrics.exposition(names=["photo_api_dedup_total"])[0])
+"""
+
+
+def test_without_room_for_its_files_a_process_counts_in_memory_and_leaves_none(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _ON_A_FULL_DISK, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == ["[]", "True", "False"]
+    assert "no files for metrics (File too large)" in done.stderr
 
 
 def test_openmetrics_is_given_to_who_asks_for_it() -> None:

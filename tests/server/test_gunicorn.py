@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,6 +124,20 @@ def test_every_line_is_ndjson_without_query_or_secret_and_probes_have_none(serve
     assert "hunter2" not in text
 
 
+def test_an_answer_that_breaks_off_is_one_error_with_id_and_route(server: Server) -> None:
+    with pytest.raises(http.client.IncompleteRead):
+        server.get("/breaks-off", headers={"X-Request-Id": "known-2"})
+    server.get("/pid", headers={"X-Request-Id": "known-3"})
+    until(lambda: any(line["request_id"] == "known-3" for line in server.log_lines()), "the later line")
+    until(lambda: server.metric("photo_api_in_flight_requests") == 0, "nothing in flight")
+
+    errors = [line for line in server.log_lines() if "in the middle" in str(line)]
+    assert [(line["severity_text"], line["request_id"], line["route"]) for line in errors] == [
+        ("ERROR", "known-2", "/breaks-off")
+    ]
+    assert [line for line in server.log_lines() if line["message"].startswith("Error handling request")] == []
+
+
 def test_totals_survive_a_killed_worker_and_its_gauges_vanish(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         for _ in range(30):
@@ -201,6 +217,22 @@ def test_room_for_the_metrics_is_reserved_so_that_a_full_disk_kills_no_worker(se
 
     assert len(files) > 4
     assert all(reserved)
+
+
+def test_a_worker_that_cannot_make_metrics_files_serves_without_them_and_says_so_once(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        before = server.pids()
+        shutil.rmtree(tmp_path / "var" / "run" / "metrics")
+
+        os.kill(min(before), signal.SIGKILL)
+        until(lambda: len(server.pids()) == 2 and min(before) not in server.pids(), "another worker")
+        (pid,) = server.pids() - before
+        until(lambda: server.get("/pid").body == str(pid).encode(), "an answer of the new worker")
+
+        assert server.get("/metrics", management=True).status == 200
+        assert server.process.poll() is None
+        warnings = [line for line in server.log_lines() if "no files for metrics" in line["message"]]
+        assert len(warnings) == 1
 
 
 def test_unix_sockets_part_the_listeners_too(tmp_path: Path) -> None:
