@@ -12,7 +12,9 @@ which fails when there is one already. The two hash folders keep every folder sm
 ``,``, so that ``a`` and ``a/b`` can both exist.
 
 What a killed process leaves under ``incoming`` is removed when the next store is opened: a lock, which the
-kernel lets go of when its process dies, tells it from what is still being written.
+kernel lets go of when its process dies, tells it from what is still being written. Names that the store does not
+make, such as those of file managers and backups, are no objects and are left alone. A key's folder without a file
+is no object either; one with two digests is damage.
 
 Not kept: the content type; who serves an object knows it from the database. POSIX only.
 """
@@ -23,6 +25,7 @@ import errno
 import fcntl
 import hashlib
 import heapq
+import logging
 import os
 import re
 import shutil
@@ -49,6 +52,9 @@ from app.storage.base import (
 )
 from app.storage.reading import CHUNK_BYTES, CheckedReader, check_deadline
 
+_log = logging.getLogger(__name__)
+
+_MISSING = "The stored object is missing."
 _NAME_CHARACTERS = 200
 _CONTINUED = "~"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -59,22 +65,27 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errn
 class LocalObjectStore:
     """An :class:`app.storage.base.ObjectStore` under one folder. Thread-safe, also over several processes.
 
+    A folder that cannot be made or read now is no error yet, so that a worker starts also while its disk is away;
+    each use then tells what is wrong.
+
     Args:
         root: The folder; it is made when it is missing, with mode 0700.
         page_size: How many keys ``list`` keeps in memory at a time.
-
-    Raises:
-        StorageDeniedError: The folder cannot be made or written.
     """
 
     def __init__(self, root: Path, *, page_size: int = 100_000) -> None:
         self._objects = root / "objects"
         self._incoming = root / "incoming"
         self._page_size = page_size
-        with _storage_errors():
-            for folder in (self._objects, self._incoming):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._remove_abandoned()
+        self._opening_error: StorageError | None = None
+        try:
+            with _storage_errors():
+                for folder in (self._objects, self._incoming):
+                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self._remove_abandoned()
+        except StorageError as error:
+            self._opening_error = error
+            _log.warning("the object store's folder cannot be opened: %s", error.detail)
 
     def put(self, key: str, body: Body, *, content_type: str) -> ObjectInfo:  # noqa: ARG002 - the port's signature
         """Create an object; see :meth:`app.storage.base.ObjectStore.put`."""
@@ -97,7 +108,8 @@ class LocalObjectStore:
         check_key(key)
         with _storage_errors():
             path = self._content(key)
-            return _info(key, path, path.stat())
+            with _absence():
+                return _info(key, path, path.stat())
 
     def open(self, key: str, *, start: int = 0, length: int | None = None) -> ObjectReader:
         """Open an object or a range of it; see :meth:`app.storage.base.ObjectStore.open`."""
@@ -106,14 +118,15 @@ class LocalObjectStore:
         check_deadline()
         with _storage_errors():
             path = self._content(key)
-            file = path.open("rb", buffering=0)
+            with _absence():
+                file = path.open("rb", buffering=0)
         info = _info(key, path, os.fstat(file.fileno()))
         expected = info.size_bytes - start if length is None else length
         if start + expected > info.size_bytes or expected < 0:
             file.close()
             raise ObjectCorruptError("The stored object has not the size that it should have.")
         file.seek(start)
-        whole = start == 0 and length is None
+        whole = expected == info.size_bytes  # asked for as a range, too
         return CheckedReader(file, info=info, length=expected, whole=whole, close=lambda _complete: file.close())
 
     def delete(self, key: str) -> None:
@@ -138,7 +151,7 @@ class LocalObjectStore:
             with _storage_errors():
                 page = heapq.nsmallest(self._page_size, (key for key in self._walk(prefix) if key > last))
             for key in page:
-                with suppress(ObjectNotFoundError):
+                with suppress(ObjectNotFoundError, ObjectCorruptError):  # who needs it asks for it by its key
                     yield self.head(key)
             if len(page) < self._page_size:
                 return
@@ -159,10 +172,12 @@ class LocalObjectStore:
         """Return the path of an object's bytes."""
         try:
             names = [name for name in os.listdir(self._place(key)) if _SHA256.fullmatch(name)]  # noqa: PTH208 - names
-        except FileNotFoundError as error:
-            self._require_folder()
-            raise ObjectNotFoundError("The stored object is missing.") from error
+        except (FileNotFoundError, NotADirectoryError):
+            names = []
         if not names:
+            self._require_folder()
+            raise ObjectNotFoundError(_MISSING)
+        if len(names) > 1:
             raise ObjectCorruptError("The stored object is damaged.")
         return self._place(key) / names[0]
 
@@ -171,7 +186,12 @@ class LocalObjectStore:
         """Yield a new folder under ``incoming``, locked; it is removed in the end if it is still there."""
         while True:
             folder = self._incoming / uuid.uuid4().hex
-            folder.mkdir(mode=0o700)
+            try:
+                folder.mkdir(mode=0o700)
+            except FileNotFoundError as error:
+                if self._opening_error is None:
+                    raise
+                raise type(self._opening_error)(self._opening_error.detail) from error
             try:
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             except FileNotFoundError:
@@ -190,7 +210,7 @@ class LocalObjectStore:
     def _remove_abandoned(self) -> None:
         """Remove what killed processes left; nothing that is locked is touched."""
         for folder in self._incoming.iterdir():
-            with suppress(FileNotFoundError):
+            with suppress(FileNotFoundError, NotADirectoryError, PermissionError):  # gone, or not ours
                 descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                 try:
                     with suppress(BlockingIOError):
@@ -237,10 +257,10 @@ class LocalObjectStore:
 
 
 def _names(folder: Path) -> list[str]:
-    """Return the names in a folder; none when it has just been removed."""
+    """Return the names in a folder; none when it has just been removed, or is a foreign file."""
     try:
         return os.listdir(folder)  # noqa: PTH208 - names are what is needed, in the fewest calls
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
 
 
@@ -286,6 +306,15 @@ def _fsync(folder: Path) -> None:
 
 def _info(key: str, path: Path, facts: os.stat_result) -> ObjectInfo:
     return ObjectInfo(key, facts.st_size, path.name, datetime.fromtimestamp(facts.st_mtime, UTC))
+
+
+@contextmanager
+def _absence() -> Iterator[None]:
+    """Take a file that went since its folder was read for an object that is not there."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise ObjectNotFoundError(_MISSING) from error
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import pytest
 
-from app.storage.base import ObjectCorruptError, StorageDeniedError, StorageUnavailableError
+from app.storage.base import ObjectCorruptError, ObjectNotFoundError, StorageDeniedError, StorageUnavailableError
 from app.storage.local import LocalObjectStore
 from app.storage.probe import BytesBody
 from tests.fakes.bodies import BodyWithReaders, pattern
@@ -82,15 +82,61 @@ def test_altered_file_is_found_out_before_its_last_chunk(tmp_path: Path) -> None
         next(iter(reader))
 
 
-def test_folder_without_its_file_is_damage_and_not_absence(tmp_path: Path) -> None:
+def test_folder_without_its_file_is_no_object_and_can_be_put_again(tmp_path: Path) -> None:
     store = LocalObjectStore(tmp_path)
-    store.put("a", BytesBody(b"x"), content_type="image/jpeg")
+    for key in ("a", "b"):
+        store.put(key, BytesBody(b"x"), content_type="image/jpeg")
     files(tmp_path)[0].unlink()
+    (lost,) = {"a", "b"} - {info.key for info in store.list()}
 
-    with pytest.raises(ObjectCorruptError):
-        store.open("a")
+    with pytest.raises(ObjectNotFoundError):
+        store.open(lost)
+    with pytest.raises(ObjectNotFoundError):
+        store.head(lost)
+
+    store.put(lost, BytesBody(b"y"), content_type="image/jpeg")
+    assert [info.key for info in store.list()] == ["a", "b"]
+
+
+def test_second_digest_is_damage_that_no_listing_stumbles_over(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    for key in ("a", "b"):
+        store.put(key, BytesBody(b"x"), content_type="image/jpeg")
+    place = next((tmp_path / "objects").glob("*/*/a"))
+    (place / BytesBody(b"y").sha256).write_bytes(b"y")
+
+    assert [info.key for info in store.list()] == ["b"]
     with pytest.raises(ObjectCorruptError):
         store.head("a")
+    with pytest.raises(ObjectCorruptError):
+        store.open("a")
+
+
+def test_file_that_goes_between_two_looks_is_absence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalObjectStore(tmp_path)
+    store.put("a", BytesBody(b"x"), content_type="image/jpeg")
+    real_content = LocalObjectStore._content
+
+    def content(store: LocalObjectStore, key: str) -> Path:
+        path = real_content(store, key)
+        path.unlink(missing_ok=True)
+        path.with_name("0" * 64).touch()
+        return path
+
+    monkeypatch.setattr(LocalObjectStore, "_content", content)
+
+    with pytest.raises(ObjectNotFoundError):
+        store.head("a")
+
+
+def test_range_over_all_bytes_is_checked_like_the_whole(tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    store.put("a", BytesBody(pattern(1000)), content_type="image/jpeg")
+    [path] = files(tmp_path)
+    path.write_bytes(b"!" + pattern(1000)[1:])
+
+    with store.open("a", start=0, length=1000) as reader, pytest.raises(ObjectCorruptError):
+        next(iter(reader))
 
 
 def test_missing_root_is_never_taken_for_missing_objects(tmp_path: Path) -> None:
@@ -136,12 +182,65 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_store(tmp_path: Path) 
     assert list((tmp_path / "incoming").iterdir()) == []
 
 
-def test_foreign_names_are_not_listed(tmp_path: Path) -> None:
+def test_foreign_names_are_neither_listed_nor_touched_nor_in_the_way(tmp_path: Path) -> None:
+    body = BytesBody(b"x")
+    LocalObjectStore(tmp_path).put("a", body, content_type="image/jpeg")
+    place = next((tmp_path / "objects").glob("*/*/a"))
+    (tmp_path / "objects" / "00" / "11" / "Not A Key").mkdir(parents=True)
+    foreign = [
+        folder / ".DS_Store"
+        for folder in (
+            tmp_path,
+            tmp_path / "incoming",
+            tmp_path / "objects",
+            place.parent.parent,
+            place.parent,
+            place,
+        )
+    ]
+    for file in [*foreign, place.parent / "key"]:
+        file.touch()
+
+    store = LocalObjectStore(tmp_path)
+    store.put("a", body, content_type="image/jpeg")
+    store.put("b", body, content_type="image/jpeg")
+    listed = [info.key for info in store.list()]
+    store.delete("b")
+
+    assert listed == ["a", "b"]
+    with store.open("a") as reader:
+        assert b"".join(reader) == b"x"
+    assert all(file.exists() for file in foreign)
+
+
+def test_file_in_an_objects_place_is_no_object(tmp_path: Path) -> None:
     store = LocalObjectStore(tmp_path)
     store.put("a", BytesBody(b"x"), content_type="image/jpeg")
-    (tmp_path / "objects" / "00" / "11" / "Not A Key").mkdir(parents=True)
+    place = next((tmp_path / "objects").glob("*/*/a"))
+    place.rename(tmp_path / "elsewhere")
+    place.touch()
 
-    assert [info.key for info in store.list()] == ["a"]
+    assert list(store.list()) == []
+    with pytest.raises(ObjectNotFoundError):
+        store.head("a")
+
+
+def test_store_that_cannot_be_opened_says_so_at_each_use_and_works_when_it_is_back(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+
+    store = LocalObjectStore(tmp_path / "file" / "store")
+
+    for _ in range(2):
+        with pytest.raises(StorageDeniedError):
+            store.head("a")
+        with pytest.raises(StorageDeniedError):
+            store.put("a", BytesBody(b"x"), content_type="image/jpeg")
+        with pytest.raises(StorageDeniedError):
+            list(store.list())
+    (tmp_path / "file").unlink()
+    LocalObjectStore(tmp_path / "file" / "store")
+    store.put("a", BytesBody(b"x"), content_type="image/jpeg")
+    assert store.head("a").size_bytes == 1
 
 
 _LIMITED = """
