@@ -18,13 +18,14 @@ from app.stability import Deadline, enter_deadline, leave_deadline
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _NO_ROUTE = "(none)"
+_FINAL_DOT = re.compile(r"\.(?=(?::\d*)?$)")
 
 
 class RequestObserver(Protocol):
     """Who hears of requests. Called once per request, after the answer is made; must not raise."""
 
-    def request_started(self, request_id: str) -> None:
-        """A request has come in."""
+    def request_started(self, request_id: str, route: str) -> None:
+        """A request has come in; ``route`` is a template, never a path."""
         ...
 
     def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
@@ -50,14 +51,15 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
         deadline_seconds: From the last byte of the request's body (see :func:`restart_deadline`).
         allowed_hosts: Names that ``Host`` may have, ``.example.org`` for all below; empty for any.
     """
+    trusted = [_name_of(host) for host in allowed_hosts]
 
     def begin() -> Response | None:
         g.started = time.perf_counter()
         g.deadline_seconds = deadline_seconds
         g.request_id = choose_request_id(request.headers.get("X-Request-Id", ""))
         g.deadline_token = enter_deadline(Deadline(deadline_seconds))
-        observer.request_started(g.request_id)
-        if allowed_hosts and not host_is_trusted(request.host.lower(), allowed_hosts):
+        observer.request_started(g.request_id, _route())
+        if trusted and not host_is_trusted(_name_of(request.host), trusted):
             return problems.answer(problems.HOST_NOT_ALLOWED, "Use a host name that this server is configured for.")
         return None
 
@@ -67,10 +69,9 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
         response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
         response.headers.setdefault("Referrer-Policy", "no-referrer")
         response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-        route = request.url_rule.rule if request.url_rule else _NO_ROUTE
         if "unforeseen" in g:
             observer.unforeseen(g.unforeseen)
-        observer.request_ended(request.method, route, response.status_code, time.perf_counter() - g.started)
+        observer.request_ended(request.method, _route(), response.status_code, time.perf_counter() - g.started)
         return response
 
     def leave(_error: BaseException | None) -> None:
@@ -81,6 +82,15 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
     app.before_request(begin)
     app.after_request(end)
     app.teardown_request(leave)
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule else _NO_ROUTE
+
+
+def _name_of(host: str) -> str:
+    """Return a host as it is compared: case and the dot of a full name say nothing."""
+    return _FINAL_DOT.sub("", host.lower())
 
 
 def restart_deadline() -> None:

@@ -42,9 +42,11 @@ class RememberingObserver:
     started: list[str] = field(default_factory=list)
     ended: list[tuple[str, str, int, float]] = field(default_factory=list)
     kinds: list[str] = field(default_factory=list)
+    routes: list[str] = field(default_factory=list)
 
-    def request_started(self, request_id: str) -> None:
+    def request_started(self, request_id: str, route: str) -> None:
         self.started.append(request_id)
+        self.routes.append(route)
 
     def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
         self.ended.append((method, route, status, seconds))

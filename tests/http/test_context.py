@@ -95,6 +95,7 @@ def test_a_request_is_recorded_once_by_its_template(path: str, method: str, rout
     answer = build_app(DeadlineRoutes(), observer=observer).test_client().open(path, method=method)
 
     assert observer.started == [answer.headers["X-Request-Id"]]
+    assert observer.routes == [route]
     ((seen_method, seen_route, seen_status, seconds),) = observer.ended
     assert (seen_method, seen_route, seen_status) == (method, route, status)
     assert 0 <= seconds < 30
@@ -119,17 +120,35 @@ def test_no_deadline_is_left_behind_by_a_request_that_broke() -> None:
 
 
 @pytest.mark.parametrize(
-    "host", ["photos.example.org", "PHOTOS.example.org", "photos.example.org:1", "a.example.net"]
+    "host",
+    [
+        "photos.example.org",
+        "PHOTOS.example.org",
+        "photos.example.org.",
+        "photos.example.org:1",
+        "Photos.Example.org.:8000",
+        "a.example.net",
+        "upper.example.com",
+    ],
 )
 def test_hosts_on_the_list_are_served(host: str) -> None:
-    hosts = ["photos.example.org", ".example.net"]
+    hosts = ["photos.example.org", ".example.net", "Upper.example.com."]
 
     assert ask(f"/look/{ID}", {"Host": host}, allowed_hosts=hosts).status_code == 200
 
 
 @pytest.mark.parametrize(
     "host",
-    ["evil.example", "photos.example.org.evil.example", "xphotos.example.org", "127.0.0.1", "a b", "evil@x", "[::1"],
+    [
+        "evil.example",
+        "photos.example.org..",
+        "photos.example.org.evil.example",
+        "xphotos.example.org",
+        "127.0.0.1",
+        "a b",
+        "evil@x",
+        "[::1",
+    ],
 )
 def test_hosts_outside_it_are_refused_with_id_and_record(host: str) -> None:
     observer = RememberingObserver()
