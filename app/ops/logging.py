@@ -53,6 +53,8 @@ _TALKATIVE = (
     "werkzeug",
 )
 
+_REPORTED = "Logged where it happened."
+
 _context: ContextVar[Mapping[str, object]] = ContextVar("photo_api_log_context", default={})  # noqa: B039  # never mutated
 
 _log = logging.getLogger(__name__)
@@ -113,6 +115,16 @@ def unbind_all() -> None:
 def bound() -> Mapping[str, object]:
     """Return the fields bound in this context."""
     return _context.get()
+
+
+def mark_reported(error: BaseException) -> None:
+    """Note on an error that it has been logged where its request was still known."""
+    error.add_note(_REPORTED)
+
+
+def is_reported(error: BaseException) -> bool:
+    """Return whether an error has been logged already, so that whoever meets it later says nothing."""
+    return _REPORTED in getattr(error, "__notes__", ())
 
 
 class JsonFormatter(logging.Formatter):

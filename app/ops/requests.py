@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
-
-from werkzeug.wsgi import ClosingIterator
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from app.ops.lifecycle import Lifecycle
-from app.ops.logging import bind, bound, unbind_all
+from app.ops.logging import bind, bound, is_reported, mark_reported, unbind_all
 from app.ops.metrics import UNMATCHED_ROUTE, Metrics
 
 if TYPE_CHECKING:
@@ -35,10 +33,10 @@ class RequestRecorder:
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
 
-    def request_started(self, request_id: str) -> None:
-        """Bind the request's id to all lines of this thread, until the next request or :class:`InFlight`'s end."""
+    def request_started(self, request_id: str, route: str) -> None:
+        """Bind id and route to all lines of this thread, until the next request or :class:`InFlight`'s end."""
         unbind_all()
-        bind(request_id=request_id)
+        bind(request_id=request_id, route=_counted_route(route))
 
     def request_ended(self, method: str, route: str, status: int, seconds: float) -> None:
         """Count and log an answer whose head is ready.
@@ -49,7 +47,7 @@ class RequestRecorder:
             status: Of HTTP.
             seconds: Since the request's head.
         """
-        template = UNMATCHED_ROUTE if route.startswith("(") else route
+        template = _counted_route(route)
         self._metrics.request_answered(method, template, status, seconds)
         _log.info(
             "request",
@@ -66,6 +64,10 @@ class RequestRecorder:
         self._metrics.unforeseen(kind)
 
 
+def _counted_route(route: str) -> str:
+    return UNMATCHED_ROUTE if route.startswith("(") else route
+
+
 def identify(user_id: str) -> None:
     """Bind the authenticated user's id to the lines of this request."""
     if bound().get("user_id") != user_id:
@@ -74,6 +76,9 @@ def identify(user_id: str) -> None:
 
 class InFlight:
     """WSGI middleware: a request is in flight from its head until its response body is closed.
+
+    What breaks a body in the middle is logged here, once, while the request's id is still known; the server
+    sees it too and cuts the connection.
 
     Args:
         application: What answers.
@@ -98,11 +103,33 @@ class InFlight:
             closing: Any = body
             closing.close = _followed_by(getattr(body, "close", None), self._leave)
             return body
-        return ClosingIterator(body, self._leave)
+        return _WatchedBody(body, self._leave)
 
     def _leave(self) -> None:
         self._lifecycle.leave()
         unbind_all()
+
+
+class _WatchedBody:
+    """A response body that says when it breaks and when it is closed."""
+
+    def __init__(self, body: Iterable[bytes], leave: Callable[[], None]) -> None:
+        self._next = iter(body).__next__
+        self.close = _followed_by(getattr(body, "close", None), leave)
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> bytes:
+        try:
+            return self._next()
+        except StopIteration:
+            raise
+        except Exception as error:
+            if not is_reported(error):
+                _log.exception("a response broke in the middle")
+                mark_reported(error)
+            raise
 
 
 def _followed_by(first: Callable[[], None] | None, then: Callable[[], None]) -> Callable[[], None]:

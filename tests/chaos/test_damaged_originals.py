@@ -42,6 +42,11 @@ def damage(product: Product, photo: dict[str, Any], how: str) -> None:
             content.write(bytes([content.read(1)[0] ^ 1]))
 
 
+def errors_of(product: Product, request_id: str) -> list[dict[str, Any]]:
+    lines = product.log_lines()
+    return [line for line in lines if (line["request_id"], line["severity_text"]) == (request_id, "ERROR")]
+
+
 def mend(product: Product) -> None:
     if product.stack.proxy is not None:
         product.stack.proxy.heal()
@@ -58,8 +63,9 @@ def test_rows_11_and_12_a_damaged_photo_is_never_a_whole_answer(
     damage(product, photo, how)
 
     received = b""
+    request_id = f"damaged-{secrets.token_hex(8)}"
     try:
-        answer = user.get(photo["links"]["original"], stream=True)
+        answer = user.get(photo["links"]["original"], stream=True, headers={"X-Request-Id": request_id})
         for piece in answer.iter_content(50_000):
             received += piece
     except requests.RequestException:
@@ -74,6 +80,12 @@ def test_rows_11_and_12_a_damaged_photo_is_never_a_whole_answer(
         until(
             lambda: product.metric("photo_api_checksum_mismatch_total") == mismatches + 1, "the damage to be counted"
         )
+        until(lambda: errors_of(product, request_id), "the damage in the log")
+        user.twin().get(photo["links"]["self"])
+        assert [line["route"] for line in errors_of(product, request_id)] == [
+            "/api/v1/photos/<uuid:photo_id>/original"
+        ]
+        assert "Error handling request" not in product.log_path.read_text()
     assert user.twin().get(photo["links"]["self"]).status_code == 200
     if product.stack.proxy is not None:
         assert user.twin().original(photo).content == content

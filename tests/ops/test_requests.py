@@ -11,7 +11,7 @@ from werkzeug.test import create_environ
 from werkzeug.wsgi import FileWrapper
 
 from app.ops.lifecycle import Lifecycle
-from app.ops.logging import bound, unbind_all
+from app.ops.logging import bound, is_reported, mark_reported, unbind_all
 from app.ops.metrics import Metrics
 from app.ops.requests import REQUEST_LOGGER, InFlight, RequestRecorder, identify
 
@@ -87,11 +87,38 @@ def test_an_application_that_raises_leaves_nothing_in_flight() -> None:
     assert lifecycle.in_flight == 0
 
 
+def test_what_breaks_a_body_is_logged_once_and_still_raised(caplog: pytest.LogCaptureFixture) -> None:
+    def application(_environ: WSGIEnvironment, _start: StartResponse) -> Iterable[bytes]:
+        yield b"a"
+        raise RuntimeError
+
+    answer = call(InFlight(application, Lifecycle()))
+
+    with pytest.raises(RuntimeError) as caught:
+        list(answer)
+
+    assert [record.levelname for record in caplog.records] == ["ERROR"]
+    assert is_reported(caught.value)
+
+
+def test_what_was_logged_where_it_happened_is_not_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    def application(_environ: WSGIEnvironment, _start: StartResponse) -> Iterable[bytes]:
+        yield b"a"
+        error = RuntimeError()
+        mark_reported(error)
+        raise error
+
+    with pytest.raises(RuntimeError):
+        list(call(InFlight(application, Lifecycle())))
+
+    assert caplog.records == []
+
+
 def test_a_request_is_one_line_with_route_status_and_duration(caplog: pytest.LogCaptureFixture) -> None:
     recorder = RequestRecorder(Metrics(version="1"))
 
     with caplog.at_level(logging.INFO, REQUEST_LOGGER):
-        recorder.request_started("r-1")
+        recorder.request_started("r-1", "/x/<id>")
         recorder.request_ended("GET", "/x/<id>", 200, 0.0123)
 
     (record,) = caplog.records
@@ -101,17 +128,17 @@ def test_a_request_is_one_line_with_route_status_and_duration(caplog: pytest.Log
 
 def test_what_one_request_bound_is_gone_for_the_next_on_the_same_thread() -> None:
     recorder, lifecycle = RequestRecorder(Metrics(version="1")), Lifecycle()
-    recorder.request_started("r-1")
+    recorder.request_started("r-1", "/x/<id>")
     identify("u-1")
     identify("u-1")
     first = dict(bound())
 
-    recorder.request_started("r-2")
+    recorder.request_started("r-2", "(none)")
     second = dict(bound())
     call(InFlight(lambda _environ, _start: [], lifecycle)).close()
 
-    assert first == {"request_id": "r-1", "user_id": "u-1"}
-    assert second == {"request_id": "r-2"}
+    assert first == {"request_id": "r-1", "route": "/x/<id>", "user_id": "u-1"}
+    assert second == {"request_id": "r-2", "route": "unmatched"}
     assert bound() == {}
 
 

@@ -20,7 +20,7 @@ HEAD = b"GET /pid HTTP/1.1\r\nHost: localhost\r\n"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with running(tmp_path_factory.mktemp("server")) as started:
+    with running(tmp_path_factory.mktemp("server"), PHOTO_API_LOG__LEVEL="DEBUG") as started:
         yield started
 
 
@@ -87,10 +87,35 @@ def test_every_status_of_the_server_becomes_a_documented_problem(given: int, sta
     assert f"Content-Length: {len(body)}" in lines
 
 
-def test_the_log_says_that_it_was_refused_and_repeats_nothing_either(server: Server) -> None:
-    say(server.public, b"GET /photos?token=secret-query nonsense HTTP/1.1\r\n\r\n")
-    say(server.public, HEAD + b"Authorization: Bearer secret-token\x00\r\n\r\n")
-    say(server.public, HEAD + b"secret header: secret-token\r\n\r\n")
+UNREADABLE = [
+    (b"GET /photos?token=secret-query nonsense HTTP/1.1\r\n\r\n", "InvalidHTTPVersion"),
+    (b"GET x?secret-query HTTP/1.1\r\n\r\n", "InvalidRequestLine"),
+    (b"secret: secret: secret HTTP/1.1\r\n\r\n", "InvalidRequestMethod"),
+    (HEAD + b"Authorization: Bearer secret-token\x00\r\n\r\n", "InvalidHeader"),
+    (HEAD + b"X-Api-Key pk_abcdefgh_secret\r\n\r\n", "InvalidHeader"),
+    (HEAD + b"Cookie session=secret\r\n\r\n", "InvalidHeader"),
+    (HEAD + b"secret header: secret-token\r\n\r\n", "InvalidHeaderName"),
+    (HEAD + b"Expect: secret\r\n\r\n", "ExpectationFailed"),
+]
 
-    until(lambda: sum("Invalid request" in line["message"] for line in server.log_lines()) >= 3, "three lines")
+
+@pytest.mark.parametrize(("raw", "kind"), UNREADABLE)
+def test_the_log_says_what_kind_of_mistake_it_was_and_nothing_more(server: Server, raw: bytes, kind: str) -> None:
+    def refused() -> list[str]:
+        return [line["message"] for line in server.log_lines() if "Invalid request" in line["message"]]
+
+    before = len(refused())
+
+    say(server.public, raw)
+
+    until(lambda: len(refused()) > before, "the line")
+    assert refused()[-1] == f"Invalid request from ip=127.0.0.1: {kind}"
+    assert [line for line in server.log_lines() if "secret" in str(line)] == []
+
+
+def test_the_log_repeats_nothing_of_a_request_that_never_ended_either(server: Server) -> None:
+    with socket.create_connection(("127.0.0.1", server.public)) as connection:
+        connection.sendall(b"GET /photos?token=secret HTTP/1.1\r\nCookie: session=secret")
+
+    until(lambda: any("premature" in line["message"] for line in server.log_lines()), "the line")
     assert [line for line in server.log_lines() if "secret" in str(line)] == []

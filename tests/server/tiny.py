@@ -96,12 +96,20 @@ def _add_routes(app: Flask, metrics: Metrics) -> None:
 
         return Response(chunks())
 
+    def breaks_off() -> Response:
+        def chunks() -> Iterator[bytes]:
+            yield b"x" * 65_536
+            raise RuntimeError("in the middle")
+
+        return Response(chunks())
+
     def broken() -> str:
         raise RuntimeError("password=hunter2")
 
     app.add_url_rule("/pid", view_func=pid)
     app.add_url_rule("/stream", view_func=stream)
     app.add_url_rule("/broken", view_func=broken)
+    app.add_url_rule("/breaks-off", view_func=breaks_off)
 
 
 def app_from_environment() -> Flask:
