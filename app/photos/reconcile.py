@@ -34,7 +34,7 @@ class Reconciliation:
         photos: How many ready photos were seen.
         orphans: Keys of objects that no row names, older than the grace time.
         removed: How many of those were removed.
-        missing: Photos whose object is not there, or has another size.
+        missing: Photos whose object is not there, is damaged in its place, or has another size.
     """
 
     objects: int = 0

@@ -166,7 +166,7 @@ class S3ObjectStore:
             response,
             info=info,
             length=expected,
-            whole=whole,
+            whole=expected == info.size_bytes,  # asked for as a range, too
             close=lambda complete: exchange.close(reusable=complete),
             failures=BROKEN,
         )

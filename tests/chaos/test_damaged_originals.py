@@ -54,8 +54,9 @@ def mend(product: Product) -> None:
 
 @pytest.mark.parametrize("how", ["cut", "flipped"])
 @pytest.mark.parametrize("size_bytes", SIZES)
+@pytest.mark.parametrize("asked", [{}, {"Range": "bytes=0-"}], ids=["whole", "range-over-all"])
 def test_rows_11_and_12_a_damaged_photo_is_never_a_whole_answer(
-    product: Product, user: Client, size_bytes: int, how: str
+    product: Product, user: Client, asked: dict[str, str], size_bytes: int, how: str
 ) -> None:
     content = new_photo()[:-16] + secrets.token_bytes(size_bytes)
     photo = user.upload(content)
@@ -65,7 +66,7 @@ def test_rows_11_and_12_a_damaged_photo_is_never_a_whole_answer(
     received = b""
     request_id = f"damaged-{secrets.token_hex(8)}"
     try:
-        answer = user.get(photo["links"]["original"], stream=True, headers={"X-Request-Id": request_id})
+        answer = user.get(photo["links"]["original"], stream=True, headers={"X-Request-Id": request_id, **asked})
         for piece in answer.iter_content(50_000):
             received += piece
     except requests.RequestException:
@@ -100,5 +101,29 @@ def test_row_14_a_photo_whose_object_is_missing_is_502_and_not_404(product: Prod
     answer = user.original(photo)
 
     assert_problem(answer, 502, "object-missing")
+    assert_problem(user.get(photo["links"]["original"], headers={"Range": "bytes=0-"}), 502, "object-missing")
     assert [item["id"] for item in user.photos()] == [photo["id"]]
     assert user.get(photo["links"]["original"], headers={"If-None-Match": f'"{photo["sha256"]}"'}).status_code == 304
+
+
+def test_a_photo_whose_file_alone_is_missing_is_502_and_healed_by_removing_and_uploading_it(
+    product: Product, user: Client
+) -> None:
+    content = new_photo()
+    photo = user.upload(content)
+    if product.stack.objects_folder is None:
+        store = product.stack.open_store()
+        store.delete(object_key(product, photo))
+        store.close()
+    else:
+        [file] = product.stack.objects_folder.rglob(photo["sha256"])
+        file.unlink()
+
+    assert_problem(user.original(photo), 502, "object-missing")
+    found = product.command("reconcile", "--grace-seconds", "0", check=False)
+    assert found.returncode == 1
+    assert f"photo without its object: {photo['id']}" in found.stdout
+
+    assert user.delete(f"{photo['links']['self']}?permanent=true").status_code == 204
+    again = user.upload(content)
+    assert user.original(again).content == content

@@ -89,7 +89,7 @@ class MemoryObjectStore:
         self._end("open", key)
         source = io.BytesIO(found.content)
         source.seek(start)
-        whole = start == 0 and length is None
+        whole = expected == found.info.size_bytes
         return CheckedReader(source, info=found.info, length=expected, whole=whole, close=lambda _complete: None)
 
     def delete(self, key: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator
+from pathlib import Path
 from uuid import UUID
 
 import pytest
@@ -12,6 +13,8 @@ from app.db.base import utc_now
 from app.photos.models import READY
 from app.photos.reconcile import Reconciliation, reconcile
 from app.storage.base import ObjectInfo, StorageUnavailableError
+from app.storage.local import LocalObjectStore
+from app.storage.probe import BytesBody
 from tests.fakes.object_store import MemoryObjectStore
 from tests.photos.world import World, image, new_photo
 
@@ -104,6 +107,29 @@ def test_a_photo_without_its_whole_object_is_listed_and_its_row_kept(any_world: 
     assert [str(photo_id) for photo_id in found.missing] == [str(lost)]
     assert not found.is_clean
     assert len(any_world.rows(READY)) == 2
+
+
+def test_damage_done_by_hand_in_a_local_store_hides_no_finding(any_world: World, tmp_path: Path) -> None:
+    store = LocalObjectStore(tmp_path)
+    owner = any_world.new_user()
+    for number in range(4):
+        any_world.upload(owner, image(number))
+        store.put(any_world.rows(READY)[number].object_key, BytesBody(image(number)), content_type="image/png")
+    store.put(ORPHAN.format(1), BytesBody(b"left over"), content_type="image/png")
+    emptied, doubled, replaced = [
+        next(tmp_path.glob("objects/*/*/" + row.object_key.replace("/", ","))) for row in any_world.rows(READY)[:3]
+    ]
+    next(emptied.iterdir()).unlink()
+    (doubled / ("0" * 64)).touch()
+    next(replaced.iterdir()).unlink()
+    replaced.rmdir()
+    replaced.touch()
+    (tmp_path / "objects" / ".DS_Store").touch()
+
+    found = reconcile(any_world.database, store, grace_seconds=-60, is_dry_run=True)
+
+    assert found.missing == [row.id for row in any_world.rows(READY)[:3]]
+    assert (found.objects, found.photos, found.orphans) == (2, 4, [ORPHAN.format(1)])
 
 
 def test_a_photo_that_the_listing_does_not_show_yet_is_asked_for_by_name(any_world: World) -> None:
