@@ -33,6 +33,8 @@ _PARTS_MAX = 100
 _FRAMING_BYTES_MAX = 64 * 1024
 _BOUNDARY = re.compile(r"[0-9A-Za-z'()+_,./:=? -]{0,69}[0-9A-Za-z'()+_,./:=?-]")
 _REPR_DIGEST = re.compile(r"(?:^|,)\s*sha-256\s*=\s*:([A-Za-z0-9+/=]*):\s*(?=[;,]|$)")
+_OTHER_DIGEST = r"\s*(?!sha-256\s*=)[a-z*][a-z0-9_.*-]*=:[A-Za-z0-9+/=]*:(?:;[^,]*|\s*)"
+_OTHER_DIGESTS = re.compile(f"{_OTHER_DIGEST}(?:,{_OTHER_DIGEST})*")
 _SHA256_BYTES = 32
 
 
@@ -48,11 +50,13 @@ class ReceivedUpload:
 def announced_digest(request: Request) -> str | None:
     """Return the SHA-256 in ``Repr-Digest`` (RFC 9530) as hex, or None when there is none.
 
+    Digests of other algorithms are not ours to check, and say nothing.
+
     Raises:
         MalformedRequestError: It is there, but cannot be read.
     """
     header = request.headers.get("Repr-Digest")
-    if header is None:
+    if header is None or _OTHER_DIGESTS.fullmatch(header):
         return None
     matched = _REPR_DIGEST.search(header)
     try:

@@ -55,7 +55,7 @@ def _mac(key: bytes, question: str, payload: bytes) -> bytes:
 
 
 def _decoded(cursor: str) -> bytes:
-    if len(cursor) > _CURSOR_CHARACTERS_MAX or not cursor.isascii():
+    if len(cursor) > _CURSOR_CHARACTERS_MAX or not cursor.isascii() or "=" in cursor:
         raise _bad_cursor()
     try:
         return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)

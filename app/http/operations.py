@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
+import orjson
 from flask import Flask, Response, request
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
@@ -245,10 +246,20 @@ def read_json(model: type[_Model]) -> _Model:
     if (request.content_length or 0) > _JSON_BYTES_MAX:
         raise PayloadTooLargeError(f"A JSON body may have at most {_JSON_BYTES_MAX} bytes.")
     raw = read_body(_JSON_BYTES_MAX)
+    _require_strict_numbers(raw)
     try:
         return model.model_validate_json(raw)
     except ValidationError as error:
         raise _validation_failed(error, model) from None
+
+
+def _require_strict_numbers(raw: bytes) -> None:
+    """Refuse what no JSON has, and pydantic reads all the same: ``NaN`` and ``Infinity`` as numbers."""
+    if b"NaN" in raw or b"Infinity" in raw:  # mostly these stand in a text, which is fine
+        try:
+            orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise MalformedRequestError(f"The body is not valid JSON: {error.msg}.") from None
 
 
 def mistake_of(item: Mapping[str, Any]) -> str:

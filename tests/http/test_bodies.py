@@ -247,6 +247,14 @@ def test_no_digest_is_none() -> None:
 
 
 @pytest.mark.parametrize(
+    "others", ["sha-512=:AAAA:", "xsha-256=:AAAA:", "sha-512=:AAAA:, md5=:AA==:;x=1", "unixsum=:MTI=:"]
+)
+def test_digests_of_other_algorithms_say_nothing(others: str) -> None:
+    with APP.test_request_context(headers={"Repr-Digest": others}):
+        assert announced_digest(request) is None
+
+
+@pytest.mark.parametrize(
     "make",
     [
         lambda _: "",
@@ -255,8 +263,9 @@ def test_no_digest_is_none() -> None:
         lambda _: "sha-256=:AAAA:",
         lambda right: right.replace("=:", "=", 1),
         lambda right: right.removesuffix(":"),
-        lambda right: right.replace("sha-256", "sha-512"),
-        lambda right: right.replace("sha-256", "xsha-256"),
+        lambda right: right.removesuffix(":") + ", sha-512=:AAAA:",
+        lambda right: f"sha-512=:AAAA:, {right.removesuffix(':')}",
+        lambda _: "sha-512",
         lambda right: right[:-2] + ":",
         lambda right: right.replace(":", '"', 2),
         lambda _: f"sha-256=:{hashlib.sha256(b'a').hexdigest()}:",

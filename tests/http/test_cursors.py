@@ -50,6 +50,12 @@ def test_what_nobody_signed_is_refused(cursor: str) -> None:
         SIGNER.read("photos", cursor)
 
 
+@pytest.mark.parametrize("tail", ["=", "==", "A", "\n"])
+def test_a_cursor_with_something_after_it_is_refused(tail: str) -> None:
+    with pytest.raises(MalformedRequestError):
+        SIGNER.read("photos", SIGNER.sign("photos", POSITION) + tail)
+
+
 def test_a_cursor_outlives_the_rotation_of_keys_until_its_own_retires() -> None:
     keys = [b"old" * 11]
     signer = CursorSigner(lambda: keys)

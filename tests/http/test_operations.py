@@ -141,6 +141,18 @@ def test_a_body_that_is_not_declared_as_json_is_415(client: FlaskClient, kind: s
     assert slug(create(client, {"text": "a"}, kind)) == (415, "unsupported-media-type")
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+@pytest.mark.parametrize("place", ["text", "unknown"])
+def test_what_only_javascript_takes_for_a_number_is_no_json(client: FlaskClient, place: str, number: str) -> None:
+    answer = create(client, f'{{"{place}": {number}}}'.encode())
+
+    assert slug(answer) == (400, "malformed-request")
+
+
+def test_a_text_may_name_what_is_no_number(client: FlaskClient) -> None:
+    assert create(client, b'{"text": "NaN, -Infinity"}').status_code == 201
+
+
 @pytest.mark.parametrize(
     "raw",
     [
@@ -169,8 +181,6 @@ def test_a_body_that_is_no_json_is_400(client: FlaskClient, routes: NoteRoutes, 
         (b'{"text": "a", "stars": "1"}', "/stars"),
         (b'{"text": "a", "stars": 1.5}', "/stars"),
         (b'{"text": "a", "stars": true}', "/stars"),
-        (b'{"text": "a", "stars": NaN}', "/stars"),
-        (b'{"text": "a", "stars": 1e999}', "/stars"),
         (b'{"text": "a", "tags": ["b", "\\t"]}', "/tags/1"),
         (b'{"text": "a", "id": 1}', "/id"),
         (b'{"text": "a", "a/b~c": 1}', "/a~1b~0c"),

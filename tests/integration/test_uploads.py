@@ -166,6 +166,17 @@ def test_a_chunked_body_needs_no_length(owner: Client) -> None:
     assert owner.original(answer.json()).content == content
 
 
+def test_what_follows_a_chunked_body_says_nothing(product: Product, user: Client) -> None:
+    content = new_photo(100_000)
+    head = head_of(user, "/api/v1/photos", "Content-Type: image/jpeg", "Transfer-Encoding: chunked")
+    trailers = f"Repr-Digest: {repr_digest(b'other')}\r\nIdempotency-Key: in-a-trailer\r\nX-Checksum: 1\r\n\r\n"
+
+    answer = send_raw(product, head + b"%x\r\n%b\r\n0\r\n" % (len(content), content) + trailers.encode())
+
+    assert answer.status == 201
+    assert [photo["size_bytes"] for photo in user.photos()] == [len(content)]
+
+
 def test_a_photo_of_thirty_megabytes_is_taken(owner: Client) -> None:
     content = new_photo(30_000_000)
 
