@@ -70,6 +70,10 @@ class MaintenanceThread:
         self._tasks = tuple(tasks)
         self._lease_seconds = lease_seconds
         self._runs = runs
+        if runs is not None:
+            for task in tasks:
+                for outcome in ("success", "failure"):
+                    runs.labels(task.name, outcome)  # from 0 on, so that the first failure is seen as a rise
         self._clock = clock or SystemClock()
         self._due = {task.name: self._clock.monotonic() for task in tasks}
         self._held_until = _NEVER

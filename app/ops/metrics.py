@@ -29,6 +29,40 @@ _log = logging.getLogger(__name__)
 UNMATCHED_ROUTE: Final = "unmatched"
 """The ``route`` of a request that no route template matched."""
 
+OTHER_EXCEPTION: Final = "other"
+"""The ``exception`` of a class that is not among the usual ones; the log has its name."""
+
+_EXCEPTIONS = (
+    "ArithmeticError",
+    "AssertionError",
+    "AttributeError",
+    "IndexError",
+    "KeyError",
+    "LookupError",
+    "MemoryError",
+    "NotImplementedError",
+    "OSError",
+    "RecursionError",
+    "RuntimeError",
+    "TimeoutError",
+    "TypeError",
+    "UnicodeDecodeError",
+    "UnicodeEncodeError",
+    "ValueError",
+    "ValidationError",
+)
+
+STORAGE_OPERATIONS: Final = ("put", "head", "get", "delete", "list")
+STORAGE_FAILURES: Final = (
+    "StorageUnavailableError",
+    "StorageTimeoutError",
+    "StorageDeniedError",
+    "StorageFullError",
+    "ObjectCorruptError",
+    "ObjectExistsError",
+)
+DATABASE_FAILURES: Final = ("pool_timeout", "disconnect", "statement", "client")
+
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -80,6 +114,7 @@ class Metrics:
         self._define_photos()
         self._exporter.info("photo_api_build_info", "Always 1; its label says what runs.", version=version)
         self._facts.append(MetricFacts("photo_api_build_info", "gauge", ("version",)))
+        self._begin_at_zero()
 
     def _define_http(self) -> None:
         self.http_requests = self._counter(
@@ -150,6 +185,20 @@ class Metrics:
             "checksum_mismatch_total", "Objects whose bytes were not those that were stored."
         )
 
+    def _begin_at_zero(self) -> None:
+        """Expose what is known to be countable before it happens: a first event must be a rise from 0."""
+        for operation in STORAGE_OPERATIONS:
+            for kind in STORAGE_FAILURES:
+                self.external_request_errors.labels("storage", operation, kind)
+        for kind in DATABASE_FAILURES:
+            self.db_errors.labels(kind)
+        for during in ("upload", "download"):
+            self.client_disconnects.labels(during)
+        for result in ("hit", "miss"):
+            self.etag_requests.labels(result)
+        for name in (*_EXCEPTIONS, OTHER_EXCEPTION):
+            self.exceptions.labels(name)
+
     def _counter(self, name: str, meaning: str, labels: Sequence[str] = ()) -> Counter:
         full = self._noted(name, "counter", labels)
         return Counter(full, meaning, labels, registry=self._registry)
@@ -187,8 +236,8 @@ class Metrics:
         self.http_request_duration.labels(method, route).observe(seconds)
 
     def unforeseen(self, kind: str) -> None:
-        """Count an exception that became a 500, by the name of its class."""
-        self.exceptions.labels(kind).inc()
+        """Count an exception that became a 500, by the name of its class if that is a usual one."""
+        self.exceptions.labels(kind if kind in _EXCEPTIONS else OTHER_EXCEPTION).inc()
 
     def client_left(self, during: Literal["upload", "download"]) -> None:
         """Count a client that closed the connection early."""

@@ -105,6 +105,16 @@ def test_tasks_run_when_their_time_has_come() -> None:
     assert (ran.count("often"), ran.count("seldom")) == (6, 2)
 
 
+def test_both_outcomes_of_every_task_are_counted_from_zero_on() -> None:
+    metrics = Metrics(version="1")
+
+    MaintenanceThread(lambda: True, [Task("sweep", 5.0, lambda: 0)], runs=metrics.maintenance_runs)
+
+    text = metrics.exposition()[0].decode()
+    for outcome in ("success", "failure"):
+        assert f'photo_api_maintenance_runs_total{{outcome="{outcome}",task="sweep"}} 0.0' in text
+
+
 def test_a_task_that_raises_is_logged_and_counted_and_the_next_one_runs(caplog: pytest.LogCaptureFixture) -> None:
     metrics = Metrics(version="1")
     clock = HandClock()

@@ -11,7 +11,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.ops.build import VERSION
-from app.ops.metrics import MetricFacts, Metrics
+from app.ops.metrics import OTHER_EXCEPTION, STORAGE_FAILURES, STORAGE_OPERATIONS, MetricFacts, Metrics
+from app.storage.base import StorageError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -76,6 +77,34 @@ def test_counters_without_labels_are_there_from_the_start() -> None:
 
     assert found["photo_api_log_dropped_total", ()] == 0
     assert found["photo_api_dedup_total", ()] == 0
+
+
+def test_what_may_happen_is_counted_from_zero_on_so_that_the_first_event_is_a_rise() -> None:
+    found = {
+        (name, *sorted(value for _, value in labels)): value
+        for (name, labels), value in samples(Metrics(version="1")).items()
+    }
+
+    assert {kind.__name__ for kind in StorageError.__subclasses__()} == {*STORAGE_FAILURES, "ObjectNotFoundError"}
+    for kind in STORAGE_FAILURES:
+        for operation in STORAGE_OPERATIONS:
+            assert found["photo_api_external_request_errors_total", *sorted([kind, operation, "storage"])] == 0
+    for kind in ("pool_timeout", "disconnect", "statement", "client"):
+        assert found["photo_api_db_errors_total", kind] == 0
+    for kind in ("TypeError", "KeyError", OTHER_EXCEPTION):
+        assert found["photo_api_exceptions_total", kind] == 0
+    for result in ("hit", "miss"):
+        assert found["photo_api_etag_requests_total", result] == 0
+    for during in ("upload", "download"):
+        assert found["photo_api_client_disconnect_total", during] == 0
+
+
+def test_an_unusual_class_of_exception_is_counted_as_other() -> None:
+    metrics = Metrics(version="1")
+
+    metrics.unforeseen("SomebodysOwnError")
+
+    assert samples(metrics)["photo_api_exceptions_total", (("exception", OTHER_EXCEPTION),)] == 1
 
 
 def test_the_observers_move_their_metrics() -> None:
