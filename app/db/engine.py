@@ -7,15 +7,21 @@ instead of failing in the middle. Both give the connection back in every path.
 
 What a database does wrong leaves here as :class:`~app.errors.DatabaseUnavailableError`; integrity errors pass
 through, for the callers that provoke them on purpose.
+
+A SQLite database holds everybody's data: its file is made with mode 0600 and its missing folders with 0700, under
+any umask. What exists already keeps its mode, which its operator may have chosen; so does a folder shared with
+others. The file comes with the first connection and not before.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -35,6 +41,8 @@ _log = logging.getLogger(__name__)
 _STATEMENT_CHARACTERS_LOGGED = 100
 _SQLITE_BUSY_MILLISECONDS = 5000
 _RETRY_AFTER_SECONDS = 2.0
+_FOLDER_MODE = 0o700
+_FILE_MODE = 0o600
 _TRANSACTION = "photo_api_transaction"
 _IDLE_SINCE = "photo_api_idle_since"
 _TRUSTED_IDLE_SECONDS = 1.0
@@ -133,8 +141,6 @@ class Database:
         self._observer = observer
         url = make_url(settings.url.get_secret_value())
         self.dialect: str = url.get_backend_name()
-        if self.dialect == "sqlite" and url.database:
-            Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._engine = create_engine(
             url,
             poolclass=_CountingPool,
@@ -153,6 +159,10 @@ class Database:
         if self.dialect != "sqlite":
             self._writing = self._engine.execution_options(isolation_level="READ COMMITTED")
         self._reading = self._engine.execution_options(**{_TRANSACTION: "read"})
+        # The settings refuse a database in memory, and URIs.
+        self._file = Path(url.database) if self.dialect == "sqlite" and url.database else None
+        if self._file is not None:
+            event.listen(self._engine, "do_connect", partial(_make_file, self._file))
         _listen(self._engine, self.dialect, settings.slow_query_seconds, observer)
 
     @property
@@ -164,6 +174,11 @@ class Database:
     def max_connections(self) -> int:
         """How many connections the pool opens at the most."""
         return self._settings.pool_size + self._settings.max_overflow
+
+    @property
+    def file(self) -> Path | None:
+        """The file of a SQLite database, which the first connection makes; None for others."""
+        return self._file
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -225,6 +240,15 @@ class Database:
             raise DatabaseUnavailableError(
                 "The database could not be used. Try again in a moment.", retry_after_seconds=_RETRY_AFTER_SECONDS
             ) from error
+
+
+def _make_file(file: Path, *_connecting: Any) -> None:
+    with suppress(OSError):  # it is there, or SQLite says what is wrong
+        missing = [folder for folder in file.parents if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=_FOLDER_MODE, exist_ok=True)  # with parents=True those would get the default mode
+        # Never opened when it exists: closing it would drop the locks that SQLite has on it in this process.
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, _FILE_MODE))
 
 
 def _json_text(value: Any) -> str:

@@ -43,6 +43,8 @@ def current_revision(database: Database) -> str | None:
     Raises:
         DatabaseUnavailableError: It cannot be reached.
     """
+    if database.file is not None and not database.file.exists():
+        return None  # asking would make it
     with database.read() as connection:
         return MigrationContext.configure(connection).get_current_revision()
 

@@ -48,13 +48,14 @@ def url(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Monk
     return url
 
 
-def test_a_check_changes_nothing_and_says_what_is_needed(run: Run, url: str) -> None:
+def test_a_check_changes_nothing_and_says_what_is_needed(run: Run, url: str, tmp_path: Path) -> None:
     first, second = run("migrate", "--check"), run("migrate", "--check", "--json")
 
     assert first[0] == 1
     assert "revision none" in first[1]
     assert HEAD in first[1]
     assert (second[0], json.loads(second[1])) == (1, {"before": None, "needed": HEAD, "changed": False})
+    assert not (tmp_path / "var").exists()
 
 
 def test_migrating_brings_the_database_up_to_date_once(run: Run, url: str) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
@@ -307,3 +309,51 @@ def test_every_way_out_gives_the_connection_back(table: Database, way: str) -> N
             if raised is not error:
                 raise
         assert table.pool_figures() == (0, 0)
+
+
+@pytest.fixture
+def _generous_umask() -> Iterator[None]:
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+@pytest.mark.usefixtures("_generous_umask")
+def test_a_sqlite_database_and_the_folders_made_for_it_are_private(tmp_path: Path, observer: Observer) -> None:
+    file = tmp_path / "var" / "deep" / "photo-api.db"
+
+    with closing(Database(DatabaseSettings(url=SecretStr(f"sqlite:///{file}")), observer)) as database:
+        assert not file.exists()
+        with database.write() as connection:
+            connection.execute(text("CREATE TABLE things (id INTEGER)"))
+        found = {path.name: mode(path) for path in file.parent.iterdir()}
+
+    assert found == {"photo-api.db": 0o600, "photo-api.db-wal": 0o600, "photo-api.db-shm": 0o600}
+    assert (mode(tmp_path / "var"), mode(tmp_path / "var" / "deep")) == (0o700, 0o700)
+
+
+@pytest.mark.usefixtures("_generous_umask")
+def test_a_sqlite_file_that_its_operator_widened_stays_as_it_is(tmp_path: Path, observer: Observer) -> None:
+    file = tmp_path / "photo-api.db"
+    file.touch(mode=0o640)
+
+    with closing(Database(DatabaseSettings(url=SecretStr(f"sqlite:///{file}")), observer)) as database:
+        database.ping()
+
+    assert mode(file) == 0o640
+
+
+@pytest.mark.parametrize("place", ["file/photo-api.db", "folder"])
+def test_a_sqlite_file_that_cannot_be_made_is_unavailable(tmp_path: Path, observer: Observer, place: str) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+
+    with (
+        closing(Database(DatabaseSettings(url=SecretStr(f"sqlite:///{tmp_path}/{place}")), observer)) as database,
+        pytest.raises(DatabaseUnavailableError),
+    ):
+        database.ping()
