@@ -8,6 +8,7 @@ be written, more connections than the database has) is a mistake, and all of the
 from __future__ import annotations
 
 import logging
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -51,6 +52,9 @@ def verify_startup(settings: Settings) -> None:
 
 def _database_mistakes(settings: Settings) -> Iterator[str]:
     with closing(Database(settings.database, SilentObserver())) as database:
+        if database.file is not None and database.file.exists() and not _is_writable(database.file):
+            yield f"{_URL}: the database's file or its folder cannot be written. Mend its rights or its mount"
+            return
         try:
             found = current_revision(database)
             if found != head_revision():
@@ -62,6 +66,10 @@ def _database_mistakes(settings: Settings) -> Iterator[str]:
                 yield f"{_URL}: the server refuses the user, the password or the name of the database"
             else:
                 _log.warning("the database does not answer at start; starting without it")
+
+
+def _is_writable(file: Path) -> bool:
+    return os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)  # SQLite keeps its log beside the file
 
 
 def _too_many_connections(settings: Settings, database: Database) -> Iterator[str]:

@@ -95,6 +95,20 @@ def test_a_database_that_is_not_migrated_is_a_mistake_in_every_profile(tmp_path:
     assert said.startswith("PHOTO_API_DATABASE__URL: ")
     assert "revision none" in said
     assert "python -m app migrate" in said
+    assert not (tmp_path / "photo-api.db").exists()
+
+
+def test_a_database_file_that_cannot_be_written_is_a_mistake(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def access(path: Path, _mode: int) -> bool:  # root may write everywhere but on a read-only mount
+        return path != tmp_path / "photo-api.db"
+
+    monkeypatch.setattr("os.access", access)
+
+    (said,) = mistakes(settings(tmp_path, sqlite_url))
+
+    assert said.startswith("PHOTO_API_DATABASE__URL: the database's file or its folder cannot be written")
 
 
 def test_a_database_of_another_version_is_a_mistake(tmp_path: Path, sqlite_url: str) -> None:

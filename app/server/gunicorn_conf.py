@@ -26,6 +26,7 @@ from app.settings import Settings, load_settings
 _METRICS_PARENT: Final = Path("var/run/metrics")
 _EXIT_CONFIGURATION = 78  # EX_CONFIG, as every command has it
 _KEEP_ALIVE_SECONDS = 75  # longer than nginx keeps an idle upstream connection, so that nginx closes first
+_PRIVATE = 0o077  # whatever the server makes first, such as var, is for its user alone
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # gunicorn makes its heartbeat files there, unlinked at once
 
 
@@ -92,7 +93,8 @@ def _mistakes_end_the_start() -> Iterator[None]:
 def _configure() -> dict[str, Any]:
     with _mistakes_end_the_start():
         settings = load_settings()
-    open_metrics_folder(_METRICS_PARENT, os.environ)
+        os.umask(_PRIVATE)
+        open_metrics_folder(_METRICS_PARENT, os.environ)
     refusals.install()
     instance = find_instance(settings.instance.ip, settings.instance.node_name)
     configure_logging(

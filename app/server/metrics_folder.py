@@ -13,7 +13,10 @@ import os
 import shutil
 import tempfile
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
+
+from app.errors import ConfigurationError
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
 _LOCK = "lock"
@@ -31,18 +34,32 @@ def open_metrics_folder(parent: Path, environ: MutableMapping[str, str]) -> Path
 
     Returns:
         The folder.
+
+    Raises:
+        ConfigurationError: It cannot be made. A folder that is named already may be missing: its workers then count
+            in memory, and a reload ends nothing.
     """
     named = environ.get(VARIABLE)
     if named:
-        Path(named).mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):
+            Path(named).mkdir(parents=True, exist_ok=True)
         return Path(named)
-    parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder = _new_folder(parent)
+    except OSError as error:
+        mistake = f"{parent}: the folder cannot be written ({error.strerror}). Make it writable for this user"
+        raise ConfigurationError([mistake]) from error
+    environ[VARIABLE] = str(folder)
+    return folder
+
+
+def _new_folder(parent: Path) -> Path:
+    parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     _remove_abandoned(parent)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).absolute()
     lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.set_inheritable(lock, True)  # an upgraded server keeps the lock
-    environ[VARIABLE] = str(folder)
     return folder
 
 

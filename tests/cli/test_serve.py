@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,19 @@ import pytest
 from tests.server.running import CONFIGURATION, environment, free_port, migrate
 
 FAKE_WSGI = 'def app(environ, start):\n    start("200 OK", [("Content-Length", "0")])\n    return []\n'
+
+
+def serve(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run ``serve`` where it cannot start."""
+    return subprocess.run(
+        [sys.executable, "-m", "app", "serve"],
+        cwd=folder,
+        env=environment(PHOTO_API_SERVER__BIND=f"127.0.0.1:{free_port()}"),
+        capture_output=True,
+        timeout=60,
+        check=False,
+        text=True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -35,6 +49,30 @@ def test_wrong_settings_end_it_with_78_and_every_mistake_before_it_listens(
     assert "short" not in ran.stderr.replace("too short", "")
     assert "Traceback" not in ran.stderr
     assert ran.stdout == ""
+
+
+def test_a_var_that_cannot_be_written_ends_it_with_78_and_says_what_to_mend(tmp_path: Path) -> None:
+    (tmp_path / "var").touch()
+
+    ran = serve(tmp_path)
+
+    assert ran.returncode == 78
+    assert ran.stderr.startswith("The configuration is wrong:\n  var/run/metrics: the folder cannot be written (")
+    assert "Traceback" not in ran.stderr
+
+
+def test_a_start_before_the_migration_leaves_private_folders_and_no_database(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        ran = serve(tmp_path)
+    finally:
+        os.umask(before)
+
+    assert ran.returncode == 78
+    assert "python -m app migrate" in ran.stderr
+    assert not (tmp_path / "var" / "photo-api.db").exists()
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "var").rglob("*")} == {0}
+    assert (tmp_path / "var").stat().st_mode & 0o777 == 0o700
 
 
 def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_path: Path) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from app.errors import ConfigurationError
 from app.server.metrics_folder import VARIABLE, open_metrics_folder
 
 
@@ -46,3 +49,22 @@ def test_a_reload_keeps_the_folder_and_what_is_in_it(tmp_path: Path) -> None:
 
     assert open_metrics_folder(tmp_path, environ) == folder
     assert (folder / "counter_1.db").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_a_mistake_that_says_which(tmp_path: Path) -> None:
+    (tmp_path / "var").touch()
+    environ: dict[str, str] = {}
+
+    with pytest.raises(ConfigurationError) as raised:
+        open_metrics_folder(tmp_path / "var" / "metrics", environ)
+
+    (said,) = raised.value.mistakes
+    assert said.startswith(f"{tmp_path / 'var' / 'metrics'}: the folder cannot be written (Not a directory). ")
+    assert environ == {}
+
+
+def test_a_reload_whose_folder_is_gone_for_good_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "var").touch()
+    gone = tmp_path / "var" / "server-1"
+
+    assert open_metrics_folder(tmp_path, {VARIABLE: str(gone)}) == gone
