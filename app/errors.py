@@ -63,11 +63,13 @@ class ConfigurationError(PhotoApiError):
 
     Args:
         mistakes: Every mistake found, one line each, without the value of any secret.
+        profile: The profile they were found in; None when it is unknown or itself a mistake.
     """
 
-    def __init__(self, mistakes: Sequence[str]) -> None:
+    def __init__(self, mistakes: Sequence[str], *, profile: str | None = None) -> None:
         super().__init__("\n".join(mistakes))
         self.mistakes = tuple(mistakes)
+        self.profile = profile
 
 
 class RequestError(PhotoApiError):

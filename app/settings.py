@@ -363,7 +363,7 @@ def load_with_origins(
             names = " and ".join(variable_of(*key) for key in contradiction.settings)
             mistakes.append(f"{names}: {contradiction.text}")
     if mistakes:
-        raise ConfigurationError(mistakes)
+        raise ConfigurationError(mistakes, profile=profile)
     profile_origin = next((layer.origin for layer in layers if layer.profile is not None), "default")
     return LoadedSettings(_with_absolute_paths(settings, folder), origins, profile_origin)
 

@@ -47,7 +47,7 @@ def _check(arguments: argparse.Namespace) -> int:
     except ConfigurationError as error:
         if not arguments.json:
             raise
-        print(json.dumps({"valid": False, "profile": None, "mistakes": error.mistakes}, indent=2))
+        print(json.dumps({"valid": False, "profile": error.profile, "mistakes": error.mistakes}, indent=2))
         return exit_codes.CONFIGURATION
     if arguments.json:
         print(json.dumps({"valid": True, "profile": profile, "mistakes": []}, indent=2))

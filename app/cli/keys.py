@@ -26,9 +26,11 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     Args:
         subparsers: What ``ArgumentParser.add_subparsers()`` returned.
     """
-    keys = subparsers.add_parser("keys", help="list and rotate the keys that sign tokens", description="Key rings.")
+    epilog = "exit codes: 0 done; 2 wrong usage; 78 the configuration or the key ring file is wrong, or it is missing"
+    keys = subparsers.add_parser(
+        "keys", help="list and rotate the keys that sign tokens", description="Key rings.", epilog=epilog
+    )
     commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    epilog = "exit codes: 0 done; 2 wrong usage; 78 the configuration or the key ring file is wrong"
     show = commands.add_parser(
         "list",
         help="print the keys without their secrets",
@@ -105,7 +107,11 @@ def _ring_file(settings: AuthSettings) -> Path:
     if settings.jwt_secret is not None or settings.key_ring_file is None:
         mistake = "a single secret has no keys to list or rotate; use PHOTO_API_AUTH__KEY_RING_FILE instead"
         raise ConfigurationError([f"PHOTO_API_AUTH__JWT_SECRET: {mistake}"])
-    return settings.key_ring_file
+    path = settings.key_ring_file
+    if not path.exists():
+        maker = "the first python -m app serve (or make run) makes it; in the production profile you bring it"
+        raise ConfigurationError([f"PHOTO_API_AUTH__KEY_RING_FILE: there is no {path} yet: {maker}"])
+    return path
 
 
 def _row(ring: str, key: RingKey, now: dt.datetime) -> dict[str, Any]:

@@ -19,6 +19,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "migrate",
         help="bring the database's schema up to date",
         description="Bring the database's schema up to date. Safe to run again, and from several machines at once.",
+        epilog="exit codes: 0 up to date; 1 the database cannot be used (the reason stands on standard error), or "
+        "--check found something to do; 2 wrong usage; 78 the configuration is wrong",
     )
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 when there is something to do")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

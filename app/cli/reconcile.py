@@ -27,8 +27,10 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="compare the object store with the database",
         description=(
             "Find objects that no photo names, and photos whose object is missing. Changes nothing unless --delete "
-            "is given; rows are never removed. Exit 1 when something is left to be done."
+            "is given; rows are never removed."
         ),
+        epilog="exit codes: 0 both agree; 1 something is left to be done, or database or store cannot be used (the "
+        "reason stands on standard error); 2 wrong usage; 78 the configuration is wrong",
     )
     parser.add_argument("--delete", action="store_true", help="remove the objects that no photo names")
     parser.add_argument(

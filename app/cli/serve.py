@@ -1,15 +1,22 @@
 """``python -m app serve``: judge the settings, then become gunicorn.
 
-A mistake in the settings ends it with exit code 78 and every mistake in one message, before anything listens.
+A mistake in the settings ends it with exit code 78 and every mistake in one message, before anything listens; an
+address that is taken ends it with 1 and one line. Who takes it between that look and gunicorn's is told by gunicorn.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import socket
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from app.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from app.settings import ServerSettings
 
 _CONFIGURATION_FILE: Final = Path(__file__).resolve().parent.parent / "server" / "gunicorn_conf.py"
 _STANDARD_STREAMS = 3
@@ -25,6 +32,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "serve",
         help="serve requests until stopped",
         description="Serve on the public and the management listener, as the settings say, until SIGTERM.",
+        epilog="exit codes: 0 stopped by SIGTERM; 1 it cannot serve (an address is in use, the database is not "
+        "migrated), the reason stands on standard error; 2 wrong usage; 78 the configuration is wrong",
     )
     parser.set_defaults(run=serve)
 
@@ -34,13 +43,36 @@ def serve(_arguments: argparse.Namespace) -> NoReturn:
 
     Raises:
         ConfigurationError: With every mistake; nothing listens yet.
+        UnavailableError: An address is taken.
     """
     from app.settings import load_settings  # noqa: PLC0415  # other commands need not wait for it
 
-    load_settings()
+    _require_free_addresses(load_settings().server)
     _open_standard_streams()
     command = [sys.executable, "-m", "gunicorn", "--config", str(_CONFIGURATION_FILE), "wsgi:app"]
     os.execv(sys.executable, command)  # noqa: S606  # no shell is the point; every argument is ours
+
+
+def _require_free_addresses(server: ServerSettings) -> None:
+    _require_free(server.bind, "PORT= with make run, PHOTO_API_SERVER__BIND")
+    _require_free(server.management_bind, "PHOTO_API_SERVER__MANAGEMENT_BIND")
+
+
+def _require_free(bind: str, setting: str) -> None:
+    """Judge an address by binding it for a moment; gunicorn takes over the path of a unix socket, so not those."""
+    from app.settings_forms import parse_address  # noqa: PLC0415  # other commands need not wait for it
+
+    address = parse_address(bind)
+    if address.path is not None:
+        return
+    try:
+        family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise UnavailableError(f"Cannot listen on {bind} ({reason}). Choose another address: {setting}.") from error
 
 
 def _open_standard_streams() -> None:

@@ -17,14 +17,17 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     Args:
         subparsers: What ``ArgumentParser.add_subparsers()`` returned.
     """
-    user = subparsers.add_parser("user", help="make accounts", description="Commands about users.")
+    epilog = (
+        "exit codes: 0 made; 1 not made (the address has an account, the password is refused, no database), "
+        "the reason stands on standard error; 2 wrong usage; 78 the configuration is wrong"
+    )
+    user = subparsers.add_parser("user", help="make accounts", description="Commands about users.", epilog=epilog)
     commands = user.add_subparsers(title="commands", metavar="COMMAND", required=True)
     create = commands.add_parser(
         "create",
         help="make an account, whether registration is open or not",
         description="Make an account. The password is asked for twice, or read from standard input.",
-        epilog="exit codes: 0 made; 1 not made (the address has an account, the password is refused, no database), "
-        "the reason stands on standard error; 2 wrong usage; 78 the configuration is wrong",
+        epilog=epilog,
     )
     create.add_argument("email", metavar="EMAIL")
     create.add_argument("--admin", action="store_true", help="give it the scopes admin:read and admin:ops")

@@ -85,6 +85,15 @@ def test_without_tables_the_command_says_to_migrate(tmp_path: Path) -> None:
     assert "migrate" in done.stderr
 
 
+@pytest.mark.parametrize("command", ["list", "rotate"])
+def test_keys_before_the_first_start_say_where_they_belong_and_who_makes_them(tmp_path: Path, command: str) -> None:
+    done = run(tmp_path, "keys", command)
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert f"{tmp_path}/var/keys/ring.json" in done.stderr
+    assert "make run" in done.stderr
+
+
 def test_keys_are_listed_without_their_secrets(tmp_path: Path) -> None:
     path = tmp_path / "var" / "keys" / "ring.json"
     create_ring_file(path)

@@ -72,6 +72,25 @@ def test_a_script_reads_the_judgement_as_json(tmp_path: Path, level: str, code: 
     assert done.returncode == code
     assert judgement["valid"] is (code == 0)
     assert len(judgement["mistakes"]) == (0 if code == 0 else 1)
+    assert judgement["profile"] == "development"
+
+
+def test_a_profile_that_does_not_exist_is_judged_without_one(tmp_path: Path) -> None:
+    done = run(tmp_path, "check-config", "--json", PHOTO_API_PROFILE="prduction")
+
+    assert (done.returncode, json.loads(done.stdout)["profile"]) == (78, None)
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["serve", "migrate", "user", "user create", "keys", "keys list", "keys rotate", "check-config", "reconcile"],
+)
+def test_the_help_of_a_command_says_how_it_exits(tmp_path: Path, command: str) -> None:
+    done = run(tmp_path, *command.split(), "--help")
+
+    assert done.returncode == 0
+    assert "exit codes: 0 " in done.stdout
+    assert "78 the configuration" in " ".join(done.stdout.split()) or command == "check-config"
 
 
 def test_the_table_names_value_and_origin_and_masks_secrets(tmp_path: Path) -> None:
