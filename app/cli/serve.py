@@ -32,8 +32,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "serve",
         help="serve requests until stopped",
         description="Serve on the public and the management listener, as the settings say, until SIGTERM.",
-        epilog="exit codes: 0 stopped by SIGTERM; 1 it cannot serve (an address is in use, the database is not "
-        "migrated), the reason stands on standard error; 2 wrong usage; 78 the configuration is wrong",
+        epilog="exit codes: 0 stopped by SIGTERM; 1 an address is in use, or gunicorn failed, the reason stands on "
+        "standard error; 2 wrong usage; 78 the configuration is wrong, or the database is not migrated",
     )
     parser.set_defaults(run=serve)
 

@@ -31,6 +31,7 @@ from app.http.reasons import REASONS, known_problems
 _FOLDER: Final = Path(__file__).resolve().parent
 _METHODS = ("get", "post", "patch", "delete")
 _CODE = re.compile(r"`([^`]+)`")
+_API_PREFIX = "/api/v1"  # the walk at the page's beginning has it in $api
 _UPLOAD_ARGUMENTS = " \\\n  -F file=@photo.jpg -F title='First light'"
 
 
@@ -228,7 +229,7 @@ class _View:
             if parameter["in"] == "path":
                 path = path.replace(f"{{{parameter['name']}}}", example_of(parameter["schema"], self._schemas))
         command = "curl" if method in {"get", "post"} else f"curl -X {method.upper()}"
-        command += f' "$api{path}"'
+        command += f' "$api{path.removeprefix(_API_PREFIX)}"'
         if operation["security"]:
             command += ' -H "$auth"'
         if "multipart/form-data" in content:

@@ -1,8 +1,9 @@
-"""The README's walk, run as it is printed, against a server that really listens."""
+"""The walks of the README and of /docs, run as they are printed, against a server that really listens."""
 
 from __future__ import annotations
 
 import contextlib
+import html
 import os
 import re
 import shutil
@@ -23,6 +24,7 @@ from tests.house.source import ROOT
 WALK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 START_SECONDS = 60
 STOP_SECONDS = 30
+WIDTH_CHARACTERS = 96  # what the page shows of a line at 1200 pixels without scrolling
 
 
 def free_port() -> int:
@@ -92,9 +94,21 @@ def server_port(tmp_path: Path) -> Iterator[int]:
         stop(server)
 
 
-def walk(folder: Path, port: int) -> subprocess.CompletedProcess[str]:
-    """Run the README's walk as it is printed."""
+def readme_walk() -> str:
+    """Return the README's walk as it is printed."""
     (script,) = WALK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
+    return str(script)
+
+
+def docs_walk(port: int) -> str:
+    """Return the walk at the beginning of a running server's /docs, as a reader sees it."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/docs", timeout=20) as answer:
+        page = answer.read().decode()
+    return html.unescape(page.partition("<pre><code>")[2].partition("</code></pre>")[0])
+
+
+def walk(folder: Path, port: int, script: str) -> subprocess.CompletedProcess[str]:
+    """Run a walk."""
     command = ["bash", "-euo", "pipefail", "-c", script]
     return subprocess.run(
         command, cwd=folder, env=environment(folder, port), capture_output=True, text=True, check=False
@@ -102,12 +116,27 @@ def walk(folder: Path, port: int) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_walk_of_the_readme_brings_the_photo_back(tmp_path: Path, photo: Path, server_port: int) -> None:
-    done = walk(tmp_path, server_port)
+    done = walk(tmp_path, server_port, readme_walk())
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.endswith("the same bytes\n")
     assert (tmp_path / "copy.jpg").read_bytes() == photo.read_bytes()
     assert "First light" in done.stdout
+    assert [line[:1] + line[-1:] for line in done.stdout.splitlines()[:-1]] == ["{}"] * 3  # one line an answer
+
+
+def test_the_walk_of_the_docs_page_brings_the_photo_back(tmp_path: Path, photo: Path, server_port: int) -> None:
+    script = docs_walk(server_port)
+
+    done = walk(tmp_path, server_port, script.replace("127.0.0.1:8000", f"127.0.0.1:{server_port}"))
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.endswith("the same bytes\n")
+    assert (tmp_path / "copy.jpg").read_bytes() == photo.read_bytes()
+    account = re.search(r"^account=.*$", readme_walk(), re.MULTILINE)
+    assert account is not None
+    assert account[0] in script
+    assert max(map(len, script.splitlines())) <= WIDTH_CHARACTERS
 
 
 @pytest.mark.extended
@@ -121,7 +150,7 @@ def test_a_fresh_clone_serves_after_make_run(tmp_path: Path, photo: Path) -> Non
     server = subprocess.Popen(["make", "run"], cwd=clone, env=environ, start_new_session=True)
     try:
         wait_until_ready(port, server, 10 * START_SECONDS)
-        done = walk(tmp_path, port)
+        done = walk(tmp_path, port, readme_walk())
     finally:
         stop(server)
 
