@@ -24,7 +24,7 @@ from tests.house.source import ROOT
 WALK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 START_SECONDS = 60
 STOP_SECONDS = 30
-WIDTH_CHARACTERS = 96  # what the page shows of a line at 1200 pixels without scrolling
+WIDTH_CHARACTERS = 90  # what the page shows of a line at 1200 pixels without scrolling
 
 
 def free_port() -> int:
