@@ -65,7 +65,7 @@ class OriginalRoutes:
     )
     def original(self, principal: Principal, photo_id: UUID) -> Response:
         """Download the bytes exactly as they were uploaded."""
-        row = self._photos.get(principal.user_id, photo_id)
+        row = self._photos.get_original(principal.user_id, photo_id)
         headers = _headers_of(row)
         if conditional.is_unchanged(row.sha256, row.created_at):
             self._observer.conditional_request(current=True)

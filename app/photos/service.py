@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, bindparam, select, update
+from sqlalchemy import Connection, Row, Select, bindparam, select, update
 
 from app.db.base import utc_now
 from app.db.engine import Database
@@ -29,10 +29,19 @@ from app.photos.schemas import (
 )
 
 # Written once: building a statement costs more than the database takes to run this one.
-_FIND = select(*COLUMNS).where(
+_FIND: Select[*tuple[Any, ...]] = select(*COLUMNS).where(
     Photo.id == bindparam("photo_id"), Photo.owner_id == bindparam("owner_id"), Photo.state == READY
 )
 _LOCK = _FIND.with_for_update()
+_FIND_ORIGINAL = _FIND.with_only_columns(
+    Photo.id,
+    Photo.object_key,
+    Photo.sha256,
+    Photo.size_bytes,
+    Photo.content_type,
+    Photo.original_filename,
+    Photo.created_at,
+)
 
 Guard = Callable[[Row[Any]], None]
 """Looks at the current photo before it is changed; raises to prevent the change."""
@@ -56,6 +65,15 @@ class PhotoService:
         """
         with self._database.read() as connection:
             return _found(connection, owner_id, photo_id)
+
+    def get_original(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
+        """Return what serving one photo's bytes needs, and no more: each column costs on the way.
+
+        Raises:
+            NotFoundError: Unknown, not ready, or another owner's.
+        """
+        with self._database.read() as connection:
+            return _found(connection, owner_id, photo_id, _FIND_ORIGINAL)
 
     def check(self, owner_id: UUID, digests: Sequence[str]) -> list[CheckItem]:
         """Tell for each SHA-256 whether the owner has those bytes already."""
@@ -83,7 +101,7 @@ class PhotoService:
         if "taken_at" in values:
             values["timeline_at"] = Photo.created_at if values["taken_at"] is None else values["taken_at"]
         with self._database.write() as connection:
-            guard(_found(connection, owner_id, photo_id, is_locked=True))
+            guard(_found(connection, owner_id, photo_id, _LOCK))
             if values:
                 _change(connection, photo_id, values)
             if "tags" in values:
@@ -97,7 +115,7 @@ class PhotoService:
             NotFoundError: Unknown, not ready, or another owner's.
         """
         with self._database.write() as connection:
-            guard(_found(connection, owner_id, photo_id, is_locked=True))
+            guard(_found(connection, owner_id, photo_id, _LOCK))
             _delete(connection, owner_id, photo_id, is_permanent=is_permanent)
 
     def restore(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
@@ -140,8 +158,8 @@ def _batch_item(
     return BatchItem(id=photo_id, status=200)
 
 
-def _found(connection: Connection, owner_id: UUID, photo_id: UUID, *, is_locked: bool = False) -> Row[Any]:
-    row = connection.execute(_LOCK if is_locked else _FIND, {"photo_id": photo_id, "owner_id": owner_id}).first()
+def _found(connection: Connection, owner_id: UUID, photo_id: UUID, query: Select[*tuple[Any, ...]] = _FIND) -> Row[Any]:
+    row = connection.execute(query, {"photo_id": photo_id, "owner_id": owner_id}).first()
     if row is None:
         raise NotFoundError("There is no such photo.")
     return row
@@ -156,18 +174,18 @@ def _delete(connection: Connection, owner_id: UUID, photo_id: UUID, *, is_perman
     if is_permanent:
         if not remove_ready(connection, photo_id, Photo.owner_id == owner_id):
             raise NotFoundError("There is no such photo.")
-    elif _found(connection, owner_id, photo_id, is_locked=True).trashed_at is None:
+    elif _found(connection, owner_id, photo_id, _LOCK).trashed_at is None:
         _change(connection, photo_id, {"trashed_at": utc_now()})
 
 
 def _restore(connection: Connection, owner_id: UUID, photo_id: UUID) -> Row[Any]:
-    if _found(connection, owner_id, photo_id, is_locked=True).trashed_at is not None:
+    if _found(connection, owner_id, photo_id, _LOCK).trashed_at is not None:
         _change(connection, photo_id, {"trashed_at": None})
     return _found(connection, owner_id, photo_id)
 
 
 def _retag(connection: Connection, owner_id: UUID, photo_id: UUID, request: BatchTag) -> None:
-    row = _found(connection, owner_id, photo_id, is_locked=True)
+    row = _found(connection, owner_id, photo_id, _LOCK)
     tags = [tag for tag in dict.fromkeys([*row.tags, *request.add]) if tag not in request.remove]
     if len(tags) > TAGS_MAX:
         raise ValidationFailedError(f"A photo may have at most {TAGS_MAX} tags.")
