@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,8 @@ from tests.chaos.invariants import require_consistency, require_whole
 from tests.integration.judging import assert_problem, stored
 from tests.servers.base import find_free_port, skip_without
 from tests.servers.client import new_photo
-from tests.servers.product import Product, until
+from tests.servers.product import START_SECONDS, Product, until
+from tests.servers.stacks import EMBEDDED, embedded_stack
 
 NewProduct = Callable[..., Product]
 
@@ -71,6 +73,86 @@ def test_row_35_a_full_spool_refuses_uploads_and_then_the_host_is_not_ready(
         require_consistency(product, user)
         require_whole(user, {photo["id"]: kept})
         product.stop()
+
+
+def test_workers_killed_on_a_full_disk_come_back_and_serve_what_is_there(
+    new_product: NewProduct, stack_name: str, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "var", "60m") as disk:
+        stack = embedded_stack(disk) if stack_name == EMBEDDED else None
+        product = new_product(stack=stack)
+        user = product.new_user()
+        content = new_photo(1_500_000)
+        photo = user.upload(content)
+        fill(disk / "filler")
+
+        for _ in range(2):
+            kill_workers(product)
+            workers = product.worker_pids()
+            reads = [user.twin().original(photo) for _ in range(10)]
+
+            assert {(read.status_code, read.content) for read in reads} == {(200, content)}
+            assert product.worker_pids() == workers
+            assert requests.get(f"{product.management_url}/metrics", timeout=10).status_code == 200
+
+        (disk / "filler").unlink()
+        product.kill_workers()
+        assert user.twin().send(new_photo(2_000_000)).status_code == 201
+        require_whole(user.twin(), {photo["id"]: content})
+        product.stop()
+
+
+def fill(filler: Path) -> None:
+    """Write until the disk is full to the last page."""
+    with filler.open("wb", buffering=0) as file:
+        for size_bytes in (1024 * 1024, 4096):
+            with suppress(OSError):
+                while file.write(bytes(size_bytes)) == size_bytes:
+                    pass
+
+
+def kill_workers(product: Product) -> None:
+    """Kill every worker and wait until others answer; without room they have no metrics that could tell."""
+    before = product.worker_pids()
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(product.worker_pids() - before) == len(before), "new workers", START_SECONDS)
+    until(lambda: answers(product), "an answer", START_SECONDS)
+
+
+def answers(product: Product) -> bool:
+    try:
+        return requests.get(f"{product.url}/health/liveness", timeout=10).status_code == 200
+    except requests.RequestException:
+        return False
+
+
+@pytest.mark.parametrize("trouble", ["foreign files", "no folder"])
+def test_workers_killed_while_the_local_store_is_in_trouble_come_back(tmp_path: Path, trouble: str) -> None:
+    with closing(Product(embedded_stack(tmp_path), tmp_path)) as product:
+        user = product.new_user()
+        content = new_photo()
+        photo = user.upload(content)
+        folder = product.stack.objects_folder
+        assert folder is not None
+        away = folder.with_name("unmounted")
+        if trouble == "foreign files":
+            for name in ("", "incoming", "objects"):
+                (folder / name / ".DS_Store").touch()
+        else:
+            folder.rename(away)
+            folder.touch()  # also root can make no folder there
+
+        product.kill_workers()
+
+        if trouble == "no folder":
+            until(lambda: requests.get(f"{product.url}/health", timeout=10).json()["status"] == "warn", "a warning")
+            assert requests.get(f"{product.url}/health/readiness", timeout=10).status_code == 200
+            assert user.twin().original(photo).status_code in {502, 503}
+            folder.unlink()
+            away.rename(folder)
+        assert user.twin().original(photo).content == content
+        assert user.twin().send(new_photo()).status_code == 201
 
 
 def test_row_36_a_spool_that_cannot_be_written_refuses_large_uploads_and_warns(new_product: NewProduct) -> None:
