@@ -6,7 +6,7 @@ Ownership is part of every query: another owner's id finds nothing, exactly as a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, Select, bindparam, select, update
@@ -29,7 +29,8 @@ from app.photos.schemas import (
 )
 
 # Written once: building a statement costs more than the database takes to run this one.
-_FIND: Select[*tuple[Any, ...]] = select(*COLUMNS).where(
+_Query: TypeAlias = "Select[*tuple[Any, ...]]"
+_FIND: _Query = select(*COLUMNS).where(
     Photo.id == bindparam("photo_id"), Photo.owner_id == bindparam("owner_id"), Photo.state == READY
 )
 _LOCK = _FIND.with_for_update()
@@ -158,7 +159,7 @@ def _batch_item(
     return BatchItem(id=photo_id, status=200)
 
 
-def _found(connection: Connection, owner_id: UUID, photo_id: UUID, query: Select[*tuple[Any, ...]] = _FIND) -> Row[Any]:
+def _found(connection: Connection, owner_id: UUID, photo_id: UUID, query: _Query = _FIND) -> Row[Any]:
     row = connection.execute(query, {"photo_id": photo_id, "owner_id": owner_id}).first()
     if row is None:
         raise NotFoundError("There is no such photo.")
