@@ -277,3 +277,12 @@ def test_a_digest_that_cannot_be_read_is_400(make: Callable[[str], str]) -> None
         pytest.raises(MalformedRequestError, match="Repr-Digest"),
     ):
         announced_digest(request)
+
+
+def test_a_spool_folder_that_cannot_be_made_refuses_uploads_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "spool").write_bytes(b"a file stands where the folder should be")
+
+    receiver = UploadReceiver(tmp_path / "spool", MAX_BYTES)
+
+    with APP.test_request_context(method="POST", data=bytes(MAX_BYTES)), pytest.raises(SpoolFullError):
+        receiver.receive(request)
