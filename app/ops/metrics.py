@@ -339,10 +339,14 @@ def _reserve_files() -> None:
     try:
         for kind, room_bytes in _ROOM_BYTES.items():
             path = Path(folder) / f"{kind}_{os.getpid()}.db"
-            with path.open("ab") as file:
-                if not os.fstat(file.fileno()).st_size:
-                    made.append(path)
+            if path.exists():
+                continue
+            # Whole before it has its name: a scrape that meets an empty file fails.
+            unnamed = path.with_suffix(".new")
+            made += [unnamed, path]
+            with unnamed.open("wb") as file:
                 os.posix_fallocate(file.fileno(), 0, room_bytes)
+            unnamed.rename(path)
     except OSError as error:
         for path in made:
             with suppress(OSError):

@@ -21,11 +21,16 @@ from contextlib import ExitStack, suppress
 from typing import BinaryIO
 from urllib.parse import urlsplit
 
+from app.stability import Clock, SystemClock
 from app.storage.base import StorageDeniedError, StorageUnavailableError
 from app.storage.reading import BudgetedSocketReader, WaitBudget, storage_timeout
 
 _SEND_BYTES = 256 * 1024
 _RECEIVE_BUFFER_BYTES = 64 * 1024
+
+_SYSTEM_CLOCK = SystemClock()
+_REUSED_SECONDS = 10.0
+"""Servers and balancers close idle connections after 20 seconds or more; a request must not cross with that."""
 
 BROKEN = (OSError, http.client.HTTPException)
 """What a connection raises when the peer breaks off or does not speak HTTP."""
@@ -115,9 +120,13 @@ class ConnectionPool:
         endpoint_url: ``http://…`` or ``https://…``; certificates are verified against the system's.
         max_connections: How many there may be at once.
         connect_timeout_seconds: How long to wait for a connection, whether new or given back by others.
+        clock: Where "now" comes from, for the age of idle connections.
     """
 
-    def __init__(self, endpoint_url: str, *, max_connections: int, connect_timeout_seconds: float) -> None:
+    def __init__(
+        self, endpoint_url: str, *, max_connections: int, connect_timeout_seconds: float, clock: Clock = _SYSTEM_CLOCK
+    ) -> None:
+        self._clock = clock
         parts = urlsplit(endpoint_url)
         self._host = parts.hostname or ""
         self._port = parts.port or (443 if parts.scheme == "https" else 80)
@@ -125,7 +134,7 @@ class ConnectionPool:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._permits = threading.BoundedSemaphore(max_connections)
         self._lock = threading.Lock()
-        self._idle: list[socket.socket] = []
+        self._idle: list[tuple[socket.socket, float]] = []
         self._owner = os.getpid()
         self._closed = False
 
@@ -189,7 +198,7 @@ class ConnectionPool:
         """Take a connection back from its exchange, which may not have come to have one."""
         with self._lock:
             if keep and not self._closed and connection is not None:
-                self._idle.append(connection)
+                self._idle.append((connection, self._clock.monotonic()))
                 connection = None
         if connection is not None:
             connection.close()
@@ -200,7 +209,7 @@ class ConnectionPool:
         with self._lock:
             self._closed = True
             idle, self._idle = self._idle, []
-        for connection in idle:
+        for connection, _ in idle:
             connection.close()
 
     def _take(self) -> socket.socket | None:
@@ -212,8 +221,8 @@ class ConnectionPool:
                     self._owner, self._idle = os.getpid(), []
                 if not self._idle:
                     return None
-                connection = self._idle.pop()
-            if not _is_stale(connection):
+                connection, idle_since = self._idle.pop()
+            if self._clock.monotonic() - idle_since < _REUSED_SECONDS and not _is_stale(connection):
                 return connection
             connection.close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import subprocess
 import threading
@@ -14,6 +15,7 @@ import pytest
 from app.storage.base import StorageDeniedError
 from app.storage.connections import ConnectionPool
 from app.storage.reading import WaitBudget
+from tests.fakes.clocks import HandClock
 
 
 class _Echo(BaseHTTPRequestHandler):
@@ -95,3 +97,29 @@ def test_header_with_a_line_break_is_never_sent() -> None:
 
     with pytest.raises(ValueError, match="line break"):
         pool.request("GET", "/", {"Content-Type": "image/jpeg\r\nX-Evil: 1"}, b"", budget=WaitBudget(1))
+
+
+def test_a_connection_that_was_idle_for_long_is_not_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    clock = HandClock()
+    endpoint = f"http://127.0.0.1:{server.server_port}"
+    pool = ConnectionPool(endpoint, max_connections=2, connect_timeout_seconds=10, clock=clock)
+    opened: list[float] = []
+    connect = pool.connect
+
+    def counted(budget: WaitBudget) -> socket.socket:
+        opened.append(clock.monotonic())
+        return connect(budget)
+
+    monkeypatch.setattr(pool, "connect", counted)
+    for seconds in (0.0, 9.9, 10.0):
+        clock.advance(seconds)
+        assert exchange(pool, b"x") == b"x"
+
+    assert len(opened) == 2
+    pool.close()
+    server.shutdown()
+    server.server_close()
+    thread.join()
