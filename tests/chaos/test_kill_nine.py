@@ -415,6 +415,7 @@ def test_a_commit_whose_answer_is_lost_is_looked_up_where_the_database_lives(wor
         barrier.release()
 
         answer = upload.answer()
+    wait_for_every_worker(world.product, client)
 
     assert answer is not None
     assert answer.status == 201
