@@ -27,7 +27,7 @@ SILENCER = re.compile(
 )
 LEAST_REASON_CHARACTERS = 5
 MACHINE_PATH = re.compile(
-    r"(?<![\w.*~-])/(?:work|root|Users)/|(?<![\w.*~-])/home/[a-z]|/tmp/" + r"plan|"
+    r"(?<![\w.*~-])/(?:work|root|Users)/|(?<![\w.*~-])/home/[a-z]|"
     r"(?:pypi|pythonhosted|npmjs|debian)\.(?:org|com)|--(?:extra-)?index" + r"-url|--find" + r"-links"
 )
 
@@ -207,7 +207,7 @@ def test_no_tracked_file_names_a_machine() -> None:
     "line", ["cd /" + "work/main", "/" + "root/.cache", "'/" + "home/me'", "https://pypi" + ".org/simple"]
 )
 def test_a_machine_in_a_file_is_seen(tmp_path: Path, line: str) -> None:
-    good = "docs/work/plan.md, $HOME/x, /var/lib/photo-api, ~/root/x\n"
+    good = "docs/notes/plan.md, $HOME/x, /var/lib/photo-api, ~/root/x\n"
     write_tree(tmp_path, {"a.md": f"{good}{line}\n"})
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
 
