@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from gunicorn.http.errors import ParseException  # type: ignore[import-untyped]  # it ships no types
 from werkzeug.wsgi import ClosingIterator
 
 if TYPE_CHECKING:
@@ -69,5 +70,9 @@ def _drop(environ: WSGIEnvironment, reader: Any) -> None:
                 break
             dropped += len(chunk)
         connection.settimeout(None)
-    except (OSError, ValueError):  # the client left, is too slow, or breaks its chunks: the server closes
+    except (
+        OSError,
+        ValueError,
+        ParseException,
+    ):  # left, too slow, or broken chunks: the server closes
         return

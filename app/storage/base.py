@@ -211,3 +211,24 @@ def check_range(start: int, length: int | None) -> None:
     if start < 0 or (length is not None and length < 1):
         message = "a range starts at 0 or later and has at least one byte"
         raise ValueError(message)
+
+
+def judge_existing(store: ObjectStore, key: str, body: Body) -> ObjectInfo:
+    """Tell an earlier attempt at the same object, whose answer was lost, from another object under its key.
+
+    Args:
+        store: Which has just refused to create the object.
+        key: The key.
+        body: What was to be stored.
+
+    Raises:
+        ObjectExistsError: The object there has other content.
+        StorageUnavailableError: It went away meanwhile.
+    """
+    try:
+        info = store.head(key)
+    except ObjectNotFoundError as error:
+        raise StorageUnavailableError("The stored object is being changed. Try again.") from error
+    if info.sha256 != body.sha256 or info.size_bytes != body.size_bytes:
+        raise ObjectExistsError("There is another object under this key.")
+    return info

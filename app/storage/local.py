@@ -38,7 +38,6 @@ from pathlib import Path
 from app.storage.base import (
     Body,
     ObjectCorruptError,
-    ObjectExistsError,
     ObjectInfo,
     ObjectNotFoundError,
     ObjectReader,
@@ -49,6 +48,7 @@ from app.storage.base import (
     check_key,
     check_range,
     is_valid_key,
+    judge_existing,
 )
 from app.storage.reading import CHUNK_BYTES, CheckedReader, check_deadline
 
@@ -99,7 +99,7 @@ class LocalObjectStore:
             except OSError as error:
                 if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
                     raise
-                return self._judge_existing(key, body)
+                return judge_existing(self, key, body)
             _fsync(place.parent)
         return ObjectInfo(key, body.size_bytes, body.sha256, datetime.now(UTC))
 
@@ -229,16 +229,6 @@ class LocalObjectStore:
                 parent.mkdir(mode=0o700, exist_ok=True)
                 _fsync(parent.parent)
             folder.rename(place)
-
-    def _judge_existing(self, key: str, body: Body) -> ObjectInfo:
-        """Tell an earlier attempt at the same object from another object under the same key."""
-        try:
-            info = self.head(key)
-        except ObjectNotFoundError as error:
-            raise StorageUnavailableError("The stored object is being changed. Try again.") from error
-        if info.sha256 != body.sha256 or info.size_bytes != body.size_bytes:
-            raise ObjectExistsError("There is another object under this key.")
-        return info
 
     def _require_folder(self) -> None:
         """Raise when the whole store is missing, unmounted most likely: all objects would look lost."""

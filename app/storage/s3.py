@@ -40,6 +40,7 @@ from app.storage.base import (
     StorageUnavailableError,
     check_key,
     check_range,
+    judge_existing,
 )
 from app.storage.connections import BROKEN, ConnectionPool, Exchange
 from app.storage.reading import CheckedReader, WaitBudget
@@ -127,7 +128,7 @@ class S3ObjectStore:
                     "PUT", key, budget, headers, content=content, size_bytes=body.size_bytes, sha256=body.sha256
                 )
         except ObjectExistsError:
-            return self._judge_existing(key, body)
+            return judge_existing(self, key, body)
         etag = _read_etag(exchange.response)
         self._finish(exchange)
         if etag not in {body.md5, _OPAQUE_ETAG}:
@@ -247,16 +248,6 @@ class S3ObjectStore:
         """Give the connection of a short answer back, which is read to its end first."""
         rest = self._read(exchange, partial(exchange.response.read, _REST_BYTES))
         exchange.close(reusable=len(rest) < _REST_BYTES)
-
-    def _judge_existing(self, key: str, body: Body) -> ObjectInfo:
-        """Tell an earlier attempt whose answer was lost from another object under the same key."""
-        try:
-            info = self.head(key)
-        except ObjectNotFoundError as error:
-            raise StorageUnavailableError("The stored object is being changed. Try again.") from error
-        if info.sha256 != body.sha256 or info.size_bytes != body.size_bytes:
-            raise ObjectExistsError("There is another object under this key.")
-        return info
 
     def _require_bucket(self, budget: WaitBudget) -> None:
         """Raise when the whole bucket is missing: HEAD has no body that could tell, and all would look lost."""

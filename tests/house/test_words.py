@@ -207,7 +207,7 @@ def test_no_tracked_file_names_a_machine() -> None:
     "line", ["cd /" + "work/main", "/" + "root/.cache", "'/" + "home/me'", "https://pypi" + ".org/simple"]
 )
 def test_a_machine_in_a_file_is_seen(tmp_path: Path, line: str) -> None:
-    good = "docs/notes/plan.md, $HOME/x, /var/lib/photo-api, ~/root/x\n"
+    good = "docs/notes/plan.md, $HOME/x, /var/lib/photo-api, ~/" + "root/x\n"
     write_tree(tmp_path, {"a.md": f"{good}{line}\n"})
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff")
 
