@@ -1,9 +1,21 @@
 """Stability for synchronous Python: standard library only, typed, usable without the rest of this product.
 
-Here so far: one deadline per request (:mod:`.deadline`) and the clock that everything reads (:mod:`.clock`).
+A :class:`Pipeline` puts policies around a function::
+
+    from stability import Pipeline
+
+    storage = Pipeline("storage", [policy, another])
+    content = storage.call(fetch, "a-key")
+
+What is here: the chain (:mod:`.call`, :mod:`.pipeline`), what a finished call says (:mod:`.outcome`), deadlines
+(:mod:`.deadline`), events and figures for whoever watches (:mod:`.events`, :mod:`.figures`), options that judge
+themselves (:mod:`.options`), and the policies, one module each.
 """
 
-from .clock import Clock, SystemClock
+from .board import Board, Decision, ProbeCounts
+from .call import Call, Policy, Proceed
+from .clock import SYSTEM_CLOCK, Clock, SystemClock
+from .context import PolicyContext, PolicyKind
 from .deadline import (
     Deadline,
     DeadlineExceededError,
@@ -13,15 +25,63 @@ from .deadline import (
     leave_deadline,
     remaining_seconds,
 )
+from .errors import (
+    BulkheadFullError,
+    CallNotPermittedError,
+    CallRefusedError,
+    IllegalTransitionError,
+    InjectedFaultError,
+    LimitExceededError,
+    OptionError,
+    RateLimitExceededError,
+    StabilityError,
+)
+from .events import Event, EventBus, Listener
+from .figures import Distribution, Figure, Measured
+from .options import OptionRule, Options, option, rule_of
+from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
+from .pipeline import Pipeline
 
 __all__ = [
+    "EVERY_ERROR_FAILS",
+    "SYSTEM_CLOCK",
+    "Board",
+    "BulkheadFullError",
+    "Call",
+    "CallNotPermittedError",
+    "CallRefusedError",
+    "Classification",
     "Clock",
     "Deadline",
     "DeadlineExceededError",
+    "Decision",
+    "Distribution",
+    "Event",
+    "EventBus",
+    "Figure",
+    "IllegalTransitionError",
+    "InjectedFaultError",
+    "LimitExceededError",
+    "Listener",
+    "Measured",
+    "OptionError",
+    "OptionRule",
+    "Options",
+    "Outcome",
+    "Pipeline",
+    "Policy",
+    "PolicyContext",
+    "PolicyKind",
+    "ProbeCounts",
+    "Proceed",
+    "RateLimitExceededError",
+    "StabilityError",
     "SystemClock",
     "current_deadline",
     "deadline_scope",
     "enter_deadline",
     "leave_deadline",
+    "option",
     "remaining_seconds",
+    "rule_of",
 ]

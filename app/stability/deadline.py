@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 
-from .clock import Clock, SystemClock
-
-_SYSTEM_CLOCK = SystemClock()
+from .clock import SYSTEM_CLOCK, Clock
 
 
 class DeadlineExceededError(TimeoutError):
@@ -30,7 +28,7 @@ class Deadline:
 
     __slots__ = ("_at", "_clock")
 
-    def __init__(self, seconds: float, clock: Clock = _SYSTEM_CLOCK) -> None:
+    def __init__(self, seconds: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._at = clock.monotonic() + seconds
 

@@ -11,12 +11,17 @@ class HandClock:
     def __init__(self) -> None:
         self._wall = dt.datetime(2026, 5, 4, 12, 0, 0, tzinfo=dt.UTC)
         self._monotonic = 1000.0
+        self.slept: list[float] = []
 
     def __call__(self) -> dt.datetime:
         return self._wall
 
     def monotonic(self) -> float:
         return self._monotonic
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(seconds)
 
     def advance(self, seconds: float) -> None:
         self._wall += dt.timedelta(seconds=seconds)

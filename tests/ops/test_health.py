@@ -25,6 +25,9 @@ class HandClock:
     def monotonic(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 class Dial:
     """A check whose result is set by hand."""

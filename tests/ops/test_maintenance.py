@@ -37,6 +37,9 @@ class HandClock:
     def monotonic(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 class Lease:
     """A lease as all processes see it: one owner at a time."""

@@ -23,6 +23,9 @@ class HeldClock:
     def monotonic(self) -> float:
         return self.now
 
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
 
 def reader_of(
     content: bytes,
