@@ -23,12 +23,16 @@ class Decision:
         state: The state in lower case, as :class:`.breaker_states.State` has it.
         attempt: How many openings in a row there have been since the breaker was last closed, 0 or more.
         until: The monotonic instant at which the state ends by itself; ``inf`` when it does not.
+        by: Who decided: ``"breaker"`` for a breaker itself, else an operator's name; for logs.
+        reason: Why, in an operator's words or a few fixed ones; for logs.
     """
 
     era: int
     state: str
     attempt: int
     until: float
+    by: str = "breaker"
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
