@@ -1,0 +1,251 @@
+"""From a document to pipelines: what wins, what is refused, and that every mistake is told at once."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from app.stability import Classification, EventBus, OptionError, PolicyContext
+from app.stability.configuration import build_pipelines
+from app.stability.pipelines import Pipelines
+from tests.fakes.clocks import HandClock
+from tests.fakes.policies import (
+    KINDS,
+    Again,
+    AgainOptions,
+    Fuse,
+    FuseOptions,
+    Places,
+    PlacesOptions,
+    Recorder,
+    Wait,
+    WaitOptions,
+)
+
+OWN_NAME = '(a name of its own needs kind = "…" in [pipelines.read.retri])'
+READ = '[pipelines.read]\npolicies = ["timeout", "retry", "circuit_breaker", "bulkhead"]\n'
+DEVELOPMENT_AND_PRODUCTION = """
+[defaults.circuit_breaker]
+minimum_number_of_calls = 20
+[pipelines.read]
+policies = ["retry", "circuit_breaker"]
+[pipelines.write]
+policies = ["retry", "circuit_breaker"]
+[pipelines.write.circuit_breaker]
+minimum_number_of_calls = 40
+[profiles.production.defaults.circuit_breaker]
+minimum_number_of_calls = 15
+[profiles.production.pipelines.read.retry]
+base_seconds = 1
+"""
+
+
+def build(text: str, **arguments: Any) -> Pipelines:
+    return build_pipelines(tomllib.loads(text), **{"kinds": KINDS, **arguments})
+
+
+def mistakes(text: str, **arguments: Any) -> tuple[str, ...]:
+    with pytest.raises(OptionError) as caught:
+        build(text, **arguments)
+    return caught.value.mistakes
+
+
+def test_policies_are_linked_in_the_order_of_the_document() -> None:
+    pipelines = build(READ)
+
+    assert [type(policy) for policy in pipelines["read"].policies] == [Wait, Again, Fuse, Places]
+    assert pipelines["read"].call(len, "four") == 4
+    assert [policy.calls for policy in pipelines["read"].policies if isinstance(policy, Recorder)] == [1, 1, 1, 1]
+    assert pipelines.cautions == ()
+
+
+def test_an_empty_list_of_policies_lets_calls_pass() -> None:
+    assert build("[pipelines.read]\npolicies = []\n")["read"].policies == ()
+
+
+@pytest.mark.parametrize(
+    ("profile", "read", "write", "wait"),
+    [(None, 20, 40, 0.5), ("development", 20, 40, 0.5), ("production", 15, 40, 1)],
+)
+def test_the_more_specific_place_wins_and_a_profile_among_equals(
+    profile: str | None, read: int, write: int, wait: float
+) -> None:
+    pipelines = build(DEVELOPMENT_AND_PRODUCTION, profile=profile)
+
+    fuses, retries = pipelines.find_all(Fuse), pipelines.find_all(Again)
+    assert fuses["read"].options == FuseOptions(minimum_number_of_calls=read)
+    assert fuses["write"].options == FuseOptions(minimum_number_of_calls=write)
+    assert retries["read"].options == AgainOptions(base_seconds=wait)
+    assert retries["write"].options == AgainOptions()
+
+
+def test_each_policy_gets_the_surroundings_of_its_pipeline() -> None:
+    clock, bus, seldom = HandClock(), EventBus(), Classification(failures=(OSError,))
+    document = READ + '[pipelines.write]\npolicies = ["retry"]\n'
+
+    pipelines = build(document, context=PolicyContext("", clock=clock, bus=bus), classifications={"read": seldom})
+
+    read, write = pipelines.find_all(Again)["read"].context, pipelines.find_all(Again)["write"].context
+    assert (read.name, read.clock, read.bus, read.classification) == ("read", clock, bus, seldom)
+    assert (write.name, write.clock, write.bus) == ("write", clock, bus)
+    assert write.classification == PolicyContext("").classification
+
+
+def test_a_second_policy_of_a_kind_has_a_name_of_its_own_and_the_defaults_of_its_kind() -> None:
+    document = """
+    [defaults.timeout]
+    timeout_seconds = 20
+    [pipelines.read]
+    policies = ["timeout", "attempt_timeout"]
+    [pipelines.read.attempt_timeout]
+    kind = "timeout"
+    """
+
+    waits = build(document).find_all(Wait)
+
+    assert {name: wait.options for name, wait in waits.items()} == {
+        "read": WaitOptions(timeout_seconds=20),
+        "read.attempt_timeout": WaitOptions(timeout_seconds=20),
+    }
+
+
+def test_a_shared_policy_is_one_for_all_its_pipelines() -> None:
+    classification = Classification(failures=(OSError,))
+    document = """
+    [defaults.bulkhead]
+    max_concurrent_calls = 7
+    [shared.places]
+    kind = "bulkhead"
+    [pipelines.read]
+    policies = ["places"]
+    [pipelines.write]
+    policies = ["retry", "places"]
+    """
+
+    pipelines = build(document, classifications={"places": classification, "read": Classification()})
+
+    (places,) = pipelines.find_all(Places).values()
+    assert pipelines["read"].policies[-1] is pipelines["write"].policies[-1] is places
+    assert (places.context.name, places.context.classification) == ("places", classification)
+    assert places.options == PlacesOptions(max_concurrent_calls=7)
+
+
+def test_values_of_a_document_cannot_be_changed_afterwards() -> None:
+    document = tomllib.loads(
+        '[pipelines.read]\npolicies = ["retry"]\n[pipelines.read.retry]\nstatuses = [500, 503]\n'
+    )
+    retry = build_pipelines(document, kinds=KINDS).find_all(Again)["read"]
+
+    document["pipelines"]["read"]["retry"]["statuses"].append(200)
+
+    assert retry.options == AgainOptions(statuses=(500, 503))
+
+
+def test_every_mistake_is_told_at_once_with_its_place() -> None:
+    document = """
+    [defaults.retry]
+    max_attempt = 3
+    [pipelines.read]
+    policies = ["timeout", "retri", "circuit_breaker"]
+    [pipelines.read.timeout]
+    timeout_seconds = 0
+    [pipelines.write]
+    policies = ["retry"]
+    [pipelines.write.retry]
+    jitter = "sometimes"
+    max_attempts = 2.5
+    [pipelines.list]
+    policies = ["retry"]
+    [pipelines.list.retry]
+    base_seconds = 20
+    """
+
+    found = mistakes(document)
+
+    assert found == (
+        "pipelines.read.timeout.timeout_seconds must be > 0, ≤ 3600",
+        "pipelines.read.retri: there is no policy 'retri'; did you mean 'retry'? " + OWN_NAME,
+        "defaults.retry.max_attempt is no option of retry; did you mean 'max_attempts'?",
+        "pipelines.write.retry.max_attempts must be a whole number",
+        "pipelines.write.retry.jitter must be one of full, none",
+        "pipelines.list.retry: base_seconds must not exceed cap_seconds",
+    )
+
+
+def test_a_mistake_in_a_common_place_is_told_once() -> None:
+    document = DEVELOPMENT_AND_PRODUCTION.replace("= 20", "= 0")
+
+    assert mistakes(document) == ("defaults.circuit_breaker.minimum_number_of_calls must be ≥ 1, ≤ 1000",)
+
+
+def test_a_mistake_of_a_profile_is_told_in_that_profile() -> None:
+    document = DEVELOPMENT_AND_PRODUCTION.replace("= 15", "= 0")
+
+    assert len(build(document, profile="development")) == 2
+    assert mistakes(document, profile="production") == (
+        "profiles.production.defaults.circuit_breaker.minimum_number_of_calls must be ≥ 1, ≤ 1000",
+    )
+
+
+def test_a_policy_that_cannot_be_built_is_a_mistake_of_the_document() -> None:
+    found = mistakes('[pipelines.read]\npolicies = ["unbuildable"]\n')
+
+    assert found == ("pipelines.read.unbuildable: cannot be built: ConnectionError: no such network",)
+
+
+def test_defaults_of_no_policy_are_refused() -> None:
+    found = mistakes(READ + "[defaults.circuit_braker]\nminimum_number_of_calls = 1\n")
+
+    assert found == ("defaults.circuit_braker is for no policy; did you mean 'circuit_breaker'?",)
+
+
+def test_times_that_cannot_be_are_refused_by_name() -> None:
+    document = '[pipelines.read]\npolicies = ["timeout"]\n[pipelines.read.timeout]\ntimeout_seconds = 29\n'
+
+    found = mistakes(document, deadline_seconds=28)
+
+    assert found == (
+        "pipelines.read: timeout (29 s) must not exceed the deadline (28 s), which ends the call before",
+    )
+
+
+def test_what_is_probably_not_meant_is_said_and_works() -> None:
+    document = """
+    [defaults.retry]
+    jitter = "none"
+    [pipelines.read]
+    policies = ["bulkhead", "retry"]
+    """
+
+    pipelines = build(document)
+
+    assert pipelines["read"].call(int, "7") == 7
+    assert pipelines.cautions == (
+        "pipelines.read: bulkhead stands outside retry: a place is held while the retry waits; put the retry outside",
+        "pipelines.read.retry: without jitter all clients come back at once",
+    )
+
+
+@dataclass(frozen=True)
+class _Odd:
+    """A document with one mistake of names."""
+
+    text: str
+    says: str
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        _Odd("[pipelines.read]\npolicies = ['retry']\n", "pipelines.write is missing"),
+        _Odd(
+            "[pipelines.read]\npolicies = []\n[pipelines.wriet]\npolicies = []\n",
+            "pipelines.wriet is no pipeline of this program; did you mean 'write'?",
+        ),
+    ],
+)
+def test_the_pipelines_of_the_program_and_of_the_document_are_the_same(odd: _Odd) -> None:
+    assert odd.says in mistakes(odd.text, names=("read", "write"))
