@@ -13,7 +13,12 @@ themselves (:mod:`.options`), and the policies, one module each.
 """
 
 from .board import Board, Decision, ProbeCounts
-from .call import Call, Policy, Proceed
+from .breaker import CircuitBreaker, Permit
+from .breaker_events import BreakerReset, StateTransitioned, ThresholdCrossed
+from .breaker_options import CircuitBreakerOptions
+from .breaker_snapshot import BreakerSnapshot
+from .breaker_states import MANUAL_TRANSITIONS, State, can_move
+from .call import Call, Linkable, Policy, Proceed
 from .clock import SYSTEM_CLOCK, Clock, SystemClock
 from .context import PolicyContext, PolicyKind
 from .deadline import (
@@ -44,12 +49,17 @@ from .pipeline import Pipeline
 
 __all__ = [
     "EVERY_ERROR_FAILS",
+    "MANUAL_TRANSITIONS",
     "SYSTEM_CLOCK",
     "Board",
+    "BreakerReset",
+    "BreakerSnapshot",
     "BulkheadFullError",
     "Call",
     "CallNotPermittedError",
     "CallRefusedError",
+    "CircuitBreaker",
+    "CircuitBreakerOptions",
     "Classification",
     "Clock",
     "Deadline",
@@ -62,12 +72,14 @@ __all__ = [
     "IllegalTransitionError",
     "InjectedFaultError",
     "LimitExceededError",
+    "Linkable",
     "Listener",
     "Measured",
     "OptionError",
     "OptionRule",
     "Options",
     "Outcome",
+    "Permit",
     "Pipeline",
     "Policy",
     "PolicyContext",
@@ -76,7 +88,11 @@ __all__ = [
     "Proceed",
     "RateLimitExceededError",
     "StabilityError",
+    "State",
+    "StateTransitioned",
     "SystemClock",
+    "ThresholdCrossed",
+    "can_move",
     "current_deadline",
     "deadline_scope",
     "enter_deadline",

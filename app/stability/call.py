@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 from .deadline import Deadline, current_deadline
 
@@ -29,6 +29,10 @@ class Call(partial[R]):
 
     It is a :class:`functools.partial`: made and called without a frame of Python, which is a third of what a
     guarded call may cost. ``Call(function, *args, **kwargs)`` makes one; ``call()`` runs the function.
+
+    A call made of another call has facts of its own and does not take over the other's, except that it is not
+    :attr:`repeatable` when the other is not. To run a call with its facts, give it to
+    :meth:`.pipeline.Pipeline.run`.
 
     Attributes:
         operation: What is done, for events and logs; ``""`` where the pipeline's name says enough.
@@ -56,7 +60,12 @@ class Call(partial[R]):
     @property
     def repeatable(self) -> bool:
         """Whether a second attempt can do no harm and sends the same."""
-        return self.replayable and (self.idempotent or self.idempotency_key is not None)
+        inner = self.func
+        return (
+            self.replayable
+            and (self.idempotent or self.idempotency_key is not None)
+            and (not isinstance(inner, Call) or inner.repeatable)
+        )
 
     def describe(self, **facts: Any) -> Self:
         """Set attributes of this class by name and return the call.
@@ -70,6 +79,10 @@ class Call(partial[R]):
                 raise TypeError(message)
             setattr(self, name, value)
         return self
+
+    def __repr__(self) -> str:
+        """Name the function, never its arguments, which may be secret or large."""
+        return f"Call({getattr(self.func, '__qualname__', type(self.func).__name__)}, attempt={self.attempt})"
 
 
 _FACTS = frozenset({"operation", "attempt", "idempotent", "idempotency_key", "replayable", "partition", "key"})
@@ -93,4 +106,13 @@ class Policy(Protocol):
             call: The call; the same object goes on to ``proceed``.
             proceed: The rest of the pipeline.
         """
+        ...
+
+
+@runtime_checkable
+class Linkable(Protocol):
+    """A policy that can do the same with fewer frames of Python: for those on every call's way."""
+
+    def link(self, proceed: Proceed) -> Proceed:
+        """Return ``execute`` with its second argument given; asked once, when a pipeline is made."""
         ...

@@ -12,11 +12,17 @@
     ├── OptionError (ValueError)    options that cannot work, all of them in one message
     └── InjectedFaultError          chaos
     DeadlineExceededError (TimeoutError)   see .deadline
+
+All of them can be pickled and copied, as a pool of processes does with what its workers raise.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+_RETRY_AFTER: Final = 2
 
 
 class StabilityError(Exception):
@@ -32,11 +38,27 @@ class CallRefusedError(StabilityError):
         retry_after_seconds: When the next call may be let through, 0 or more; None when that cannot be known.
     """
 
-    def __init__(self, name: str, reason: str, *, retry_after_seconds: float | None = None) -> None:
-        super().__init__(name, reason, retry_after_seconds)
-        self.name = name
-        self.reason = reason
-        self.retry_after_seconds = retry_after_seconds
+    # No __init__ of its own but for type checkers: a refusal is to cost as little as it can, and BaseException
+    # keeps the three arguments anyway. They are given by position.
+    if TYPE_CHECKING:
+
+        def __init__(self, name: str, reason: str, retry_after_seconds: float | None = None, /) -> None: ...
+
+    @property
+    def name(self) -> str:
+        """Of the policy that refused."""
+        return str(self.args[0])
+
+    @property
+    def reason(self) -> str:
+        """Why, in one word or two of a fixed set."""
+        return str(self.args[1])
+
+    @property
+    def retry_after_seconds(self) -> float | None:
+        """When the next call may be let through; None when that cannot be known."""
+        seconds: float | None = self.args[2] if len(self.args) > _RETRY_AFTER else None
+        return None if seconds == inf else seconds
 
     def __str__(self) -> str:
         again = "" if self.retry_after_seconds is None else f"; try again in {self.retry_after_seconds:.1f} s"
@@ -46,18 +68,13 @@ class CallRefusedError(StabilityError):
 class CallNotPermittedError(CallRefusedError):
     """A circuit breaker does not let calls through; its last failure, if any, is the ``__cause__``.
 
-    Args:
-        name: Of the breaker.
-        state: Its state, in lower case.
-        retry_after_seconds: How long it stays so; None when that is an operator's decision.
+    ``retry_after_seconds`` is None when a verdict or an operator ends the state, and not the time.
     """
 
-    def __init__(self, name: str, state: str, retry_after_seconds: float | None = None) -> None:
-        super().__init__(name, state, retry_after_seconds=retry_after_seconds)
-        self.state = state
-
-    def __reduce__(self) -> tuple[type[CallNotPermittedError], tuple[str, str, float | None]]:
-        return type(self), (self.name, self.state, self.retry_after_seconds)
+    @property
+    def state(self) -> str:
+        """The state that refused, in lower case."""
+        return self.reason
 
 
 class BulkheadFullError(CallRefusedError):
@@ -82,10 +99,13 @@ class IllegalTransitionError(StabilityError):
     """
 
     def __init__(self, name: str, source: str, target: str) -> None:
-        super().__init__(f"{name} cannot be moved from {source} to {target}")
+        super().__init__(name, source, target)
         self.name = name
         self.source = source
         self.target = target
+
+    def __str__(self) -> str:
+        return f"{self.name} cannot be moved from {self.source} to {self.target}"
 
 
 class OptionError(StabilityError, ValueError):
@@ -96,8 +116,11 @@ class OptionError(StabilityError, ValueError):
     """
 
     def __init__(self, mistakes: Sequence[str]) -> None:
-        super().__init__("; ".join(mistakes))
         self.mistakes = tuple(mistakes)
+        super().__init__(self.mistakes)
+
+    def __str__(self) -> str:
+        return "; ".join(self.mistakes)
 
 
 class InjectedFaultError(StabilityError):

@@ -19,7 +19,7 @@ from functools import wraps
 from operator import call as _invoke
 from typing import Any, ParamSpec, TypeVar
 
-from .call import Call, Policy, Proceed
+from .call import Call, Linkable, Policy, Proceed
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -86,6 +86,8 @@ class Pipeline:
 
 
 def _link(policy: Policy, proceed: Proceed) -> Proceed:
+    if isinstance(policy, Linkable):
+        return policy.link(proceed)
     execute = policy.execute
 
     def step(call: Call[Any]) -> Any:

@@ -1,0 +1,379 @@
+"""The circuit breaker: stops calling what does not answer, and finds out by itself when it does again.
+
+Admission in CLOSED takes no lock: one attribute is read, one instant compared. A result takes one short lock.
+Nothing is held while the function runs. What the seven states do is in :mod:`.breaker_visits`, how they follow each
+other in :mod:`.breaker_machine`, when it opens in :mod:`.breaker_options`; here is the traffic::
+
+      execute ──▶ admitted by a visit ──▶ function ──▶ recorded by the same visit
+                        │                                   │
+                        └─▶ CallNotPermittedError           └─▶ late, when another visit has begun meanwhile
+
+Time does its part whenever somebody asks: a call, a result, a look at :attr:`CircuitBreaker.state`. No thread waits.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from bisect import bisect_left
+from collections.abc import Iterator
+from math import isinf, isnan, nan
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from .breaker_machine import StateMachine
+from .breaker_options import CircuitBreakerOptions
+from .breaker_snapshot import BreakerSnapshot, breaker_figures, take_snapshot
+from .breaker_states import State
+from .breaker_tally import BOUNDS_SECONDS, Tally
+from .clock import SYSTEM_CLOCK
+from .errors import CallNotPermittedError
+from .events import EventBus
+from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
+
+if TYPE_CHECKING:
+    from .board import Board
+    from .breaker_visits import Visit
+    from .call import Call, Proceed
+    from .clock import Clock
+    from .context import PolicyContext
+    from .figures import Distribution, Figure
+
+_log = logging.getLogger(__name__)
+
+_CODE = "code"
+"""Who moved a breaker by hand when no name is given."""
+
+
+class CircuitBreaker:
+    """A policy that refuses calls while a dependency fails or is slow. Thread-safe.
+
+    Args:
+        name: For errors, events and metrics.
+        options: When it opens and for how long.
+        classification: What is a failure.
+        clock: Where "now" comes from. One that raises or gives no number stands still for the breaker.
+        bus: Who hears of transitions.
+        board: What the processes of this host share; None for one on its own.
+    """
+
+    Options: ClassVar[type[CircuitBreakerOptions]] = CircuitBreakerOptions
+
+    def __init__(
+        self,
+        name: str,
+        options: CircuitBreakerOptions | None = None,
+        *,
+        classification: Classification = EVERY_ERROR_FAILS,
+        clock: Clock = SYSTEM_CLOCK,
+        bus: EventBus | None = None,
+        board: Board | None = None,
+    ) -> None:
+        self.name = name
+        self.options = CircuitBreakerOptions() if options is None else options
+        self._classification = classification
+        self._judges_results = classification.judges_results or self.options.open_on_retry_after
+        self._monotonic = clock.monotonic
+        self._last_now = 0.0
+        self._slow_after = self.options.slow_call_duration_threshold_seconds
+        self._last_failure: Exception | None = None
+        self._tally = Tally(name)
+        self._machine = StateMachine(name, self.options, self._now(), bus=bus or EventBus(), board=board)
+        self._lock = self._machine.lock
+
+    @classmethod
+    def build(cls, options: CircuitBreakerOptions, context: PolicyContext) -> Self:
+        """Return a breaker for a pipeline; see :class:`.context.PolicyKind`."""
+        return cls(
+            context.name,
+            options,
+            classification=context.classification,
+            clock=context.clock,
+            bus=context.bus,
+            board=context.board,
+        )
+
+    def execute(self, call: Call[Any], proceed: Proceed) -> Any:
+        """Run a call, unless the breaker does not let it through.
+
+        Raises:
+            CallNotPermittedError: It did not.
+        """
+        return self.link(proceed)(call)
+
+    def link(self, proceed: Proceed) -> Proceed:
+        """Return :meth:`execute` with its second argument given; see :class:`.call.Linkable`."""
+        machine, monotonic, judges_results = self._machine, self._monotonic, self._judges_results
+        name, count_refusal = self.name, self._tally.not_permitted.add
+
+        def guarded(call: Call[Any]) -> Any:
+            visit = machine.visit
+            try:
+                began = monotonic()
+            except Exception:  # noqa: BLE001  # whatever a clock raises, _admit knows what to do
+                began = nan
+            if not began < visit.due:
+                if began < visit.refuses_until:
+                    count_refusal()
+                    raise CallNotPermittedError(name, visit.word, visit.ends_at - began) from self._last_failure
+                visit, began = self._admit()
+            running = visit.running
+            running[call] = began
+            try:
+                result = proceed(call)
+                if judges_results:
+                    self._returned(visit, call, began, result)
+                else:
+                    self._record(visit, call, began, False)
+            except BaseException as error:
+                if call in running:  # not settled: the function raised, or an interrupt came in between
+                    self._raised(visit, call, began, error)
+                raise
+            return result
+
+        return guarded
+
+    def acquire(self) -> Permit:
+        """Return a permit for one call that is made elsewhere; it has to be settled.
+
+        Raises:
+            CallNotPermittedError: The breaker lets no call through.
+        """
+        visit, began = self._admit()
+        return self._permit(visit, began)
+
+    def try_acquire(self) -> Permit | None:
+        """Return a permit, or None when the breaker lets no call through; the refusal is counted."""
+        now = self._now()
+        with self._lock:
+            visit = self._machine.admit(now)
+        if visit is None:
+            self._tally.not_permitted.add()
+            return None
+        return self._permit(visit, now)
+
+    @property
+    def state(self) -> State:
+        """The state now."""
+        now = self._now()
+        with self._lock:
+            self._machine.attend(now)
+            return self._machine.visit.state
+
+    def snapshot(self) -> BreakerSnapshot:
+        """Return how it stands now."""
+        now = self._now()
+        with self._lock:
+            self._machine.attend(now)
+            return take_snapshot(self.name, self._machine, self._tally, now)
+
+    def figures(self) -> Iterator[Figure | Distribution]:
+        """Return its metrics; see :class:`.figures.Measured`."""
+        snapshot = self.snapshot()
+        with self._lock:
+            counted = [*self._tally.figures()]
+            transitions = dict(self._machine.transitions)
+        yield from counted
+        yield from breaker_figures(snapshot, transitions)
+
+    def transition_to(self, target: State, *, by: str = _CODE, reason: str = "") -> None:
+        """Move it by hand; to the state that it is in already: nothing happens.
+
+        Args:
+            target: Where to.
+            by: Who wants it, for the log.
+            reason: Why, for the log.
+
+        Raises:
+            IllegalTransitionError: It cannot be moved there from where it is.
+        """
+        now = self._now()
+        with self._lock:
+            self._machine.move_to(target, now, by=by, reason=reason)
+
+    def open_for(self, seconds: float, *, by: str = _CODE, reason: str = "") -> None:
+        """Open it for so many seconds, more than 0, whatever its own wait is; see :meth:`open_until`."""
+        self.open_until(self._now() + seconds, by=by, reason=reason)
+
+    def open_until(self, instant: float, *, by: str = _CODE, reason: str = "") -> None:
+        """Open it until a monotonic instant. The count of openings does not rise.
+
+        Raises:
+            IllegalTransitionError: It cannot be opened from where it is.
+            ValueError: The instant is no number.
+        """
+        if isnan(instant) or isinf(instant):
+            message = "a breaker is opened until a finite instant; FORCED_OPEN has no end"
+            raise ValueError(message)
+        now = self._now()
+        with self._lock:
+            self._machine.open_until(instant, now, by=by, reason=reason)
+
+    def reset(self, *, by: str = _CODE, reason: str = "") -> None:
+        """Close it from whatever state, with fresh figures."""
+        now = self._now()
+        with self._lock:
+            self._machine.reset(now, by=by, reason=reason)
+            self._last_failure = None
+
+    def _permit(self, visit: Visit, began: float) -> Permit:
+        permit = Permit(self, visit, began)
+        visit.running[permit] = began
+        return permit
+
+    def _admit(self) -> tuple[Visit, float]:
+        """Ask the state machine; return who admitted the call, and when.
+
+        Raises:
+            CallNotPermittedError: Nobody did.
+        """
+        now = self._now()
+        with self._lock:
+            visit = self._machine.admit(now)
+            if visit is not None:
+                return visit, now
+            refusing = self._machine.visit
+        self._tally.not_permitted.add()
+        wait = refusing.ends_at - now if refusing.state is State.OPEN else None
+        raise CallNotPermittedError(self.name, refusing.word, wait) from self._last_failure
+
+    def _returned(self, visit: Visit, key: object, began: float, result: Any) -> None:
+        failed = False
+        if self._judges_results:
+            outcome = self._classification.of_result(result)
+            if outcome is Outcome.IGNORED:
+                self._ignored(visit, key)
+                return
+            failed = outcome is Outcome.FAILURE
+        self._record(visit, key, began, failed)
+        if failed:
+            self._follow_order(visit, result)
+
+    def _raised(self, visit: Visit, key: object, began: float, error: BaseException) -> None:
+        if not isinstance(error, Exception):
+            self._abandoned(visit, key)
+            return
+        outcome = self._classification.of_error(error)
+        if outcome is Outcome.IGNORED:
+            self._ignored(visit, key)
+            return
+        failed = outcome is Outcome.FAILURE
+        if failed:
+            self._last_failure = _without_frames(error)
+        self._record(visit, key, began, failed)
+        if failed:
+            self._follow_order(visit, error)
+
+    def _record(self, visit: Visit, key: object, began: float, failed: bool) -> None:  # noqa: FBT001  # on the hot path
+        try:
+            now = self._monotonic()
+        except Exception:  # noqa: BLE001  # the call has its result; the clock must not take it away
+            now = nan
+        seconds = now - began
+        if not seconds >= 0:
+            now, seconds = self._now(), 0.0
+        slow = seconds > self._slow_after
+        machine, tally = self._machine, self._tally
+        with self._lock:
+            if visit.running.pop(key, None) is None:
+                return  # settled before
+            if not now < visit.due:
+                machine.attend(now)
+            if machine.visit is not visit:
+                tally.late += visit.records
+                return
+            bucket = bisect_left(BOUNDS_SECONDS, seconds)
+            if failed:
+                tally.failed[bucket] += 1
+                tally.failed_seconds += seconds
+            else:
+                tally.successful[bucket] += 1
+                tally.successful_seconds += seconds
+            move = visit.record(now, failed, slow)
+            if slow or move is not None:
+                machine.follow(move, now)
+
+    def _ignored(self, visit: Visit, key: object) -> None:
+        self._abandoned(visit, key)
+        with self._lock:
+            self._tally.ignored += visit.records
+
+    def _abandoned(self, visit: Visit, key: object) -> None:
+        """Take the place back of a call that came to no result."""
+        with self._lock:
+            if visit.running.pop(key, None) is not None and self._machine.visit is visit:
+                visit.give_back()
+
+    def _follow_order(self, visit: Visit, said: Any) -> None:
+        """Open for as long as a failure says, where that is asked for and the state goes by results."""
+        if not self.options.open_on_retry_after:
+            return
+        seconds = self._classification.retry_after(said)
+        if seconds is None:
+            return
+        seconds = min(seconds, self.options.max_ordered_open_seconds)
+        now = self._now()
+        with self._lock:
+            # The failure itself may have opened it already; what it says is the better wait.
+            if self._machine.visit is visit or self._machine.visit.state is State.OPEN:
+                self._machine.order_open(now + seconds, now)
+
+    def _now(self) -> float:
+        """Return the clock's time; where it gives none, the last one it gave."""
+        try:
+            now = self._monotonic()
+        except Exception:  # noqa: BLE001  # whatever a clock raises
+            _log.exception("the clock of %s raised; its time stands still", self.name)
+            return self._last_now
+        if isnan(now):
+            return self._last_now
+        self._last_now = now
+        return now
+
+
+class Permit:
+    """Leave for one call that is made outside of :meth:`CircuitBreaker.execute`. Settle it exactly once.
+
+    A context manager: leaving the block without an exception is a success, with one it is judged like any error.
+    What comes after the first settling is ignored.
+    """
+
+    __slots__ = ("_began", "_breaker", "_visit")
+
+    def __init__(self, breaker: CircuitBreaker, visit: Visit, began: float) -> None:
+        self._breaker = breaker
+        self._visit = visit
+        self._began = began
+
+    def succeed(self, result: Any = None) -> None:
+        """Settle it with a returned value, which is judged by the classification."""
+        self._breaker._returned(self._visit, self, self._began, result)  # noqa: SLF001  # two parts of one thing
+
+    def fail(self, error: BaseException) -> None:
+        """Settle it with an error, which is judged by the classification."""
+        self._breaker._raised(self._visit, self, self._began, error)  # noqa: SLF001  # as above
+
+    def release(self) -> None:
+        """Settle it without a result: nothing is recorded, the place is free again."""
+        self._breaker._abandoned(self._visit, self)  # noqa: SLF001  # as above
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Settle it."""
+        if error is None:
+            self.succeed()
+        else:
+            self.fail(error)
+
+
+def _without_frames(error: Exception) -> Exception | None:
+    """Return a copy without its traceback: the frames of a failed call may hold a whole photo."""
+    try:
+        return copy.copy(error)
+    except Exception:  # noqa: BLE001  # an exception with an unusual constructor
+        return None

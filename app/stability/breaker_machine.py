@@ -1,0 +1,273 @@
+"""The state machine of a circuit breaker: which visit is on, what ends it, and what other processes decided.
+
+::
+
+      a result ──▶ record ─┐
+      a call   ──▶ admit  ─┼─▶ attend: look at the board, let time pass ─▶ the visit answers ─▶ the next visit
+      a look   ──▶ attend ─┘
+
+With a board every decision is written there first; when another process was faster, its decision is adopted
+instead. Operators' decisions are written until they hold. A board that is lost answers nothing, and then
+this process decides for itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+from collections.abc import Callable
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from .board import Decision
+from .breaker_events import BreakerReset, StateTransitioned, ThresholdCrossed
+from .breaker_states import State, can_move
+from .breaker_visits import Closed, Disabled, ForcedHalfOpen, ForcedOpen, HalfOpen, MetricsOnly, Move, Open, Visit
+from .errors import IllegalTransitionError
+from .probes import HostProbes, LocalProbes, ProbeLedger
+
+if TYPE_CHECKING:
+    from .board import Board
+    from .breaker_options import CircuitBreakerOptions
+    from .events import Event, EventBus
+
+_log = logging.getLogger(__name__)
+
+LOOK_SECONDS: Final = 0.1
+"""How often a breaker that is in use looks at the board."""
+
+BREAKER: Final = "breaker"
+"""Who decides when no operator does."""
+
+_BY_RESULTS = frozenset({State.CLOSED, State.OPEN, State.HALF_OPEN})
+_WAIT_SECONDS_MAX = 86_400.0
+_WAIT_SECONDS_INSTEAD = 60.0
+_DECIDING_TRIES = 5
+
+
+class StateMachine:
+    """The state of one breaker. Hold :attr:`lock` around every method; :attr:`visit` may be read without it.
+
+    Args:
+        name: Of the breaker.
+        options: When it opens and for how long.
+        now: Monotonic seconds.
+        bus: Who hears of transitions.
+        board: What the processes of this host share; None for one on its own.
+
+    Attributes:
+        lock: Short: it is never held while a guarded function runs.
+        visit: The stay that is on.
+        attempt: How often it has opened since it was last closed.
+        transitions: How often each pair of states followed each other by a decision of this process.
+    """
+
+    def __init__(
+        self, name: str, options: CircuitBreakerOptions, now: float, *, bus: EventBus, board: Board | None
+    ) -> None:
+        self.lock = threading.Lock()
+        self.attempt = 0
+        self.transitions: dict[tuple[State, State], int] = {}
+        self._name = name
+        self._options = options
+        self._bus = bus
+        self._board = board
+        self._board_era = 0
+        self._look_at = inf if board is None else now
+        self.visit: Visit = Closed(options, now)
+        self._cap_due()
+
+    def attend(self, now: float) -> None:
+        """Adopt what others decided, and let time do its part."""
+        if now >= self._look_at:
+            self._look(now)
+        move = self.visit.tick(now)
+        if move is not None:
+            self._follow(move, now)
+        self._cap_due()
+
+    def admit(self, now: float) -> Visit | None:
+        """Return the visit that admits a call, None when it is refused."""
+        self.attend(now)
+        if isinstance(self.visit, Open) and self.visit.wait_is_over(now):
+            self._enter(State.HALF_OPEN, now, "wait_over")
+        return self.visit if self.visit.admit(now) else None
+
+    def follow(self, move: Move | None, now: float) -> None:
+        """Go where a result has led, if anywhere."""
+        if move is not None:
+            self._follow(move, now)
+        self._cap_due()  # the visit may have set a time of its own
+
+    def move_to(self, target: State, now: float, *, by: str, reason: str) -> None:
+        """Do what an operator asks; to the state that it is in already: nothing.
+
+        Raises:
+            IllegalTransitionError: It cannot be moved there from where it is.
+        """
+        self.attend(now)
+        if self.visit.state is not target:
+            self._check(target)
+            self._enter(target, now, "manual", by=by, reason=reason)
+
+    def open_until(self, until: float, now: float, *, by: str, reason: str) -> None:
+        """Open for a time that an operator has chosen; the count of openings does not rise.
+
+        Raises:
+            IllegalTransitionError: It cannot be opened from where it is.
+        """
+        self.attend(now)
+        self._check(State.OPEN)
+        self._enter(State.OPEN, now, "manual", until=until, by=by, reason=reason)
+
+    def order_open(self, until: float, now: float) -> None:
+        """Open for a time that a result has asked for, where results decide; the count of openings does not rise."""
+        if self.visit.state in _BY_RESULTS:
+            self._enter(State.OPEN, now, "ordered", until=until)
+
+    def reset(self, now: float, *, by: str, reason: str) -> None:
+        """Close it from whatever state, with fresh figures."""
+        self.attend(now)
+        self._enter(State.CLOSED, now, "reset", by=by, reason=reason)
+
+    def _check(self, target: State) -> None:
+        source = self.visit.state
+        if not can_move(source, target):
+            raise IllegalTransitionError(self._name, source.value, target.value)
+
+    def _follow(self, move: Move, now: float) -> None:
+        if move.target is self.visit.state:  # METRICS_ONLY stays and tells
+            self._bus.publish(ThresholdCrossed(name=self._name, cause=move.cause, rate=move.rate or 0.0))
+        else:
+            self._enter(move.target, now, move.cause, rate=move.rate)
+
+    def _enter(
+        self,
+        target: State,
+        now: float,
+        cause: str,
+        *,
+        rate: float | None = None,
+        until: float | None = None,
+        by: str = BREAKER,
+        reason: str = "",
+    ) -> None:
+        """Decide for a state, here and on the board, and begin it; or begin what the board says instead."""
+        attempt = self.attempt
+        if target is State.CLOSED:
+            attempt = 0
+        elif target is State.OPEN and until is None:
+            attempt += 1
+        if until is None:
+            until = self._end_of(target, attempt, now)
+        mine = Decision(self._board_era + 1, target.value, attempt, until, by, reason)
+        standing = self._write(mine)
+        if standing is not None and standing != mine:
+            self._adopt(standing, now)
+            return
+        source = self.visit.state
+        self._begin(target, now, attempt, until, shared=standing is not None)
+        event: Event
+        if cause == "reset":
+            event = BreakerReset(name=self._name, by=by, reason=reason)
+        else:
+            event = StateTransitioned(
+                name=self._name, source=source, target=target, cause=cause, rate=rate, by=by, reason=reason
+            )
+        if source is not target or cause == "reset":
+            self.transitions[source, target] = self.transitions.get((source, target), 0) + 1
+            self._bus.publish(event)
+
+    def _write(self, mine: Decision) -> Decision | None:
+        """Put a decision on the board; return what holds there now, None when there is no board."""
+        if self._board is None:
+            return None
+        standing = self._board.decide(self._name, mine)
+        for _ in range(_DECIDING_TRIES):
+            if standing is None or standing == mine or mine.by == BREAKER:
+                break
+            # What an operator says holds, whatever a breaker decided a moment before.
+            mine = Decision(standing.era + 1, mine.state, mine.attempt, mine.until, mine.by, mine.reason)
+            standing = self._board.decide(self._name, mine)
+        if standing is not None:
+            self._board_era = standing.era
+        return standing
+
+    def _look(self, now: float) -> None:
+        assert self._board is not None  # noqa: S101  # without one there is no time to look
+        self._look_at = now + LOOK_SECONDS
+        standing = self._board.read(self._name)
+        if standing is not None and standing.era != self._board_era:
+            self._adopt(standing, now)
+
+    def _adopt(self, standing: Decision, now: float) -> None:
+        try:
+            target = State(standing.state)
+        except ValueError:  # written by another version of this library
+            return
+        self._board_era = standing.era
+        source = self.visit.state
+        self._begin(target, now, standing.attempt, standing.until, shared=True)
+        if source is not target:
+            event = StateTransitioned(
+                name=self._name,
+                source=source,
+                target=target,
+                cause="adopted",
+                by=standing.by,
+                reason=standing.reason,
+            )
+            self._bus.publish(event)
+
+    def _begin(self, target: State, now: float, attempt: int, until: float, *, shared: bool) -> None:
+        self.attempt = attempt
+        self.visit = self._visit(target, now, until, shared=shared)
+        self._cap_due()
+
+    def _visit(self, target: State, now: float, until: float, *, shared: bool) -> Visit:
+        options, before = self._options, self.visit
+        automatic = options.automatic_transition_from_open_to_half_open
+        makers: dict[State, Callable[[], Visit]] = {
+            State.CLOSED: lambda: Closed(options, now),
+            State.OPEN: lambda: Open(before, until, automatic=automatic),
+            State.HALF_OPEN: lambda: HalfOpen(options, until, self._ledger(shared=shared)),
+            State.DISABLED: Disabled,
+            State.METRICS_ONLY: lambda: MetricsOnly(options, now),
+            State.FORCED_OPEN: lambda: ForcedOpen(before),
+            State.FORCED_HALF_OPEN: lambda: ForcedHalfOpen(options),
+        }
+        return makers[target]()
+
+    def _ledger(self, *, shared: bool) -> ProbeLedger:
+        if shared and self._board is not None:
+            return HostProbes(self._board, self._name, self._board_era)
+        return LocalProbes()
+
+    def _end_of(self, target: State, attempt: int, now: float) -> float:
+        if target is State.OPEN:
+            return now + self._wait_seconds(attempt)
+        if target is State.HALF_OPEN:
+            limit = self._options.max_wait_duration_in_half_open_state_seconds
+            return now + (self._wait_seconds(max(1, attempt)) if limit is None else limit)
+        return inf
+
+    def _wait_seconds(self, attempt: int) -> float:
+        wait = self._options.wait_duration_in_open_state_seconds
+        if not callable(wait):
+            return wait
+        try:
+            seconds = float(wait(attempt))
+        except Exception:  # noqa: BLE001  # whatever it raises, the breaker has to open
+            _log.exception("the open wait of %s raised; %g s instead", self._name, _WAIT_SECONDS_INSTEAD)
+            return _WAIT_SECONDS_INSTEAD
+        if math.isnan(seconds) or not 0 < seconds <= _WAIT_SECONDS_MAX:
+            _log.error("the open wait of %s is no time; %g s instead", self._name, _WAIT_SECONDS_INSTEAD)
+            return _WAIT_SECONDS_INSTEAD
+        return seconds
+
+    def _cap_due(self) -> None:
+        """Make the visit ask again no later than the next look at the board."""
+        visit, look_at = self.visit, self._look_at
+        visit.due = min(visit.due, look_at)
+        visit.refuses_until = min(visit.refuses_until, look_at)

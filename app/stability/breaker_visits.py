@@ -1,0 +1,359 @@
+"""One object for each stay of a breaker in a state: its *era*.
+
+A permit remembers the visit that admitted it. A result that comes back to another visit is late and changes
+nothing, which is why no state ever has to be compared with a number. Every visit answers the same four questions:
+
+- :meth:`Visit.admit`: may this call in?
+- :meth:`Visit.record`: a result has come; does the state end?
+- :meth:`Visit.give_back`: a call came to no result; what becomes of its place?
+- :meth:`Visit.tick`: time has passed; does the state end by itself?
+
+Not thread-safe: the breaker's lock is held around all of them. Only :attr:`Visit.due` is read without it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+from .breaker_options import CircuitBreakerOptions
+from .breaker_states import State
+from .probes import ProbeLedger
+from .windows import CountWindow, TimeWindow, Window
+
+UNKNOWN_RATE = -1.0
+"""What a rate is while there are too few results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """A state that ends, and why.
+
+    Attributes:
+        target: What follows.
+        cause: One of a fixed set of words, for events.
+        rate: The rate that decided, where one did.
+    """
+
+    target: State
+    cause: str
+    rate: float | None = None
+
+
+class Visit:
+    """Base of all stays.
+
+    Attributes:
+        state: The state.
+        window: The results of this stay, or those that led to it; None where nothing is recorded.
+        running: The calls that are under way, by permit, with the instant they began.
+        due: Until this instant calls may come and go without asking; ``-inf`` where each one has to ask.
+        records: Whether results count.
+        refuses_until: Before this instant calls are refused without asking; ``-inf`` where each one has to ask.
+        ends_at: When it ends by itself, ``inf`` when it does not.
+        word: The state's value.
+    """
+
+    __slots__ = ("due", "ends_at", "refuses_until", "running", "window", "word")
+
+    state: ClassVar[State]
+    records: ClassVar[bool] = True
+    admits_all: ClassVar[bool] = False
+
+    def __init__(self, window: Window | None) -> None:
+        self.window = window
+        self.running: dict[object, float] = {}
+        self.due = -inf
+        self.refuses_until = -inf
+        self.ends_at = inf
+        self.word = self.state.value
+
+    def admit(self, _now: float) -> bool:
+        """Let one call in, or not."""
+        return self.admits_all
+
+    def record(self, _now: float, _failed: bool, _slow: bool) -> Move | None:  # noqa: FBT001  # see Window
+        """Take in the result of an admitted call; return where that leads."""
+        return None
+
+    def give_back(self) -> None:
+        """Take note that an admitted call came to no result."""
+
+    def tick(self, _now: float) -> Move | None:
+        """Return where the passing of time leads; called before anything else is asked."""
+        return None
+
+    @property
+    def in_flight_slow(self) -> int:
+        """How many calls in flight were slow when they were last counted."""
+        return 0
+
+    def rates(self) -> tuple[float, float]:
+        """Return failure rate and slow-call rate, each ``UNKNOWN_RATE`` while it cannot be judged."""
+        return UNKNOWN_RATE, UNKNOWN_RATE
+
+    def overdue(self, now: float, seconds: float) -> tuple[int, float]:
+        """Return how many calls have been running for longer than ``seconds``, and when the next one will be."""
+        late, due = 0, now + seconds
+        for began in list(self.running.values()):
+            if now - began > seconds:
+                late += 1
+            else:
+                due = min(due, began + seconds)
+        return late, due
+
+
+class _Judging(Visit):
+    """A stay that keeps a window and judges it after each result."""
+
+    __slots__ = ("_in_flight_slow", "_minimum", "_options")
+
+    def __init__(self, options: CircuitBreakerOptions, window: Window, minimum: int) -> None:
+        super().__init__(window)
+        self.window: Window = window
+        self._options = options
+        self._minimum = minimum
+        self._in_flight_slow = 0
+
+    def count_overdue(self, now: float) -> float:
+        """Count the calls in flight that have become slow; return the instant at which to count again."""
+        if not self._options.count_calls_in_flight_as_slow:
+            return inf
+        self._in_flight_slow, due = self.overdue(now, self._options.slow_call_duration_threshold_seconds)
+        return due
+
+    @property
+    def in_flight_slow(self) -> int:
+        """How many calls in flight were slow when they were last counted."""
+        return self._in_flight_slow
+
+    def rates(self) -> tuple[float, float]:
+        """Return the rates; they are unknown below the minimum.
+
+        Calls in flight that are slow already count as slow results; how they will end is not known, so they are
+        no part of the failure rate.
+        """
+        window, waiting = self.window, self._in_flight_slow
+        results = window.results
+        failure = window.failures / results if results >= self._minimum else UNKNOWN_RATE
+        results += waiting
+        slow = (window.slow + waiting) / results if results >= self._minimum else UNKNOWN_RATE
+        return failure, slow
+
+    def crossed(self) -> Iterator[tuple[str, float]]:
+        """Yield each threshold that is reached, with its rate."""
+        failure, slow = self.rates()
+        if failure >= self._options.failure_rate_threshold:
+            yield "failure_rate", failure
+        if slow >= self._options.slow_call_rate_threshold:
+            yield "slow_call_rate", slow
+
+
+class Closed(_Judging):
+    """All calls pass until a threshold is reached."""
+
+    __slots__ = ()
+
+    state = State.CLOSED
+    admits_all = True
+
+    def __init__(self, options: CircuitBreakerOptions, now: float) -> None:
+        window: Window
+        if options.sliding_window_type == "count_based":
+            window = CountWindow(options.sliding_window_size)
+        else:
+            window = TimeWindow(options.sliding_window_size, now)
+        super().__init__(options, window, options.minimum_number_of_calls)
+        self.due = self.count_overdue(now)
+
+    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # see Window
+        """Take in a result; the thresholds are judged on the window that includes it."""
+        window = self.window
+        if window.calm and not failed and not slow:
+            return None
+        window.record(now, failed, slow)
+        if slow:
+            self.due = self.count_overdue(now)  # it counted as one in flight until now
+        if not (window.failures or window.slow or self._in_flight_slow):
+            return None
+        return self._next_move()
+
+    def tick(self, now: float) -> Move | None:
+        """Judge the calls in flight."""
+        self.window.advance(now)
+        self.due = self.count_overdue(now)
+        return self._next_move() if self._in_flight_slow else None
+
+    def _next_move(self) -> Move | None:
+        return next((Move(State.OPEN, cause, rate) for cause, rate in self.crossed()), None)
+
+
+class MetricsOnly(Closed):
+    """All calls pass; what would have opened the breaker is told once for each threshold."""
+
+    __slots__ = ("_told",)
+
+    state = State.METRICS_ONLY
+
+    def __init__(self, options: CircuitBreakerOptions, now: float) -> None:
+        super().__init__(options, now)
+        self._told: set[str] = set()
+
+    def _next_move(self) -> Move | None:
+        for cause, rate in self.crossed():
+            if cause not in self._told:
+                self._told.add(cause)
+                return Move(State.METRICS_ONLY, cause, rate)
+        return None
+
+
+class _Refusing(Visit):
+    """A stay that lets nobody in and keeps the figures of the one before, to be looked at."""
+
+    __slots__ = ("_rates",)
+
+    def __init__(self, before: Visit) -> None:
+        super().__init__(before.window)
+        self._rates = before.rates()
+
+    def rates(self) -> tuple[float, float]:
+        """Return the rates that led here."""
+        return self._rates
+
+
+class Open(_Refusing):
+    """No call passes until the wait is over.
+
+    Args:
+        before: The visit whose figures tripped it.
+        until: When the wait is over.
+        automatic: Whether the passing of time is enough.
+    """
+
+    __slots__ = ("_automatic",)
+
+    state = State.OPEN
+
+    def __init__(self, before: Visit, until: float, *, automatic: bool) -> None:
+        super().__init__(before)
+        self.ends_at = self.refuses_until = until
+        self._automatic = automatic
+
+    def wait_is_over(self, now: float) -> bool:
+        """Tell whether a call may be tried; at the very instant it may."""
+        return now >= self.ends_at
+
+    def tick(self, now: float) -> Move | None:
+        """End the wait, where looking is enough for that."""
+        return Move(State.HALF_OPEN, "wait_over") if self._automatic and self.wait_is_over(now) else None
+
+
+class HalfOpen(_Judging):
+    """A fixed number of trial calls; they decide, or the time limit does."""
+
+    __slots__ = ("_ledger", "_permits")
+
+    state = State.HALF_OPEN
+
+    def __init__(self, options: CircuitBreakerOptions, ends_at: float, ledger: ProbeLedger) -> None:
+        permits = options.permitted_calls_in_half_open_state
+        needed = min(options.minimum_number_of_calls, permits)
+        super().__init__(options, CountWindow(permits), needed)
+        self._permits = permits
+        self._ledger = ledger
+        self.ends_at = ends_at
+
+    def admit(self, _now: float) -> bool:
+        """Give out one of the permits of this visit."""
+        return self._ledger.take(self._permits)
+
+    def give_back(self) -> None:
+        """Take a permit back from a call that came to no result."""
+        self._ledger.give_back()
+
+    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # see Window
+        """Take in a trial call's result; decide as soon as the others cannot change the verdict."""
+        self.window.record(now, failed, slow)
+        self._ledger.record(failed=failed, slow=slow)
+        self.count_overdue(now)
+        return self._verdict()
+
+    def tick(self, now: float) -> Move | None:
+        """End it when its time is up, or when trial calls have become slow while they run."""
+        if now >= self.ends_at:
+            return Move(State.OPEN, "time_limit")
+        self.count_overdue(now)
+        return self._verdict() if self._in_flight_slow else None
+
+    def _verdict(self) -> Move | None:
+        counts, options = self._ledger.counts, self._options
+        needed = self._minimum
+        slow = counts.slow + self._in_flight_slow
+        if counts.failures / needed >= options.failure_rate_threshold:
+            return Move(State.OPEN, "failure_rate", min(1.0, counts.failures / needed))
+        if slow / needed >= options.slow_call_rate_threshold:
+            return Move(State.OPEN, "slow_call_rate", min(1.0, slow / needed))
+        missing = max(0, needed - counts.results)
+        worst_failure, worst_slow = (counts.failures + missing) / needed, (counts.slow + missing) / needed
+        if worst_failure < options.failure_rate_threshold and worst_slow < options.slow_call_rate_threshold:
+            return Move(State.CLOSED, "verdict", counts.failures / needed)
+        return None
+
+
+class Disabled(Visit):
+    """All calls pass, and nothing is recorded."""
+
+    __slots__ = ()
+
+    state = State.DISABLED
+    records = False
+    admits_all = True
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.due = inf
+
+
+class ForcedOpen(_Refusing):
+    """No call passes until an operator says otherwise."""
+
+    __slots__ = ()
+
+    state = State.FORCED_OPEN
+
+    def __init__(self, before: Visit) -> None:
+        super().__init__(before)
+        self.refuses_until = inf
+
+
+class ForcedHalfOpen(_Judging):
+    """A fixed number of calls at a time; the last results are shown and decide nothing."""
+
+    __slots__ = ("_out", "_permits")
+
+    state = State.FORCED_HALF_OPEN
+
+    def __init__(self, options: CircuitBreakerOptions) -> None:
+        self._permits = options.permitted_calls_in_half_open_state
+        self._out = 0
+        needed = min(options.minimum_number_of_calls, self._permits)
+        super().__init__(options, CountWindow(self._permits), needed)
+
+    def admit(self, _now: float) -> bool:
+        """Give out a permit while fewer than all are out."""
+        if self._out >= self._permits:
+            return False
+        self._out += 1
+        return True
+
+    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # see Window
+        """Take in a result and its permit."""
+        self.window.record(now, failed, slow)
+        self._out -= 1
+        return None
+
+    def give_back(self) -> None:
+        """Take back the permit of a call that came to no result."""
+        self._out -= 1

@@ -1,0 +1,141 @@
+"""Sliding windows: how many of the last results, or of those of the last seconds, failed or were slow.
+
+Both keep running totals, so that recording and reading cost the same whatever their length::
+
+    count-based   a ring of the last ``size`` results, one byte each; the oldest makes room for the newest
+    time-based    buckets of a tenth of the window, at most one second each; a bucket leaves as a whole
+
+Not thread-safe: the breaker's lock is held around every call.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+_FULL = 1
+_FAILED = 2
+_SLOW = 4
+
+
+class Window(Protocol):
+    """The totals of a window; they are current after :meth:`record` and :meth:`advance`.
+
+    Attributes:
+        results: How many results the window holds.
+        failures: Those of them that failed.
+        slow: Those of them that were slow, failed or not.
+        calm: Whether it is full of quick successes, so that one more changes nothing.
+    """
+
+    results: int
+    failures: int
+    slow: int
+    calm: bool
+
+    def record(self, now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # twice as slow by keyword
+        """Take in one result.
+
+        Args:
+            now: Monotonic seconds.
+            failed: Whether it failed.
+            slow: Whether it was slow.
+        """
+        ...
+
+    def advance(self, now: float) -> None:
+        """Let go of what is too old."""
+        ...
+
+
+class CountWindow:
+    """The last ``size`` results.
+
+    Args:
+        size: At least 1.
+    """
+
+    __slots__ = ("_index", "_ring", "_size", "calm", "failures", "results", "slow")
+
+    def __init__(self, size: int) -> None:
+        self._ring = bytearray(size)
+        self._size = size
+        self._index = 0
+        self.results = 0
+        self.failures = 0
+        self.slow = 0
+        self.calm = False
+
+    def record(self, _now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # see Window
+        """Take in one result; the oldest one leaves when the window is full."""
+        index = self._index
+        oldest = self._ring[index]
+        newest = _FULL
+        if failed:
+            newest |= _FAILED
+        if slow:
+            newest |= _SLOW
+        if newest != oldest:
+            self._ring[index] = newest
+            self.failures += bool(newest & _FAILED) - bool(oldest & _FAILED)
+            self.slow += bool(newest & _SLOW) - bool(oldest & _SLOW)
+            if not oldest:
+                self.results += 1
+            self.calm = self.results == self._size and not (self.failures or self.slow)
+        index += 1
+        self._index = index if index < self._size else 0
+
+    def advance(self, now: float) -> None:
+        """Do nothing: results leave only when others come."""
+
+
+class TimeWindow:
+    """The results of the last ``seconds``, to a bucket exactly.
+
+    A result leaves between ``seconds`` minus one bucket and ``seconds`` after it came.
+
+    Args:
+        seconds: The length, greater than 0.
+        now: Monotonic seconds.
+    """
+
+    __slots__ = ("_bucket_seconds", "_buckets", "_count", "_tick", "calm", "failures", "results", "slow")
+
+    def __init__(self, seconds: float, now: float) -> None:
+        self._bucket_seconds = min(1.0, seconds / 10)
+        self._count = math.ceil(seconds / self._bucket_seconds)
+        self._buckets = [[0, 0, 0] for _ in range(self._count)]
+        self._tick = self._tick_of(now)
+        self.results = 0
+        self.failures = 0
+        self.slow = 0
+        self.calm = False  # each result counts until its bucket leaves
+
+    def record(self, now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # see Window
+        """Take in one result; one whose ``now`` lies before the newest bucket counts there."""
+        self.advance(now)
+        bucket = self._buckets[self._tick % self._count]
+        bucket[0] += 1
+        self.results += 1
+        if failed:
+            bucket[1] += 1
+            self.failures += 1
+        if slow:
+            bucket[2] += 1
+            self.slow += 1
+
+    def advance(self, now: float) -> None:
+        """Let go of the buckets that are too old; each bucket is emptied once per turn of the ring."""
+        tick = self._tick_of(now)
+        if tick <= self._tick:
+            return
+        for passed in range(max(self._tick + 1, tick - self._count + 1), tick + 1):
+            bucket = self._buckets[passed % self._count]
+            self.results -= bucket[0]
+            self.failures -= bucket[1]
+            self.slow -= bucket[2]
+            bucket[:] = (0, 0, 0)
+        self._tick = tick
+
+    def _tick_of(self, now: float) -> int:
+        return math.floor(now / self._bucket_seconds)
