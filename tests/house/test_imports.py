@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -75,13 +76,26 @@ def _ring_through(graph: dict[str, list[str]], start: str) -> tuple[str, ...]:
 
 
 def users_of_too_many(tree: SourceTree) -> list[str]:
-    """Return modules, other than the factory and the commands, that use more than eight of ours."""
+    """Return modules, other than the factory, the commands and facades, that use more than eight of ours."""
     return [
         f"{tree.where(module)} uses {len(used)} modules of ours: {', '.join(sorted(used))}"
         for module in tree.modules.values()
-        if module.name != "app.factory" and not module.name.startswith("app.cli")
+        if module.name != "app.factory" and not module.name.startswith("app.cli") and not _is_facade(module)
         if len(used := set(tree.own_imports(module)) - {module.name}) > MOST_MODULES_USED
     ]
+
+
+def _is_facade(module: SourceModule) -> bool:
+    """Return whether a package's ``__init__`` does nothing but hand on names of its own modules."""
+    return module.is_package and all(_hands_on(statement) for statement in module.tree.body)
+
+
+def _hands_on(statement: ast.stmt) -> bool:
+    if isinstance(statement, ast.ImportFrom):
+        return statement.level == 1
+    if isinstance(statement, ast.Assign):
+        return [target.id for target in statement.targets if isinstance(target, ast.Name)] == ["__all__"]
+    return isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
 
 
 def services_that_know_vendors(tree: SourceTree) -> list[str]:
@@ -210,6 +224,32 @@ def test_a_module_that_uses_nine_is_seen(tmp_path: Path) -> None:
     found = users_of_too_many(SourceTree(tmp_path))
 
     assert [sentence.split(":")[0] for sentence in found] == ["app/wide.py uses 9 modules of ours"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "is_facade"),
+    [
+        ("", True),
+        ("from app.other import y", False),
+        ("from ..other import y", False),
+        ("import app.other", False),
+        ("X = 1", False),
+        ("def f(): ...", False),
+        ("print('loaded')", False),
+        ("if True:\n    from .m1 import x", False),
+    ],
+)
+def test_a_facade_may_hand_on_names_of_its_own_and_do_nothing_else(
+    tmp_path: Path, statement: str, *, is_facade: bool
+) -> None:
+    used = {f"app/wide/m{n}.py": "x = 1\n" for n in range(9)}
+    handed_on = "".join(f"from .m{n} import x as x{n}\n" for n in range(9)) + "__all__ = ['x1']\n"
+    facade = f'"""A facade."""\n{handed_on}{statement}\n'
+    write_tree(tmp_path, {**used, "app/wide/__init__.py": facade, "app/wide/near.py": facade, "app/other.py": ""})
+
+    found = [sentence.split()[0] for sentence in users_of_too_many(SourceTree(tmp_path))]
+
+    assert found == ["app/wide/near.py"] if is_facade else ["app/wide/__init__.py", "app/wide/near.py"]
 
 
 def test_services_know_no_vendor() -> None:
