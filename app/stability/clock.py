@@ -13,7 +13,7 @@ class Clock(Protocol):
         """Return seconds since an arbitrary start; it never goes back."""
         ...
 
-    def sleep(self, seconds: float) -> None:
+    def sleep(self, seconds: float, /) -> None:
         """Return after so many seconds, 0 or more."""
         ...
 

@@ -25,7 +25,7 @@ class Figure:
     metric: str
     kind: Literal["counter", "gauge"]
     value: float
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class Distribution:
     bounds: tuple[float, ...]
     counts: tuple[int, ...]
     sum_seconds: float
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @runtime_checkable

@@ -128,11 +128,12 @@ def _mistake(value: Any, default: Any, rule: OptionRule) -> str | None:
 def _number_mistake(value: Any, rule: OptionRule, *, whole: bool) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
         return "must be a whole number" if whole else "must be a number"
+    # A whole number of any length is finite; math.isfinite() would first make a float of it.
+    if isinstance(value, float) and not math.isfinite(value) and value != rule.high:
+        return "must be finite"
     is_inside = (
-        not math.isnan(value)
-        and (rule.low is None or value >= rule.low)
+        (rule.low is None or value >= rule.low)
         and (rule.high is None or value <= rule.high)
         and (rule.above is None or value > rule.above)
-        and (rule.high is not None or not math.isinf(value))
     )
-    return None if is_inside else f"must be {rule.allowed or 'finite'}"
+    return None if is_inside else f"must be {rule.allowed}"

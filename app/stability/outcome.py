@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import logging
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -104,10 +105,11 @@ class Classification:
         """Return how many seconds the other side asked for, more than 0; None when it did not; never raises."""
         try:
             seconds = self.retry_after_of(value)
+            is_usable = seconds is not None and 0 < seconds < math.inf
         except Exception:  # noqa: BLE001  # a rule's mistake is its own
             _log.exception("a classification raised; no Retry-After is taken")
             return None
-        return seconds if seconds is not None and 0 < seconds < float("inf") else None
+        return seconds if is_usable else None
 
     def _of_status(self, value: Any) -> Outcome:
         if self.failing_statuses and self.status_of(value) in self.failing_statuses:
