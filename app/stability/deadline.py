@@ -2,12 +2,20 @@
 
 A deadline is an instant, a timeout a length. The edge opens a :func:`deadline_scope`; every layer below
 takes the smaller of its own timeout and what remains (:func:`remaining_seconds`) and hands it to its
-client's own timeouts. No thread is spent on a call.
+client's own timeouts. No thread is spent on a call. What is asked of another server carries the rest with it
+(:func:`deadline_header_value`).
+
+A deadline inside another one can only be sooner (:func:`narrow_deadline`)::
+
+    request   ├──────────────────────────────────────────┤
+    attempt          ├────────┤  ├────────┤  ├────────┤         own timeout, sooner: entered
+    attempt                                      ├───────┤····  own timeout, later: the request's holds
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
 
@@ -15,7 +23,14 @@ from .clock import SYSTEM_CLOCK, Clock
 
 
 class DeadlineExceededError(TimeoutError):
-    """The deadline passed before the work was done."""
+    """The deadline passed before the work was done.
+
+    Attributes:
+        deadline: Which one, so that an attempt's own end is told from the end of the whole call; None when whoever
+            raised the error did not say.
+    """
+
+    deadline: Deadline | None = None
 
 
 class Deadline:
@@ -24,23 +39,48 @@ class Deadline:
     Args:
         seconds: From now, greater than 0.
         clock: Where "now" comes from.
+
+    Attributes:
+        at: The instant, in the seconds of its clock.
     """
 
-    __slots__ = ("_at", "_clock")
+    __slots__ = ("_monotonic", "at")
 
     def __init__(self, seconds: float, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._clock = clock
-        self._at = clock.monotonic() + seconds
+        self._monotonic = monotonic = clock.monotonic  # looked up once: a guarded call asks up to three times
+        self.at = monotonic() + seconds
 
     def remaining_seconds(self) -> float:
         """Return the seconds left; negative once the deadline has passed."""
-        return self._at - self._clock.monotonic()
+        return self.at - self._monotonic()
 
     def check(self) -> None:
         """Raise :class:`DeadlineExceededError` when no time is left."""
         if self.remaining_seconds() <= 0:
-            message = "the deadline has passed"
-            raise DeadlineExceededError(message)
+            raise self.exceeded()
+
+    def exceeded(self) -> DeadlineExceededError:
+        """Return the error for this deadline; the caller raises it."""
+        error = DeadlineExceededError("the deadline has passed")
+        error.deadline = self
+        return error
+
+    def narrows(self, outer: Deadline) -> bool:
+        """Return whether this one ends before another one, which has not passed yet.
+
+        On one clock the instants are compared; on two, what remains of each.
+
+        Raises:
+            DeadlineExceededError: The other one has passed.
+        """
+        if self._monotonic == outer._monotonic:
+            if outer.at <= self._monotonic():
+                raise outer.exceeded()
+            return self.at < outer.at
+        # This one is asked first: time that passes between the two questions can only make it sooner.
+        own_seconds = self.remaining_seconds()
+        outer.check()
+        return own_seconds < outer.remaining_seconds()
 
 
 _current: ContextVar[Deadline | None] = ContextVar("stability_deadline", default=None)
@@ -56,13 +96,28 @@ def enter_deadline(deadline: Deadline) -> Token[Deadline | None]:
     return _current.set(deadline)
 
 
+def narrow_deadline(deadline: Deadline) -> Token[Deadline | None] | None:
+    """Make a deadline the current one, but only if it ends before the current one does.
+
+    Returns:
+        What :func:`leave_deadline` takes; None when nothing was entered, because the current one is as tight.
+
+    Raises:
+        DeadlineExceededError: The current deadline has passed already.
+    """
+    outer = _current.get()
+    if outer is None or deadline.narrows(outer):
+        return _current.set(deadline)
+    return None
+
+
 def leave_deadline(token: Token[Deadline | None]) -> None:
     """Return to the deadline that was current before the token was given."""
     _current.reset(token)
 
 
 @contextmanager
-def deadline_scope(deadline: Deadline) -> Iterator[Deadline]:
+def deadline_scope(deadline: Deadline) -> Generator[Deadline]:
     """Make a deadline the current one for the block; the outer one returns afterwards."""
     token = enter_deadline(deadline)
     try:
@@ -85,3 +140,26 @@ def remaining_seconds(cap_seconds: float) -> float:
         return cap_seconds
     deadline.check()
     return min(cap_seconds, deadline.remaining_seconds())
+
+
+def deadline_header_value() -> str | None:
+    """Return what remains of the current deadline for another server, in whole milliseconds, rounded down.
+
+    There is no standard header for it; Envoy's ``X-Envoy-Expected-Rq-Timeout-Ms`` has this form. It is a length and
+    no instant, because two hosts do not share a clock.
+
+    Returns:
+        Digits, at least ``"1"``; None when there is no deadline, or one without an end.
+
+    Raises:
+        DeadlineExceededError: Less than a millisecond is left.
+    """
+    deadline = _current.get()
+    if deadline is None:
+        return None
+    milliseconds = deadline.remaining_seconds() * 1000
+    if not math.isfinite(milliseconds):
+        return None
+    if milliseconds < 1:
+        raise deadline.exceeded()
+    return str(int(milliseconds))

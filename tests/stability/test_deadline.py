@@ -7,12 +7,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from app.stability import (
+from app.stability.clock import SystemClock
+from app.stability.deadline import (
     Deadline,
     DeadlineExceededError,
-    SystemClock,
     current_deadline,
+    deadline_header_value,
     deadline_scope,
+    leave_deadline,
+    narrow_deadline,
     remaining_seconds,
 )
 from tests.fakes.clocks import HandClock
@@ -101,3 +104,127 @@ def test_the_system_clock_never_goes_back() -> None:
     times = [clock.monotonic() for _ in range(1000)]
 
     assert times == sorted(times)
+
+
+def test_a_passed_deadline_says_which_one_it_was(clock: HandClock) -> None:
+    deadline = Deadline(10.0, clock)
+    clock.advance(10)
+
+    with pytest.raises(DeadlineExceededError) as raised:
+        deadline.check()
+
+    assert raised.value.deadline is deadline
+
+
+def test_an_error_that_somebody_else_raised_names_no_deadline() -> None:
+    assert DeadlineExceededError("by hand").deadline is None
+
+
+def test_a_deadline_is_narrowed_to_a_sooner_one_and_returns(clock: HandClock) -> None:
+    outer, inner = Deadline(10.0, clock), Deadline(3.0, clock)
+
+    with deadline_scope(outer):
+        token = narrow_deadline(inner)
+        during = current_deadline()
+        assert token is not None
+        leave_deadline(token)
+        after = current_deadline()
+
+    assert (during, after) == (inner, outer)
+
+
+@pytest.mark.parametrize("seconds", [10.0, 10.5, float("inf"), float("nan")])
+def test_a_deadline_is_never_extended(clock: HandClock, seconds: float) -> None:
+    outer = Deadline(10.0, clock)
+
+    with deadline_scope(outer):
+        token = narrow_deadline(Deadline(seconds, clock))
+
+        assert token is None
+        assert current_deadline() is outer
+
+
+def test_where_there_is_no_deadline_every_one_is_sooner(clock: HandClock) -> None:
+    deadline = Deadline(10.0, clock)
+
+    token = narrow_deadline(deadline)
+    during = current_deadline()
+    assert token is not None
+    leave_deadline(token)
+
+    assert during is deadline
+
+
+def test_a_deadline_that_has_passed_cannot_be_narrowed(clock: HandClock) -> None:
+    outer = Deadline(10.0, clock)
+
+    with deadline_scope(outer):
+        clock.advance(10)
+
+        with pytest.raises(DeadlineExceededError) as raised:
+            narrow_deadline(Deadline(1.0, clock))
+
+        assert raised.value.deadline is outer
+        assert current_deadline() is outer
+
+
+@pytest.mark.parametrize(("seconds", "entered"), [(9.0, 1), (10.0, 0), (11.0, 0)])
+def test_deadlines_on_two_clocks_are_compared_by_what_remains(clock: HandClock, seconds: float, entered: int) -> None:
+    other = HandClock()
+    other.advance(500)
+
+    with deadline_scope(Deadline(10.0, clock)):
+        token = narrow_deadline(Deadline(seconds, other))
+        if token is not None:
+            leave_deadline(token)
+
+    assert (token is not None) == entered
+
+
+def test_a_passed_deadline_on_another_clock_cannot_be_narrowed_either(clock: HandClock) -> None:
+    with deadline_scope(Deadline(10.0, clock)):
+        clock.advance(10)
+
+        with pytest.raises(DeadlineExceededError):
+            narrow_deadline(Deadline(1.0, HandClock()))
+
+
+def test_time_that_passes_during_the_comparison_extends_nothing() -> None:
+    outer_clock = HandClock()
+
+    class Dragging(HandClock):
+        def monotonic(self) -> float:
+            outer_clock.advance(1)  # each look at this clock takes a second of the other one
+            return super().monotonic()
+
+    with deadline_scope(Deadline(10.0, outer_clock)) as outer:
+        token = narrow_deadline(Deadline(8.5, Dragging()))
+
+        assert token is None, "8.5 s were entered, and only 8 s were left"
+        assert current_deadline() is outer
+
+
+def test_an_upstream_is_told_the_rest_in_whole_milliseconds_rounded_down(clock: HandClock) -> None:
+    with deadline_scope(Deadline(10.0, clock)):
+        clock.advance(7.7505)
+
+        assert deadline_header_value() == "2249"
+
+
+def test_an_upstream_is_told_nothing_where_there_is_no_deadline() -> None:
+    assert deadline_header_value() is None
+
+
+@pytest.mark.parametrize("seconds", [float("inf"), float("nan")])
+def test_an_upstream_is_told_nothing_of_a_deadline_without_an_end(clock: HandClock, seconds: float) -> None:
+    with deadline_scope(Deadline(seconds, clock)):
+        assert deadline_header_value() is None
+
+
+@pytest.mark.parametrize("seconds", [9.9995, 10.0, 11.0])
+def test_an_upstream_is_not_asked_when_less_than_a_millisecond_is_left(clock: HandClock, seconds: float) -> None:
+    with deadline_scope(Deadline(10.0, clock)):
+        clock.advance(seconds)
+
+        with pytest.raises(DeadlineExceededError):
+            deadline_header_value()
