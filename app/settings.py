@@ -262,6 +262,16 @@ class ServerSettings(Section):
     )
 
 
+class StabilitySettings(Section):
+    """What stands between this server and what it depends on."""
+
+    pipelines_file: OptionalFilePath = setting(
+        None,
+        "File of the pipelines that all calls to dependencies run through; not set means config/stability.toml",
+        allowed="a path",
+    )
+
+
 class Settings(BaseSettings):
     """All settings; immutable. Made by :func:`load_settings`, which alone reads the world.
 
@@ -282,6 +292,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     instance: InstanceSettings = InstanceSettings()
     server: ServerSettings = ServerSettings()
+    stability: StabilitySettings = StabilitySettings()
 
     @classmethod
     def settings_customise_sources(
@@ -310,6 +321,21 @@ class LoadedSettings:
     settings: Settings
     origins: Mapping[tuple[str, str], str]
     profile_origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgedSettings:
+    """Settings with everything that is wrong with them.
+
+    Attributes:
+        loaded: The settings, with the defaults in place of wrong values.
+        profile: The profile; None when its name is a mistake.
+        mistakes: Every mistake, none of which repeats a value.
+    """
+
+    loaded: LoadedSettings
+    profile: str | None
+    mistakes: tuple[str, ...]
 
 
 def load_settings(
@@ -345,6 +371,19 @@ def load_with_origins(
     Raises:
         ConfigurationError: With every mistake, none of which repeats a value.
     """
+    judged = judge_settings(environ, working_folder=working_folder, config_folder=config_folder)
+    if judged.mistakes:
+        raise ConfigurationError(judged.mistakes, profile=judged.profile)
+    return judged.loaded
+
+
+def judge_settings(
+    environ: Mapping[str, str] | None = None,
+    *,
+    working_folder: Path | None = None,
+    config_folder: Path = CONFIG_FOLDER,
+) -> JudgedSettings:
+    """Do what :func:`load_with_origins` does, and return the mistakes, for whoever finds more of them elsewhere."""
     folder = Path.cwd() if working_folder is None else working_folder.absolute()
     known = known_settings()
     layers = [
@@ -362,10 +401,9 @@ def load_with_origins(
         if wrong.isdisjoint(contradiction.settings):
             names = " and ".join(variable_of(*key) for key in contradiction.settings)
             mistakes.append(f"{names}: {contradiction.text}")
-    if mistakes:
-        raise ConfigurationError(mistakes, profile=profile)
     profile_origin = next((layer.origin for layer in layers if layer.profile is not None), "default")
-    return LoadedSettings(_with_absolute_paths(settings, folder), origins, profile_origin)
+    loaded = LoadedSettings(_with_absolute_paths(settings, folder), origins, profile_origin)
+    return JudgedSettings(loaded, profile, tuple(mistakes))
 
 
 def known_settings() -> KnownSettings:
@@ -482,11 +520,14 @@ def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
     auth, database, storage, uploads = settings.auth, settings.database, settings.storage, settings.uploads
     url = SecretStr(absolute_database_url(database.url.get_secret_value(), folder))
     ring = None if auth.key_ring_file is None else folder / auth.key_ring_file
+    pipelines = settings.stability.pipelines_file
+    stability = StabilitySettings(pipelines_file=None if pipelines is None else folder / pipelines)
     return settings.model_copy(
         update={
             "auth": auth.model_copy(update={"key_ring_file": ring}),
             "database": database.model_copy(update={"url": url}),
             "storage": storage.model_copy(update={"local_root": folder / storage.local_root}),
+            "stability": stability,
             "uploads": uploads.model_copy(update={"spool_dir": folder / uploads.spool_dir}),
         }
     )

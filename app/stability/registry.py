@@ -40,6 +40,7 @@ BUILT_IN: Final[Mapping[str, tuple[str, str]]] = MappingProxyType({
 """Module and class of each policy of this library, by its name."""
 
 _CLOSE_ENOUGH = 0.7
+_LEAST_PART = 3  # as in max, rate
 
 
 def known_names(kinds: Mapping[str, type[PolicyKind]] | None = None) -> tuple[str, ...]:
@@ -77,9 +78,15 @@ def find_kind(name: str, kinds: Mapping[str, type[PolicyKind]] | None = None) ->
 
 
 def hint(text: str, candidates: Iterable[str]) -> str:
-    """Return ``"; did you mean 'x'?"``, or what there is when nothing is close, for the end of a sentence."""
+    """Return what a name may mean, for the end of a sentence: ``"; did you mean 'x'?"``.
+
+    That is the only candidate that contains it, else the closest one; without one, all that there are.
+    """
+    folded = text.lower()
     by_folded = {candidate.lower(): candidate for candidate in candidates}
-    close = get_close_matches(text.lower(), by_folded, n=1, cutoff=_CLOSE_ENOUGH)
+    close = [candidate for candidate in by_folded if len(folded) >= _LEAST_PART and folded in candidate]
+    if len(close) != 1:
+        close = get_close_matches(folded, by_folded, n=1, cutoff=_CLOSE_ENOUGH)
     if close:
         return f"; did you mean {by_folded[close[0]]!r}?"
     return f"; there are {', '.join(by_folded.values())}" if by_folded else ""

@@ -117,6 +117,9 @@ def test_an_unknown_name_is_told_what_it_may_mean() -> None:
     [
         ("Retry", ["timeout", "retry"], "; did you mean 'retry'?"),
         ("zzz", ["timeout", "retry"], "; there are timeout, retry"),
+        ("attempts", ["max_attempts", "base_seconds"], "; did you mean 'max_attempts'?"),
+        ("seconds", ["cap_seconds", "base_seconds"], "; did you mean 'cap_seconds'?"),
+        ("re", ["timeout", "retry"], "; there are timeout, retry"),
         ("zzz", [], ""),
     ],
 )

@@ -1,0 +1,109 @@
+"""The pipelines that every call to a dependency runs through, read from ``config/stability.toml``.
+
+Mistakes in that file and in the settings are told together, before anything listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from app.errors import ConfigurationError
+from app.settings import CONFIG_FOLDER, PROFILES, LoadedSettings, Settings, judge_settings
+from app.settings_sources import variable_of
+from app.stability import Classification, OptionError, PolicyContext
+from app.stability.configuration import build_pipelines
+from app.stability.document import read_document
+from app.stability.pipelines import Pipelines
+
+NAMES: Final = ("storage_read", "storage_write", "storage_delete", "storage_list", "database", "events")
+"""Every pipeline that this product uses; the file has exactly these."""
+
+_FILE_NAME: Final = "stability.toml"
+_NOTHING: Final[Mapping[str, Classification]] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """Everything that is configured.
+
+    Attributes:
+        loaded: The settings.
+        pipelines: The pipelines as they will run, for looking at: nothing is wired to them.
+        cautions: What works and is probably not meant, one sentence each.
+    """
+
+    loaded: LoadedSettings
+    pipelines: Pipelines
+    cautions: tuple[str, ...]
+
+
+def load_pipelines(
+    settings: Settings,
+    *,
+    classifications: Mapping[str, Classification] = _NOTHING,
+    context: PolicyContext | None = None,
+    config_folder: Path = CONFIG_FOLDER,
+) -> Pipelines:
+    """Build the pipelines for one process.
+
+    Args:
+        settings: Valid ones.
+        classifications: What is a failure, by pipeline.
+        context: Clock, bus and board of the policies.
+        config_folder: Where ``stability.toml`` lies when the settings name no other file.
+
+    Raises:
+        ConfigurationError: With every mistake in the file.
+    """
+    given = settings.stability.pipelines_file
+    try:
+        return build_pipelines(
+            read_document(config_folder / _FILE_NAME if given is None else given),
+            profile=settings.profile,
+            profiles=PROFILES,
+            names=NAMES,
+            deadline_seconds=settings.server.request_deadline_seconds,
+            classifications=classifications,
+            context=context,
+        )
+    except OptionError as error:
+        mistakes = [f"{_place(settings)}: {mistake}" for mistake in error.mistakes]
+        raise ConfigurationError(mistakes, profile=settings.profile) from error
+
+
+def load_configuration(
+    environ: Mapping[str, str] | None = None,
+    *,
+    working_folder: Path | None = None,
+    config_folder: Path = CONFIG_FOLDER,
+) -> Configuration:
+    """Load and judge all that is configured: the settings and the pipelines.
+
+    Args:
+        environ: The environment; default: that of this process.
+        working_folder: Where ``.env`` lies and relative paths start; default: the process's.
+        config_folder: Where the profile files and ``stability.toml`` lie.
+
+    Raises:
+        ConfigurationError: With every mistake of both.
+    """
+    judged = judge_settings(environ, working_folder=working_folder, config_folder=config_folder)
+    settings = judged.loaded.settings
+    try:
+        pipelines = load_pipelines(settings, config_folder=config_folder)
+    except ConfigurationError as error:
+        raise ConfigurationError([*judged.mistakes, *error.mistakes], profile=judged.profile) from error
+    if judged.mistakes:
+        raise ConfigurationError(judged.mistakes, profile=judged.profile)
+    cautions = tuple(f"{_place(settings)}: {caution}" for caution in pipelines.cautions)
+    return Configuration(judged.loaded, pipelines, cautions)
+
+
+def _place(settings: Settings) -> str:
+    """Return the file's name for messages; that of its setting when another one is named there."""
+    is_ours = settings.stability.pipelines_file is None
+    return f"config/{_FILE_NAME}" if is_ours else variable_of("stability", "pipelines_file")
