@@ -24,6 +24,8 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 from prometheus_client.exposition import choose_encoder
 from prometheus_flask_exporter import PrometheusMetrics  # type: ignore[import-untyped]  # it ships no types
 
+from app.stability.integrations.prometheus import SPECS, PrometheusExporter
+
 _log = logging.getLogger(__name__)
 
 UNMATCHED_ROUTE: Final = "unmatched"
@@ -55,6 +57,7 @@ _EXCEPTIONS = (
 STORAGE_OPERATIONS: Final = ("put", "head", "get", "delete", "list")
 STORAGE_FAILURES: Final = (
     "StorageUnavailableError",
+    "StorageThrottledError",
     "StorageTimeoutError",
     "StorageDeniedError",
     "StorageFullError",
@@ -65,13 +68,14 @@ DATABASE_FAILURES: Final = ("pool_timeout", "disconnect", "statement", "client")
 
 MULTIPROCESS_VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
 
+_PREFIX = "photo_api_"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _OTHER_METHOD = "OTHER"
 _REQUEST_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _EXTERNAL_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _QUERY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
-_Across = Literal["livesum", "livemin", "livemostrecent"]
+_Across = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 _INFO_ACROSS = "max"  # what the exporter gives its information metrics
 _ROOM_BYTES = {
     "counter": 65_536,
@@ -101,6 +105,9 @@ class Metrics:
     Args:
         version: What ``photo_api_build_info`` says.
         registry: Where they are registered; a new one by default.
+
+    Attributes:
+        stability: Publishes what the policies of pipelines have counted.
     """
 
     def __init__(self, *, version: str, registry: CollectorRegistry | None = None) -> None:
@@ -112,6 +119,11 @@ class Metrics:
         self._define_dependencies()
         self._define_process()
         self._define_photos()
+        self.stability = PrometheusExporter(self._registry, prefix=_PREFIX)
+        self._facts += [
+            MetricFacts(f"{_PREFIX}{name}{'_total' * (spec.kind == 'counter')}", spec.kind, spec.labels)
+            for name, spec in SPECS.items()
+        ]
         self._exporter.info("photo_api_build_info", "Always 1; its label says what runs.", version=version)
         self._facts.append(MetricFacts("photo_api_build_info", "gauge", ("version",)))
         self._begin_at_zero()
@@ -212,7 +224,7 @@ class Metrics:
         return Histogram(full, meaning, labels, registry=self._registry, buckets=buckets)
 
     def _noted(self, name: str, kind: str, labels: Sequence[str]) -> str:
-        full = f"photo_api_{name}"
+        full = _PREFIX + name
         self._facts.append(MetricFacts(full, kind, tuple(labels)))
         return full
 
@@ -316,6 +328,7 @@ class Metrics:
             accept: The ``Accept`` header; OpenMetrics is given to who asks for it.
             names: Only these samples; all when empty.
         """
+        self.stability.publish()
         wanted = list(names)
         folder = os.environ.get(MULTIPROCESS_VARIABLE)
         if folder and not any(Path(folder).glob("*.db")):

@@ -46,6 +46,7 @@ from .figures import Distribution, Figure, Measured
 from .options import OptionRule, Options, option, rule_of
 from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
 from .pipeline import Pipeline
+from .retry_after import parse_retry_after
 
 __all__ = [
     "EVERY_ERROR_FAILS",
@@ -98,6 +99,7 @@ __all__ = [
     "enter_deadline",
     "leave_deadline",
     "option",
+    "parse_retry_after",
     "remaining_seconds",
     "rule_of",
 ]

@@ -7,7 +7,8 @@ error is one of the tree below. Adapters pass ``tests/contract/test_object_store
 ::
 
     StorageError (UnavailableError)
-    ├── StorageUnavailableError     refused, reset, 5xx, throttled
+    ├── StorageUnavailableError     refused, reset, 5xx
+    │   └── StorageThrottledError     the store asks to be left alone for a while
     ├── StorageTimeoutError         no answer within the time left
     ├── StorageDeniedError          credentials, bucket or policy: an operator must act
     ├── StorageFullError            the store has no room
@@ -34,6 +35,10 @@ class StorageError(UnavailableError):
 
 class StorageUnavailableError(StorageError):
     """The store refused, reset, throttled or failed."""
+
+
+class StorageThrottledError(StorageUnavailableError):
+    """The store asks to be left alone; ``retry_after_seconds`` is what it said itself, None when it said nothing."""
 
 
 class StorageTimeoutError(StorageError):

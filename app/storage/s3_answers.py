@@ -13,6 +13,7 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPResponse
 
+from app.stability import parse_retry_after
 from app.storage.base import (
     ObjectCorruptError,
     ObjectExistsError,
@@ -21,6 +22,7 @@ from app.storage.base import (
     StorageDeniedError,
     StorageError,
     StorageFullError,
+    StorageThrottledError,
     StorageTimeoutError,
     StorageUnavailableError,
     is_valid_key,
@@ -43,7 +45,7 @@ _KIND_BY_CODE: dict[str, type[StorageError]] = {
     "IncompleteBody": ObjectCorruptError,
     "XAmzContentSHA256Mismatch": ObjectCorruptError,
     "RequestTimeout": StorageTimeoutError,
-    "SlowDown": StorageUnavailableError,
+    "SlowDown": StorageThrottledError,
 }
 """What a code means, whatever the status is."""
 
@@ -56,8 +58,8 @@ _KIND_BY_STATUS: dict[int, type[StorageError]] = {
     HTTPStatus.PRECONDITION_FAILED: ObjectExistsError,
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: StorageFullError,
     HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE: ObjectCorruptError,
-    HTTPStatus.TOO_MANY_REQUESTS: StorageUnavailableError,
-    _SWIFT_RATE_LIMITED: StorageUnavailableError,
+    HTTPStatus.TOO_MANY_REQUESTS: StorageThrottledError,
+    _SWIFT_RATE_LIMITED: StorageThrottledError,
     HTTPStatus.NOT_IMPLEMENTED: StorageDeniedError,
     HTTPStatus.INSUFFICIENT_STORAGE: StorageFullError,
 }
@@ -69,6 +71,7 @@ _DETAILS: dict[type[StorageError], str] = {
     StorageFullError: "The object store is full.",
     StorageTimeoutError: "The object store did not get the bytes in time. Try again.",
     StorageUnavailableError: "The object store is not available now. Try again.",
+    StorageThrottledError: "The object store is busy. Try again later.",
     ObjectCorruptError: "The object store has other bytes than it should have.",
     ObjectExistsError: "There is another object under this key.",
     ObjectNotFoundError: "The stored object is missing.",
@@ -115,14 +118,15 @@ def storage_error(answer: S3AnswerError, retry_after: str | None = None) -> Stor
 
     Args:
         answer: What the server said.
-        retry_after: Its ``Retry-After`` header; only the form in seconds is understood.
+        retry_after: Its ``Retry-After`` header, in seconds or as a date.
     """
     kind = _KIND_BY_CODE.get(answer.code) or _KIND_BY_STATUS.get(answer.status, StorageDeniedError)
-    seconds = None
-    if kind is StorageUnavailableError:
-        plain = re.fullmatch(r"\d{1,5}", retry_after or "")
-        seconds = float(plain[0]) if plain else _RETRY_AFTER_SECONDS
-    return kind(_DETAILS[kind], retry_after_seconds=seconds)
+    asked = parse_retry_after(retry_after)
+    if kind is StorageUnavailableError and asked is not None:
+        kind = StorageThrottledError  # a 503 that says when to come back
+    if kind is StorageThrottledError:
+        return kind(_DETAILS[kind], retry_after_seconds=asked)
+    return kind(_DETAILS[kind], retry_after_seconds=_RETRY_AFTER_SECONDS if kind is StorageUnavailableError else None)
 
 
 def read_info(key: str, response: HTTPResponse) -> ObjectInfo:

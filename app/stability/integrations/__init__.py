@@ -1,0 +1,1 @@
+"""Where this library meets others: each module needs what its name says, and no other part of the library does."""
