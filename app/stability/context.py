@@ -42,9 +42,8 @@ class PolicyContext:
 class PolicyKind(Protocol):
     """A class of policies that a configuration can name."""
 
-    Options: ClassVar[
-        Any
-    ]  # a subclass of Options; by that type no class could name its own, for variables are invariant
+    # A subclass of Options. Variables are invariant: typed so, no class could name its own.
+    Options: ClassVar[Any]
 
     @classmethod
     def build(cls, options: Any, context: PolicyContext) -> Policy:

@@ -241,7 +241,7 @@ class Retry:
         self._random = random or chance.SystemRandom()
         self._deposit = self.budget.deposit
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(OUTCOMES, 0)
+        self._counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self._spent_is_told = False
 
     @classmethod

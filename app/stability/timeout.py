@@ -98,7 +98,7 @@ class Timeout:
         self._monotonic = clock.monotonic
         self._bus = bus or EventBus()
         self._lock = threading.Lock()
-        self._counts = dict.fromkeys(OUTCOMES, 0)
+        self._counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
 
     @classmethod
     def build(cls, options: TimeoutOptions, context: PolicyContext) -> Self:
@@ -116,15 +116,15 @@ class Timeout:
             Exception: What the call raised, unchanged; its clients' time-outs among it.
         """
         try:
-            own = Deadline(self._seconds, self._clock)
+            own: Deadline | None = Deadline(self._seconds, self._clock)
             token = narrow_deadline(own)
         except DeadlineExceededError:
             self._count(REFUSED)
             raise
         except Exception:  # noqa: BLE001  # a broken clock must not lose the call
             _log.exception("a clock raised; the call has no time of its own", extra={"policy": self.name})
-            token = None
-        if token is None:
+            own = token = None
+        if own is None or token is None:
             return proceed(call)
         try:
             result = proceed(call)

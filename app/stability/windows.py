@@ -33,7 +33,7 @@ class Window(Protocol):
     slow: int
     calm: bool
 
-    def record(self, now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # twice as slow by keyword
+    def record(self, now: float, failed: bool, slow: bool, /) -> None:  # noqa: FBT001  # twice as slow by keyword
         """Take in one result.
 
         Args:
