@@ -19,8 +19,8 @@ from app.errors import ConfigurationError
 from app.ops.build import find_instance
 from app.ops.logging import configure_logging
 from app.server import refusals
-from app.server.gunicorn_logging import GunicornLogger
 from app.server.metrics_folder import forget_worker, open_metrics_folder
+from app.server.state_folder import STATE_FOLDER, open_state_folder
 from app.settings import Settings, load_settings
 
 _METRICS_PARENT: Final = Path("var/run/metrics")
@@ -49,7 +49,7 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "forwarder_headers": "",
         "proc_name": "photo-api",
         "loglevel": settings.log.level.lower(),
-        "logger_class": GunicornLogger,
+        "logger_class": "app.server.gunicorn_logging.GunicornLogger",
         "accesslog": None,
         "control_socket_disable": True,
         "worker_tmp_dir": str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None,
@@ -104,6 +104,7 @@ def _configure() -> dict[str, Any]:
         instance_ip=instance.ip,
         node_name=instance.node_name,
     )
+    open_state_folder(STATE_FOLDER, os.environ)
     return gunicorn_options(settings)
 
 

@@ -1,0 +1,237 @@
+"""The board of this host's circuit breakers, on the state page: what one worker decides holds in all of them.
+
+Each breaker has one entry: the decision that holds, and how the trial calls of its era stand. Both change in one
+write, so that they belong together whoever dies when. Whatever the page cannot answer is None, and the breaker that
+asked goes on by itself.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import isfinite
+from pathlib import Path
+from typing import Final
+
+from app.ops.state import PAGE_NAME, VARIABLE, StatePage, boot_id
+from app.stability.board import Decision, ProbeCounts
+
+BREAKER_NAME_BYTES_MAX: Final = 64
+"""How long a breaker's name may be, in UTF-8, to be shared."""
+
+REASON_BYTES_MAX: Final = 200
+"""How much of a reason is kept."""
+
+_PREFIX = "breaker/"
+_BY_BYTES_MAX = 64
+_STATE_BYTES_MAX = 24
+_BREAKER = "breaker"
+_RECORD: Final = struct.Struct("<QIdd4I3B")
+_COUNT_MAX = 2**32 - 1
+_ENDLESS_STATES = frozenset({"disabled", "metrics_only", "forced_open", "forced_half_open"})
+
+
+_NONE_COUNTED = ProbeCounts(0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class BoardEntry:
+    """What the board says of one breaker.
+
+    Attributes:
+        decision: What holds; None when nothing was decided yet.
+        decided_at: When that was decided, seconds since 1970; 0.0 when nothing was.
+        taken: How many trial calls of its era are given out or finished.
+        counts: How the finished ones went.
+    """
+
+    decision: Decision | None = None
+    decided_at: float = 0.0
+    taken: int = 0
+    counts: ProbeCounts = _NONE_COUNTED
+
+    @property
+    def era(self) -> int:
+        """Number of the decision that holds; 0 when none does."""
+        return 0 if self.decision is None else self.decision.era
+
+
+class HostBoard:
+    """A :class:`app.stability.board.Board` on a state page. Thread-safe.
+
+    Args:
+        page: Of this host.
+        now: The wall clock, for showing when something was decided.
+    """
+
+    def __init__(self, page: StatePage, *, now: Callable[[], float] = time.time) -> None:
+        self._page = page
+        self._now = now
+
+    @property
+    def works(self) -> bool:
+        """Whether what is decided here holds in all workers, as far as is known."""
+        return self._page.works
+
+    def announce(self, names: Iterable[str]) -> None:
+        """Say which breakers there are, so that operators find them before anything is decided about them."""
+        for name in names:
+            if _is_sharable(name):
+                self._page.change(_PREFIX + name, lambda raw: pack_entry(BoardEntry()) if raw is None else None)
+
+    def entries(self) -> dict[str, BoardEntry] | None:
+        """Return every breaker that was announced or decided about; None when the page is lost."""
+        said = self._page.entries()
+        if said is None:
+            return None
+        return {name.removeprefix(_PREFIX): read_entry(raw) for name, raw in said.items() if name.startswith(_PREFIX)}
+
+    def read(self, name: str) -> Decision | None:
+        """Return what holds for a breaker; None when nothing was decided yet, or the page is lost."""
+        raw = self._page.read(_PREFIX + name)
+        return None if raw is None else read_entry(raw).decision
+
+    def decide(self, name: str, decision: Decision) -> Decision | None:
+        """Write a decision if it follows what holds; see :meth:`app.stability.board.Board.decide`."""
+        standing: list[Decision] = []
+
+        def decided(entry: BoardEntry) -> BoardEntry | None:
+            if entry.decision is not None and decision.era != entry.era + 1:
+                standing.append(entry.decision)
+                return None
+            standing.append(decision)
+            return BoardEntry(decision, self._now())
+
+        if not self._change(name, decided):
+            return None
+        return standing[0]
+
+    def take_probe(self, name: str, era: int, limit: int) -> bool | None:
+        """Take one of ``limit`` trial calls of an era; see :meth:`app.stability.board.Board.take_probe`."""
+        granted: list[bool] = []
+
+        def taken(entry: BoardEntry) -> BoardEntry | None:
+            if entry.era != era:
+                return None
+            granted.append(entry.taken < limit)
+            return replace(entry, taken=entry.taken + 1) if granted[0] else None
+
+        if not self._change(name, taken) or not granted:
+            return None
+        return granted[0]
+
+    def return_probe(self, name: str, era: int) -> None:
+        """Give a trial call back that came to no result; nothing happens when another era holds."""
+
+        def given_back(entry: BoardEntry) -> BoardEntry | None:
+            return replace(entry, taken=entry.taken - 1) if entry.era == era and entry.taken else None
+
+        self._change(name, given_back)
+
+    def record_probe(self, name: str, era: int, *, failed: bool, slow: bool) -> ProbeCounts | None:
+        """Count the result of a trial call; see :meth:`app.stability.board.Board.record_probe`."""
+        counted: list[ProbeCounts] = []
+
+        def recorded(entry: BoardEntry) -> BoardEntry | None:
+            if entry.era != era:
+                return None
+            before = entry.counts
+            counted.append(ProbeCounts(before.results + 1, before.failures + failed, before.slow + slow))
+            return replace(entry, counts=counted[0])
+
+        if not self._change(name, recorded) or not counted:
+            return None
+        return counted[0]
+
+    def _change(self, name: str, changed: Callable[[BoardEntry], BoardEntry | None]) -> bool:
+        if not _is_sharable(name):
+            return False
+
+        def rewritten(raw: bytes | None) -> bytes | None:
+            entry = changed(BoardEntry() if raw is None else read_entry(raw))
+            return None if entry is None else pack_entry(entry)
+
+        return self._page.change(_PREFIX + name, rewritten)
+
+
+def find_board(environ: Mapping[str, str]) -> HostBoard | None:
+    """Return the board that this process's server has named in the environment; None when it has none."""
+    folder = environ.get(VARIABLE)
+    return HostBoard(StatePage(Path(folder) / PAGE_NAME)) if folder else None
+
+
+def operators_entries(page: StatePage, monotonic: float) -> dict[str, bytes]:
+    """Return what a new page takes over from an old one: what operators said and what still holds.
+
+    Args:
+        page: The old one.
+        monotonic: The instant now; what ends later was said in the same boot of the host, or is dropped.
+    """
+    header = page.header
+    if header is None:
+        return {}
+    ends_count = header.boot_id == boot_id() != ""
+    kept = {}
+    for name, entry in (HostBoard(page).entries() or {}).items():
+        decision = entry.decision
+        if decision is None or decision.by == _BREAKER:
+            continue
+        still_open = (
+            decision.state == "open" and ends_count and monotonic < decision.until and isfinite(decision.until)
+        )
+        if decision.state in _ENDLESS_STATES or still_open:
+            kept[_PREFIX + name] = pack_entry(BoardEntry(decision, entry.decided_at))
+    return kept
+
+
+def pack_entry(entry: BoardEntry) -> bytes:
+    """Return the payload of an entry; texts that are too long are cut."""
+    decision = entry.decision or Decision(0, "", 0, 0.0, "")
+    counts = entry.counts
+    state, by, reason = (
+        _cut(text, most)
+        for text, most in (
+            (decision.state, _STATE_BYTES_MAX),
+            (decision.by, _BY_BYTES_MAX),
+            (decision.reason, REASON_BYTES_MAX),
+        )
+    )
+    numbers = (entry.taken, counts.results, counts.failures, counts.slow)
+    fixed = _RECORD.pack(
+        decision.era,
+        min(decision.attempt, _COUNT_MAX),
+        decision.until,
+        entry.decided_at,
+        *(min(number, _COUNT_MAX) for number in numbers),
+        len(state),
+        len(by),
+        len(reason),
+    )
+    return fixed + state + by + reason
+
+
+def read_entry(raw: bytes) -> BoardEntry:
+    """Return what a payload says; one that cannot be read says that nothing was decided."""
+    if len(raw) < _RECORD.size:
+        return BoardEntry()
+    era, attempt, until, decided_at, taken, results, failures, slow, *lengths = _RECORD.unpack_from(raw)
+    if not era or len(raw) != _RECORD.size + sum(lengths):
+        return BoardEntry()
+    begin, texts = _RECORD.size, []
+    for length in lengths:
+        texts.append(raw[begin : begin + length].decode("utf-8", "replace"))
+        begin += length
+    state, by, reason = texts
+    return BoardEntry(
+        Decision(era, state, attempt, until, by, reason), decided_at, taken, ProbeCounts(results, failures, slow)
+    )
+
+
+def _is_sharable(name: str) -> bool:
+    return 0 < len(name.encode("utf-8", "replace")) <= BREAKER_NAME_BYTES_MAX
+
+
+def _cut(text: str, bytes_max: int) -> bytes:
+    return text.encode("utf-8", "replace")[:bytes_max].decode("utf-8", "ignore").encode()

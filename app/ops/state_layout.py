@@ -1,0 +1,149 @@
+"""How the bytes of a host's state page lie: a header, then slots of one size, each found by the name that it carries.
+
+::
+
+    0                1024              2048                                   HEADER_BYTES + SLOTS * SLOT_BYTES
+    ├─ header ───────┼─ slot 0 ────────┼─ slot 1 ────────┼─ …                 ┤
+                     ├─ copy ─┬─ copy ─┤
+                              └─ checksum · sequence · length · name · payload
+
+Each slot has two copies of its entry and a change overwrites the older one, so the newer stays whole whatever
+happens during the write. A copy counts only when its checksum is right; a slot without such a copy is free, and what
+it held was never said. All of this is arithmetic on bytes: :mod:`app.ops.state` reads and writes them.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+LAYOUT_VERSION: Final = 1
+"""Stands in the header and in the file's name: processes of two versions do not meet on one page."""
+
+HEADER_BYTES: Final = 1024
+SLOTS: Final = 128
+"""How many entries a page has room for."""
+
+COPY_BYTES: Final = 512
+SLOT_BYTES: Final = 2 * COPY_BYTES
+PAGE_BYTES: Final = HEADER_BYTES + SLOTS * SLOT_BYTES
+
+NAME_BYTES_MAX: Final = 80
+"""How long a name may be, in UTF-8."""
+
+_MAGIC: Final = b"photo-st"
+_HEADER: Final = struct.Struct("<8sHHId36s")
+_COPY: Final = struct.Struct(f"<QH{NAME_BYTES_MAX}s")
+_CHECKSUM: Final = struct.Struct("<I")
+
+PAYLOAD_BYTES_MAX: Final = COPY_BYTES - _CHECKSUM.size - _COPY.size
+"""How long the payload of an entry may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What a page says of itself.
+
+    Attributes:
+        created: When it was made, seconds since 1970.
+        boot_id: The boot of the host in which it was made; instants of the monotonic clock hold within it.
+    """
+
+    created: float
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What stands in a slot.
+
+    Attributes:
+        name: Whose it is.
+        payload: What it says; only its owner knows how to read it.
+        sequence: The number of the change, from 1.
+        copy: Which of the two copies this is, 0 or 1.
+    """
+
+    name: str
+    payload: bytes
+    sequence: int
+    copy: int
+
+
+def pack_header(header: Header) -> bytes:
+    """Return a header's bytes, ``HEADER_BYTES`` of them."""
+    body = _HEADER.pack(_MAGIC, LAYOUT_VERSION, SLOTS, SLOT_BYTES, header.created, header.boot_id.encode()[:36])
+    return _with_checksum(body).ljust(HEADER_BYTES, b"\0")
+
+
+def read_header(raw: bytes) -> Header | None:
+    """Return what a header says; None when it is no header of this layout, or damaged."""
+    body = raw[_CHECKSUM.size : _CHECKSUM.size + _HEADER.size]
+    if len(body) < _HEADER.size or not _is_whole(raw, body):
+        return None
+    magic, version, slots, slot_bytes, created, boot_id = _HEADER.unpack(body)
+    if (magic, version, slots, slot_bytes) != (_MAGIC, LAYOUT_VERSION, SLOTS, SLOT_BYTES):
+        return None
+    return Header(created, boot_id.rstrip(b"\0").decode("ascii", "replace"))
+
+
+def offset_of(index: int, copy: int = 0) -> int:
+    """Return where a copy of a slot begins."""
+    return HEADER_BYTES + index * SLOT_BYTES + copy * COPY_BYTES
+
+
+def pack_copy(name: str, payload: bytes, sequence: int) -> bytes:
+    """Return the bytes of one copy of an entry, at most ``COPY_BYTES``.
+
+    Raises:
+        ValueError: The name or the payload is too long.
+    """
+    encoded = name.encode()
+    if not 0 < len(encoded) <= NAME_BYTES_MAX or len(payload) > PAYLOAD_BYTES_MAX:
+        message = f"an entry has a name of 1 to {NAME_BYTES_MAX} bytes and up to {PAYLOAD_BYTES_MAX} bytes to say"
+        raise ValueError(message)
+    return _with_checksum(_COPY.pack(sequence, len(payload), encoded) + payload)
+
+
+def newest_entry(slot: bytes) -> Entry | None:
+    """Return what a slot says, by the newer of its whole copies; None when neither is whole.
+
+    Args:
+        slot: ``SLOT_BYTES`` bytes; fewer are a slot that is cut off.
+    """
+    first, second = _read_copy(slot, 0), _read_copy(slot, 1)
+    if first is None or second is None:
+        return first or second
+    return first if first.sequence > second.sequence else second
+
+
+def entries_of(page: bytes) -> Iterator[tuple[int, Entry]]:
+    """Yield the index and the entry of each slot of a page that says something."""
+    for index in range(SLOTS):
+        begin = offset_of(index)
+        slot = page[begin : begin + SLOT_BYTES]
+        if slot.strip(b"\0") and (entry := newest_entry(slot)) is not None:
+            yield index, entry
+
+
+def _read_copy(slot: bytes, copy: int) -> Entry | None:
+    raw = slot[copy * COPY_BYTES : (copy + 1) * COPY_BYTES]
+    if len(raw) < _CHECKSUM.size + _COPY.size:
+        return None
+    sequence, length, encoded = _COPY.unpack_from(raw, _CHECKSUM.size)
+    body = raw[_CHECKSUM.size : _CHECKSUM.size + _COPY.size + length]
+    if not sequence or length > PAYLOAD_BYTES_MAX or not _is_whole(raw, body):
+        return None
+    return Entry(encoded.rstrip(b"\0").decode("utf-8", "replace"), body[_COPY.size :], sequence, copy)
+
+
+def _with_checksum(body: bytes) -> bytes:
+    return _CHECKSUM.pack(zlib.crc32(body)) + body
+
+
+def _is_whole(raw: bytes, body: bytes) -> bool:
+    (checksum,) = _CHECKSUM.unpack_from(raw)
+    return bool(checksum == zlib.crc32(body))
