@@ -115,8 +115,9 @@ class Timeout:
             DeadlineExceededError: No time was left; the function was not called.
             Exception: What the call raised, unchanged; its clients' time-outs among it.
         """
+        own: Deadline | None
         try:
-            own: Deadline | None = Deadline(self._seconds, self._clock)
+            own = Deadline(self._seconds, self._clock)
             token = narrow_deadline(own)
         except DeadlineExceededError:
             self._count(REFUSED)
