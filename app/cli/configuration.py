@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from typing import TYPE_CHECKING
 
 from app.cli import exit_codes
@@ -17,11 +18,15 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the commands of this module."""
     check = subparsers.add_parser(
         "check-config",
-        help="say whether the settings are right, with every mistake",
-        description="Judge all settings as a start would, without touching database or storage.",
+        help="say whether settings and pipelines are right, with every mistake",
+        description="Judge all settings and the pipelines of config/stability.toml as a start would, without "
+        "touching database or storage, and print the pipelines as they will run. What works and is probably "
+        "not meant is a warning on standard error.",
         epilog="exit codes: 0 right; 78 wrong, with every mistake on standard error, with --json on standard output",
     )
-    check.add_argument("--json", action="store_true", help='print {"valid", "profile", "mistakes"}')
+    check.add_argument(
+        "--json", action="store_true", help='print {"valid", "profile", "mistakes", "warnings", "pipelines"}'
+    )
     check.set_defaults(run=_check)
     table = subparsers.add_parser(
         "settings",
@@ -40,20 +45,32 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     """Run ``check-config``."""
-    from app.settings import load_settings  # noqa: PLC0415 - pydantic takes a while; --help does not wait for it
+    from app.pipelines import load_configuration  # noqa: PLC0415 - pydantic takes a while; --help does not wait for it
+    from app.stability.description import format_pipelines  # noqa: PLC0415 - as above
 
     try:
-        profile = load_settings().profile
+        configuration = load_configuration()
     except ConfigurationError as error:
         if not arguments.json:
             raise
-        print(json.dumps({"valid": False, "profile": error.profile, "mistakes": error.mistakes}, indent=2))
+        _print_judgement(valid=False, profile=error.profile, mistakes=error.mistakes)
         return exit_codes.CONFIGURATION
+    profile = configuration.loaded.settings.profile
+    described = configuration.pipelines.described
     if arguments.json:
-        print(json.dumps({"valid": True, "profile": profile, "mistakes": []}, indent=2))
-    else:
-        print(f"The configuration is right (profile {profile}).")
+        pipelines = [pipeline.to_json() for pipeline in described]
+        _print_judgement(valid=True, profile=profile, warnings=configuration.cautions, pipelines=pipelines)
+        return exit_codes.OK
+    print(f"The configuration is right (profile {profile}). Calls run through these pipelines, outermost first:\n")
+    print(format_pipelines(described), flush=True)
+    for caution in configuration.cautions:
+        print(f"Warning: {caution}", file=sys.stderr)
     return exit_codes.OK
+
+
+def _print_judgement(**judgement: object) -> None:
+    columns = {"valid": False, "profile": None, "mistakes": (), "warnings": (), "pipelines": ()}
+    print(json.dumps({**columns, **judgement}, indent=2))
 
 
 def _print_settings(arguments: argparse.Namespace) -> int:

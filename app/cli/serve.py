@@ -45,9 +45,12 @@ def serve(_arguments: argparse.Namespace) -> NoReturn:
         ConfigurationError: With every mistake; nothing listens yet.
         UnavailableError: An address is taken.
     """
-    from app.settings import load_settings  # noqa: PLC0415  # other commands need not wait for it
+    from app.pipelines import load_configuration  # noqa: PLC0415  # other commands need not wait for it
 
-    _require_free_addresses(load_settings().server)
+    configuration = load_configuration()
+    for caution in configuration.cautions:
+        print(f"Warning: {caution}", file=sys.stderr)
+    _require_free_addresses(configuration.loaded.settings.server)
     _open_standard_streams()
     command = [sys.executable, "-m", "gunicorn", "--config", str(_CONFIGURATION_FILE), "wsgi:app"]
     os.execv(sys.executable, command)  # noqa: S606  # no shell is the point; every argument is ours

@@ -92,7 +92,7 @@ def format_pipelines(pipelines: Iterable[PipelineDescription]) -> str:
     """Return pipelines for a terminal: the order of each, then its options in columns."""
     pipelines = tuple(pipelines)
     rows = [
-        (option.name, f"{option.value} {option.unit}".rstrip(), option.origin)
+        (option.name, _with_unit(option), option.origin)
         for pipeline in pipelines
         for policy in pipeline.policies
         for option in policy.options
@@ -104,7 +104,7 @@ def format_pipelines(pipelines: Iterable[PipelineDescription]) -> str:
         for policy in pipeline.policies:
             lines.append(f"  {_title(policy)}")
             for option in policy.options:
-                value = f"{option.value} {option.unit}".rstrip()
+                value = _with_unit(option)
                 lines.append(f"    {option.name:<{widths[0]}}  {value:<{widths[1]}}  {option.origin}")
     return "\n".join(lines[1:])
 
@@ -123,6 +123,11 @@ def written(value: Any) -> str:
         items = value if isinstance(value, list | tuple) else sorted(value)
         return f"[{', '.join(written(item) for item in items)}]"
     return str(getattr(value, "__qualname__", value))
+
+
+def _with_unit(option: OptionDescription) -> str:
+    is_one = option.value == "1" and option.unit.isalpha()
+    return f"{option.value} {option.unit.removesuffix('s') if is_one else option.unit}".rstrip()
 
 
 def _title(policy: PolicyDescription) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from app.pipelines import NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "configuration.md"
@@ -43,14 +46,40 @@ def run(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
     )
 
 
-def test_a_right_configuration_exits_with_0(tmp_path: Path) -> None:
+def test_a_right_configuration_exits_with_0_and_prints_the_pipelines_as_they_will_run(tmp_path: Path) -> None:
     done = run(tmp_path, "check-config")
 
-    assert (done.returncode, done.stdout, done.stderr) == (
-        0,
-        "The configuration is right (profile development).\n",
-        "",
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("The configuration is right (profile development).")
+    assert {line.split(":")[0] for line in done.stdout.splitlines() if line[:1].islower()} == set(NAMES)
+    assert re.search(r"^ +minimum_number_of_calls +20 calls +defaults\.circuit_breaker$", done.stdout, re.MULTILINE)
+
+
+def test_mistakes_of_settings_and_pipelines_are_told_together(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[pipelines.storage_raed]\npolicies = []\n", encoding="utf-8")
+
+    done = run(
+        tmp_path, "check-config", PHOTO_API_STABILITY__PIPELINES_FILE="mine.toml", PHOTO_API_SERVER__WORKERS="two"
     )
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "PHOTO_API_SERVER__WORKERS (environment): must be" in done.stderr
+    assert "PHOTO_API_STABILITY__PIPELINES_FILE: pipelines.storage_raed is no pipeline of this program" in done.stderr
+
+
+def test_what_is_probably_not_meant_is_a_warning(tmp_path: Path) -> None:
+    text = (ROOT / "config/stability.toml").read_text(encoding="utf-8")
+    foolish = text.replace('"retry", "circuit_breaker"', '"circuit_breaker", "retry"')
+    (tmp_path / "mine.toml").write_text(foolish, encoding="utf-8")
+
+    done = run(tmp_path, "check-config", PHOTO_API_STABILITY__PIPELINES_FILE="mine.toml")
+    as_json = run(tmp_path, "check-config", "--json", PHOTO_API_STABILITY__PIPELINES_FILE="mine.toml")
+
+    assert done.returncode == as_json.returncode == 0
+    assert (
+        "Warning: PHOTO_API_STABILITY__PIPELINES_FILE: pipelines.storage_read: circuit_breaker stands" in done.stderr
+    )
+    assert [f"Warning: {text}" for text in json.loads(as_json.stdout)["warnings"]] == done.stderr.splitlines()
 
 
 def test_a_wrong_configuration_exits_with_78_and_lists_every_mistake(tmp_path: Path) -> None:
@@ -73,6 +102,7 @@ def test_a_script_reads_the_judgement_as_json(tmp_path: Path, level: str, code: 
     assert judgement["valid"] is (code == 0)
     assert len(judgement["mistakes"]) == (0 if code == 0 else 1)
     assert judgement["profile"] == "development"
+    assert [pipeline["name"] for pipeline in judgement["pipelines"]] == ([*NAMES] if code == 0 else [])
 
 
 def test_a_profile_that_does_not_exist_is_judged_without_one(tmp_path: Path) -> None:

@@ -42,6 +42,13 @@ def test_the_text_says_order_value_unit_and_origin() -> None:
     ]
 
 
+@pytest.mark.parametrize(("size", "text"), [(1, "1 call"), (2, "2 calls")])
+def test_one_of_a_unit_is_singular(size: int, text: str) -> None:
+    policy = describe_policy("odd", "odd", _Odd(size=size), {})
+
+    assert f"  {text}  " in format_pipelines([PipelineDescription("read", (policy,))])
+
+
 def test_nothing_is_a_text_of_no_lines() -> None:
     assert format_pipelines([]) == ""
 

@@ -1,0 +1,159 @@
+"""The product's own pipelines: every profile can run, and mistakes are told with those of the settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from app.errors import ConfigurationError
+from app.pipelines import NAMES, load_configuration, load_pipelines
+from app.settings import PROFILES, ServerSettings, Settings, StabilitySettings
+from app.stability import Classification
+from app.stability.breaker import CircuitBreaker
+from app.stability.retry import Retry
+
+ENVIRON = {
+    "development": {},
+    "test": {},
+    "production": {
+        "PHOTO_API_SERVER__ALLOWED_HOSTS": "photos.example.org",
+        "PHOTO_API_AUTH__KEY_RING_FILE": "/etc/photo-api/keys.json",
+    },
+}
+SMALLEST = "".join(f"[pipelines.{name}]\npolicies = []\n" for name in NAMES)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """A working folder and a config folder with empty profiles and the smallest pipelines."""
+
+    work: Path
+    config: Path
+
+    def write(self, text: str) -> None:
+        (self.config / "stability.toml").write_text(text, encoding="utf-8")
+
+    def mistakes(self, **environ: str) -> tuple[tuple[str, ...], str | None]:
+        with pytest.raises(ConfigurationError) as caught:
+            load_configuration(environ, working_folder=self.work, config_folder=self.config)
+        return caught.value.mistakes, caught.value.profile
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    made = Folders(tmp_path / "work", tmp_path / "config")
+    made.work.mkdir()
+    made.config.mkdir()
+    for profile in PROFILES:
+        (made.config / f"{profile}.toml").touch()
+    made.write(SMALLEST)
+    return made
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_shipped_pipelines_are_right_in_every_profile_and_no_order_is_foolish(
+    tmp_path: Path, profile: str
+) -> None:
+    environ = {"PHOTO_API_PROFILE": profile, **ENVIRON[profile]}
+
+    configuration = load_configuration(environ, working_folder=tmp_path)
+
+    assert tuple(configuration.pipelines) == NAMES
+    assert configuration.cautions == ()
+    assert configuration.loaded.settings.profile == profile
+
+
+@pytest.mark.parametrize(
+    ("profile", "calls", "rate"), [("development", 20, 0.5), ("test", 20, 0.5), ("production", 15, 0.2)]
+)
+def test_breakers_open_after_as_many_failures_as_the_profile_says(profile: str, calls: int, rate: float) -> None:
+    breakers = load_pipelines(Settings(profile=profile)).find_all(CircuitBreaker)
+
+    assert sorted(breakers) == sorted(NAMES)
+    for breaker in breakers.values():
+        assert (breaker.options.minimum_number_of_calls, breaker.options.failure_rate_threshold) == (calls, rate)
+
+
+def test_storage_is_tried_three_times_with_waits_from_one_to_ten_seconds_in_production() -> None:
+    retries = load_pipelines(Settings(profile="production")).find_all(Retry)
+
+    for name in NAMES[:4]:
+        options = retries[name].options
+        assert (options.max_attempts, options.base_seconds, options.cap_seconds) == (3, 1, 10)
+
+
+def test_what_is_a_failure_is_told_to_the_pipeline_by_name() -> None:
+    calls = []
+
+    def judge(error: Exception) -> bool:
+        calls.append(error)
+        return True
+
+    pipelines = load_pipelines(
+        Settings(profile="test"), classifications={"events": Classification(failures=(), ignored_when=judge)}
+    )
+
+    with pytest.raises(ZeroDivisionError):
+        pipelines["events"].call(divmod, 1, 0)
+    with pytest.raises(ZeroDivisionError):
+        pipelines["database"].call(divmod, 1, 0)
+    assert len(calls) == 1
+
+
+def test_a_deadline_that_ends_before_a_timeout_is_refused() -> None:
+    settings = Settings(server=ServerSettings(request_deadline_seconds=5))
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_pipelines(settings)
+
+    assert caught.value.mistakes[0] == (
+        "config/stability.toml: pipelines.storage_read: timeout (27 s) must not exceed the deadline (5 s), which "
+        "ends the call before"
+    )
+
+
+def test_mistakes_of_settings_and_pipelines_are_told_together(folders: Folders) -> None:
+    folders.write(SMALLEST.replace("policies = []", 'policies = ["retri"]', 1))
+
+    mistakes, profile = folders.mistakes(PHOTO_API_SERVER__THREADS="many")
+
+    assert profile == "development"
+    assert [mistake.split(": ")[0] for mistake in mistakes] == [
+        "PHOTO_API_SERVER__THREADS (environment)",
+        "config/stability.toml",
+    ]
+    assert mistakes[1].startswith("config/stability.toml: pipelines.storage_read.retri: there is no policy")
+
+
+def test_mistakes_of_the_settings_alone_are_told(folders: Folders) -> None:
+    mistakes, profile = folders.mistakes(PHOTO_API_PROFILE="prduction")
+
+    assert profile is None
+    assert len(mistakes) == 1
+
+
+def test_a_profile_that_this_product_does_not_have_is_refused(folders: Folders) -> None:
+    folders.write(SMALLEST + "[profiles.staging]\n")
+
+    assert "config/stability.toml: profiles.staging is no profile" in folders.mistakes()[0][0]
+
+
+def test_a_missing_file_is_a_mistake(folders: Folders) -> None:
+    (folders.config / "stability.toml").unlink()
+
+    assert folders.mistakes()[0] == ("config/stability.toml: the file is missing",)
+
+
+def test_another_file_is_named_by_its_setting_and_starts_in_the_working_folder(folders: Folders) -> None:
+    folders.write("nothing = 1")
+    variable = "PHOTO_API_STABILITY__PIPELINES_FILE"
+
+    missing = folders.mistakes(**{variable: "mine.toml"})[0]
+    (folders.work / "mine.toml").write_text(SMALLEST, encoding="utf-8")
+    found = load_configuration({variable: "mine.toml"}, working_folder=folders.work, config_folder=folders.config)
+
+    assert missing == (f"{variable}: the file is missing",)
+    assert found.loaded.settings.stability == StabilitySettings(pipelines_file=folders.work / "mine.toml")
+    assert tuple(found.pipelines) == NAMES
