@@ -46,7 +46,10 @@ from .figures import Distribution, Figure, Measured
 from .options import OptionRule, Options, option, rule_of
 from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
 from .pipeline import Pipeline
+from .retry import RetriesExhausted, Retry, RetryBudgetSpent, RetryOptions, RetryScheduled
 from .retry_after import parse_retry_after
+from .retry_budget import RetryBudget
+from .timeout import CallTimedOut, Timeout, TimeoutOptions
 
 __all__ = [
     "EVERY_ERROR_FAILS",
@@ -59,6 +62,7 @@ __all__ = [
     "Call",
     "CallNotPermittedError",
     "CallRefusedError",
+    "CallTimedOut",
     "CircuitBreaker",
     "CircuitBreakerOptions",
     "Classification",
@@ -88,11 +92,19 @@ __all__ = [
     "ProbeCounts",
     "Proceed",
     "RateLimitExceededError",
+    "RetriesExhausted",
+    "Retry",
+    "RetryBudget",
+    "RetryBudgetSpent",
+    "RetryOptions",
+    "RetryScheduled",
     "StabilityError",
     "State",
     "StateTransitioned",
     "SystemClock",
     "ThresholdCrossed",
+    "Timeout",
+    "TimeoutOptions",
     "can_move",
     "current_deadline",
     "deadline_scope",

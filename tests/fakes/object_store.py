@@ -40,6 +40,8 @@ class MemoryObjectStore:
         after: By the name of a method: called when it has done its work, before the caller hears of it.
         calls: Every call: the method and its key.
         is_closed: Whether it was closed.
+        break_reading: What every further read of an open object raises; None for nothing.
+        open_readers: How many readers have not been closed.
     """
 
     def __init__(self) -> None:
@@ -47,6 +49,8 @@ class MemoryObjectStore:
         self.after: dict[str, Hook] = {}
         self.calls: list[tuple[str, str]] = []
         self.is_closed = False
+        self.break_reading: Exception | None = None
+        self.open_readers = 0
         self._objects: dict[str, _Object] = {}
         self._lock = threading.Lock()
 
@@ -87,10 +91,9 @@ class MemoryObjectStore:
         if expected < 0 or start + expected > found.info.size_bytes:
             raise ObjectCorruptError("The object is shorter than that.")
         self._end("open", key)
-        source = io.BytesIO(found.content)
-        source.seek(start)
+        source = _Source(self, found.content[start : start + expected])
         whole = expected == found.info.size_bytes
-        return CheckedReader(source, info=found.info, length=expected, whole=whole, close=lambda _complete: None)
+        return CheckedReader(source, info=found.info, length=expected, whole=whole, close=source.give_back)
 
     def delete(self, key: str) -> None:
         check_key(key)
@@ -136,6 +139,23 @@ class MemoryObjectStore:
     def _end(self, method: str, key: str) -> None:
         if method in self.after:
             self.after[method](key)
+
+
+class _Source(io.BytesIO):
+    """The bytes of an open object, which break when the test says so."""
+
+    def __init__(self, store: MemoryObjectStore, content: bytes) -> None:
+        super().__init__(content)
+        self._store = store
+        store.open_readers += 1
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if self._store.break_reading is not None:
+            raise self._store.break_reading
+        return super().read(size)
+
+    def give_back(self, _complete: bool) -> None:  # noqa: FBT001  # as CheckedReader calls it
+        self._store.open_readers -= 1
 
 
 def raising(error: BaseException) -> Hook:

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -33,6 +34,12 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def subclasses_of(kind: type[Exception]) -> Iterator[type[Exception]]:
+    for child in kind.__subclasses__():
+        yield child
+        yield from subclasses_of(child)
 
 
 def test_every_metric_is_documented_and_every_documented_metric_exists() -> None:
@@ -85,7 +92,7 @@ def test_what_may_happen_is_counted_from_zero_on_so_that_the_first_event_is_a_ri
         for (name, labels), value in samples(Metrics(version="1")).items()
     }
 
-    assert {kind.__name__ for kind in StorageError.__subclasses__()} == {*STORAGE_FAILURES, "ObjectNotFoundError"}
+    assert {kind.__name__ for kind in subclasses_of(StorageError)} == {*STORAGE_FAILURES, "ObjectNotFoundError"}
     for kind in STORAGE_FAILURES:
         for operation in STORAGE_OPERATIONS:
             assert found["photo_api_external_request_errors_total", *sorted([kind, operation, "storage"])] == 0
