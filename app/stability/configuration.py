@@ -89,6 +89,8 @@ def _build(
     for place, policy in ready.items():
         try:
             built[place] = policy.kind.build(policy.options, contexts[place])
+        except OptionError as error:
+            mistakes += [f"{place}: {mistake}" for mistake in error.mistakes]
         except Exception as error:  # noqa: BLE001  # a plug-in's mistake is one of the document's
             mistakes.append(f"{place}: cannot be built: {type(error).__name__}: {error}")
     if mistakes:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from app import stability
-from app.stability import Call, Figure, Options, PolicyContext, PolicyKind, Proceed, option
+from app.stability import Call, Figure, OptionError, Options, PolicyContext, PolicyKind, Proceed, option
 
 
 class Recorder:
@@ -106,10 +106,19 @@ class Unbuildable(Recorder):
         raise ConnectionError(message)
 
 
+class Demanding(Recorder):
+    """Needs what no document can give."""
+
+    def __init__(self, options: stability.Options, context: PolicyContext) -> None:
+        super().__init__(options, context)
+        raise OptionError(["needs a function", "and a key"])
+
+
 KINDS: dict[str, type[PolicyKind]] = {
     "timeout": Wait,
     "retry": Again,
     "circuit_breaker": Fuse,
     "bulkhead": Places,
     "unbuildable": Unbuildable,
+    "demanding": Demanding,
 }

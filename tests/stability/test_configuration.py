@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from tests.fakes.policies import (
     WaitOptions,
 )
 
+ROOT = Path(__file__).resolve().parents[2]
 OWN_NAME = '(a name of its own needs kind = "…" in [pipelines.read.retri])'
 READ = '[pipelines.read]\npolicies = ["timeout", "retry", "circuit_breaker", "bulkhead"]\n'
 DEVELOPMENT_AND_PRODUCTION = """
@@ -144,6 +147,18 @@ def test_values_of_a_document_cannot_be_changed_afterwards() -> None:
     assert retry.options == AgainOptions(statuses=(500, 503))
 
 
+def test_the_example_of_the_documentation_is_right_in_code_and_file() -> None:
+    text = (ROOT / "docs/stability/configuration.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```toml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+    pipelines = build(example, profile="production", profiles=("production",), names=("inventory", "payments"))
+
+    assert pipelines.cautions == ()
+    assert pipelines.find_all(Fuse)["inventory"].options == FuseOptions(minimum_number_of_calls=15)
+    assert pipelines["payments"].policies == pipelines["inventory"].policies[3:4]
+    assert sorted(pipelines.find_all(Wait)) == ["inventory", "inventory.attempt_timeout"]
+
+
 def test_every_mistake_is_told_at_once_with_its_place() -> None:
     document = """
     [defaults.retry]
@@ -191,9 +206,13 @@ def test_a_mistake_of_a_profile_is_told_in_that_profile() -> None:
 
 
 def test_a_policy_that_cannot_be_built_is_a_mistake_of_the_document() -> None:
-    found = mistakes('[pipelines.read]\npolicies = ["unbuildable"]\n')
+    found = mistakes('[pipelines.read]\npolicies = ["unbuildable", "demanding"]\n')
 
-    assert found == ("pipelines.read.unbuildable: cannot be built: ConnectionError: no such network",)
+    assert found == (
+        "pipelines.read.unbuildable: cannot be built: ConnectionError: no such network",
+        "pipelines.read.demanding: needs a function",
+        "pipelines.read.demanding: and a key",
+    )
 
 
 def test_defaults_of_no_policy_are_refused() -> None:

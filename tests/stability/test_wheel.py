@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -144,6 +145,17 @@ def test_a_third_partys_policy_is_used_when_a_document_names_it(installed: Insta
         ["threshold_seconds", "2", "pipelines.photos.slow_call_log"],
         ["pause_seconds", "10", "default"],
     ]
+
+
+def test_the_page_quotes_the_package_as_it_is() -> None:
+    page = (EXAMPLE.parent / "README.md").read_text(encoding="utf-8")
+    source = (EXAMPLE / "slow_call_log.py").read_text(encoding="utf-8").splitlines()
+    blocks = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+    quoted = {line.strip() for block in blocks for line in block.splitlines()} - {"", "..."}
+
+    assert len(quoted) > 10
+    assert quoted <= {line.strip() for line in source}
 
 
 def test_a_mistake_in_a_third_partys_options_is_told_like_any_other(installed: Installed) -> None:
