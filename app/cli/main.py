@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from app.cli import configuration, exit_codes, keys, migrate, openapi, reconcile, serve, users
+from app.cli import breakers, configuration, exit_codes, keys, migrate, openapi, reconcile, serve, users
 from app.errors import ConfigurationError, PhotoApiError
 
 _EXIT_CODES = f"""\
@@ -32,6 +32,7 @@ _REGISTRATIONS: tuple[Callable[[Subparsers[argparse.ArgumentParser]], None], ...
     serve.register,
     users.register,
     keys.register,
+    breakers.register,
     reconcile.register,
     openapi.register,
 )

@@ -108,17 +108,22 @@ class StatePage:
 
     Args:
         path: The file.
-        writable: Whether it is changed and, when it is gone, made anew; False for whoever only looks.
+        writable: Whether it may be changed; False for whoever only looks.
+        repairs: Whether it is made anew when it is gone. Only a server's processes do: what another user makes, they
+            could not open.
         clock: Times the waiting and the looking after.
 
     Attributes:
         losses: How often it was lost to this process in some way.
     """
 
-    def __init__(self, path: Path, *, writable: bool = True, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self, path: Path, *, writable: bool = True, repairs: bool | None = None, clock: Clock = SYSTEM_CLOCK
+    ) -> None:
         self.losses = 0
         self._path = path.absolute()
         self._writable = writable
+        self._repairs = writable if repairs is None else repairs
         self._clock = clock
         self._opened: _Opened | None = None
         self._absence = ""
@@ -230,10 +235,12 @@ class StatePage:
             entry = opened.entry(place)
             if entry is not None and entry.name == name:
                 return place, entry
-        for index, entry in entries_of(opened.page()):
-            if entry.name == name:
-                self._places[name] = index
-                return index, entry
+        page = opened.page()
+        if name.encode() in page:  # most names that are not found stand nowhere, which one search tells
+            for index, entry in entries_of(page):
+                if entry.name == name:
+                    self._places[name] = index
+                    return index, entry
         if self._places.pop(name, None) is not None:
             self.losses += 1
             _log.warning("the state page of this host has lost an entry", extra={"entry": name})
@@ -289,7 +296,7 @@ class StatePage:
         try:
             return _open_whole(self._path, writable=self._writable)
         except OSError:
-            if self._writable:
+            if self._repairs:
                 with suppress(OSError):
                     return self._made_anew(opened)
             if opened is not None and opened.is_whole():  # nameless, but the others of its time have it too

@@ -215,6 +215,14 @@ def test_an_entry_that_stands_elsewhere_now_is_found(page: StatePage, path: Path
     assert page.read("a") == b"3"
 
 
+def test_whoever_may_not_repair_changes_a_page_and_makes_none(path: Path, tmp_path: Path) -> None:
+    page, none = StatePage(path, repairs=False), StatePage(tmp_path / "none", repairs=False)
+
+    assert put(page, "a", b"1")
+    assert not put(none, "a", b"1")
+    assert not (tmp_path / "none").exists()
+
+
 def test_whoever_only_looks_neither_changes_nor_makes(
     path: Path, tmp_path: Path, troubles: Callable[[], list[str]]
 ) -> None:
