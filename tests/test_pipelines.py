@@ -12,6 +12,7 @@ from app.pipelines import NAMES, load_configuration, load_pipelines
 from app.settings import PROFILES, ServerSettings, Settings, StabilitySettings
 from app.stability import Classification
 from app.stability.breaker import CircuitBreaker
+from app.stability.bulkhead import Bulkhead
 from app.stability.retry import Retry
 
 ENVIRON = {
@@ -82,6 +83,14 @@ def test_storage_is_tried_three_times_with_waits_from_one_to_ten_seconds_in_prod
     for name in NAMES[:4]:
         options = retries[name].options
         assert (options.max_attempts, options.base_seconds, options.cap_seconds) == (3, 1, 10)
+
+
+def test_no_bulkhead_refuses_a_call_of_a_server_with_the_default_number_of_threads() -> None:
+    bulkheads = load_pipelines(Settings()).find_all(Bulkhead)
+    threads_of_a_worker = ServerSettings().threads + 2  # maintenance and health
+
+    assert sorted(bulkheads) == sorted(NAMES[:4])
+    assert min(bulkhead.options.max_concurrent_calls for bulkhead in bulkheads.values()) >= threads_of_a_worker
 
 
 def test_what_is_a_failure_is_told_to_the_pipeline_by_name() -> None:

@@ -61,8 +61,7 @@ def build_pipelines(
     ready: dict[str, ReadyPolicy] = {}
     for name, policies in plan.pipelines.items():
         for policy in policies:
-            if policy.place not in ready:
-                mistakes += judge_policy(policy, kinds, ready)
+            mistakes += judge_policy(policy, kinds, ready)
         members = [_member(policy, ready) for policy in policies]
         mistakes += [f"pipelines.{name}: {text}" for text in find_contradictions(members, deadline_seconds)]
         cautions += [f"pipelines.{name}: {text}" for text in find_cautions(members)]

@@ -130,6 +130,13 @@ def test_a_profile_that_is_not_chosen_is_not_judged_further() -> None:
     assert plan(text, "development").mistakes == []
 
 
+def test_defaults_of_a_kind_hold_for_policies_with_names_of_their_own() -> None:
+    found = plan(PIPELINE + '[pipelines.read.retry]\nkind = "patience"\n[defaults.patience]\na = 1\n')
+
+    assert found.cautions == found.mistakes == []
+    assert found.pipelines["read"][0].settings == {"a": Setting(1, "defaults.patience.a")}
+
+
 def test_tables_that_nothing_uses_are_told() -> None:
     found = plan(PIPELINE + "[defaults.cache]\n[shared.places]\n")
 
