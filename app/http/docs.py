@@ -29,7 +29,7 @@ from app.http.problems import TYPE_PREFIX
 from app.http.reasons import REASONS, known_problems
 
 _FOLDER: Final = Path(__file__).resolve().parent
-_METHODS = ("get", "post", "patch", "delete")
+_METHODS = ("get", "post", "put", "patch", "delete")
 _CODE = re.compile(r"`([^`]+)`")
 _API_PREFIX = "/api/v1"  # the walk at the page's beginning has it in $api
 _UPLOAD_ARGUMENTS = " \\\n  -F file=@photo.jpg -F title='First light'"
@@ -60,6 +60,17 @@ def mount_documentation(app: Flask, operations: Sequence[Operation], *, version:
 
     _serve(app, "/openapi.json", functools.cache(lambda: _for_machines(document())))
     _serve(app, "/docs", functools.cache(lambda: _for_people(document())))
+
+
+def mount_document(app: Flask, operations: Sequence[Operation], *, version: str) -> None:
+    """Add ``/openapi.json`` alone to an app whose operations are few and none of the public's.
+
+    Args:
+        app: The Flask app.
+        operations: Everything it can do.
+        version: The product's version.
+    """
+    _serve(app, "/openapi.json", functools.cache(lambda: _for_machines(build_document(operations, version=version))))
 
 
 def _serve(app: Flask, path: str, served: Callable[[], Served]) -> None:

@@ -154,6 +154,7 @@ def _operation(
 
 get = functools.partial(_operation, "GET")
 post = functools.partial(_operation, "POST")
+put = functools.partial(_operation, "PUT")
 patch = functools.partial(_operation, "PATCH")
 delete = functools.partial(_operation, "DELETE")
 
@@ -331,6 +332,7 @@ __all__ = [
     "patch",
     "pointer_of",
     "post",
+    "put",
     "read_body",
     "read_json",
 ]

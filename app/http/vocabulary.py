@@ -25,8 +25,15 @@ TAGS: Final = [
     {"name": "Sessions", "description": "Logging in, refreshing tokens, logging out."},
     {"name": "API keys", "description": "Long-lived credentials for programs, with some of one's scopes."},
     {"name": "Photos", "description": "Uploading, finding, changing, downloading and deleting photos."},
+    {"name": "Operation", "description": "Operating the server; on its management listener only."},
 ]
-_TAG_BY_SEGMENT = {"users": "Accounts", "auth": "Sessions", "api-keys": "API keys", "photos": "Photos"}
+_TAG_BY_SEGMENT = {
+    "users": "Accounts",
+    "auth": "Sessions",
+    "api-keys": "API keys",
+    "photos": "Photos",
+    "admin": "Operation",
+}
 _SEGMENTS_BEFORE_TAG = 3  # "", "api", "v1"
 
 SCOPES: Final = {

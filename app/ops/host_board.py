@@ -230,7 +230,7 @@ def read_entry(raw: bytes) -> BoardEntry:
 
 
 def _is_sharable(name: str) -> bool:
-    return 0 < len(name.encode("utf-8", "replace")) <= BREAKER_NAME_BYTES_MAX
+    return name.isprintable() and 0 < len(name.encode()) <= BREAKER_NAME_BYTES_MAX
 
 
 def _cut(text: str, bytes_max: int) -> bytes:

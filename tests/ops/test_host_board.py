@@ -125,7 +125,7 @@ def test_no_more_is_given_back_than_was_taken(board: HostBoard) -> None:
     assert [board.take_probe(NAME, 1, 1) for _ in range(2)] == [True, False]
 
 
-@pytest.mark.parametrize("name", ["", "n" * (BREAKER_NAME_BYTES_MAX + 1), "ö" * 33])
+@pytest.mark.parametrize("name", ["", "n" * (BREAKER_NAME_BYTES_MAX + 1), "ö" * 33, "a\0", "\udcff"])
 def test_a_name_that_has_no_room_is_not_shared(board: HostBoard, name: str) -> None:
     assert board.decide(name, OPEN) is None
     assert board.read(name) is None

@@ -1,0 +1,82 @@
+"""The operators' routes: circuit breakers. Mounted on the management listener; the public one does not have them."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from app.admin.schemas import BreakerChange, BreakerFigures, BreakersView, BreakerView
+from app.admin.service import BreakerRecord, BreakerService
+from app.errors import ConflictError
+from app.http.identity import Principal
+from app.http.operations import Reply, get, put
+
+
+class BreakerRoutes:
+    """Seeing and setting circuit breakers.
+
+    Args:
+        breakers: The use cases.
+    """
+
+    def __init__(self, breakers: BreakerService) -> None:
+        self._breakers = breakers
+
+    @get("/api/v1/admin/breakers", summary="List the breakers", access="admin:read", answers={200: BreakersView})
+    def list_breakers(self) -> Reply:
+        """All circuit breakers, by name. State, who and why are the host's; the figures are those of one worker."""
+        return Reply(content=BreakersView(items=[_view(record) for record in self._breakers.list_all()]))
+
+    @get("/api/v1/admin/breakers/<name>", summary="Show a breaker", access="admin:read", answers={200: BreakerView})
+    def show_breaker(self, name: str) -> Reply:
+        """One circuit breaker, and the states that it can be set to."""
+        return Reply(content=_view(self._breakers.show(name)))
+
+    @put(
+        "/api/v1/admin/breakers/<name>/state",
+        summary="Set a breaker's state",
+        access="admin:ops",
+        answers={200: BreakerView},
+        problems=(ConflictError,),
+    )
+    def set_breaker_state(self, principal: Principal, name: str, body: BreakerChange) -> Reply:
+        """Move a breaker by hand, in all workers of this host.
+
+        `disabled`, `metrics_only` and the forced states hold until another state is set, over restarts too. Setting
+        the state that it is in changes nothing, but for `open` with a new time. What a state cannot go to is 409;
+        `can_be_set_to` lists what it can.
+        """
+        record = self._breakers.change(
+            name, body.state, for_seconds=body.for_seconds, by=str(principal.user_id), reason=body.reason
+        )
+        return Reply(content=_view(record))
+
+
+def _view(record: BreakerRecord) -> BreakerView:
+    snapshot, decision = record.snapshot, record.entry.decision
+    return BreakerView.model_validate(
+        {
+            "name": snapshot.name,
+            "state": snapshot.state.value,
+            "ends_in_seconds": None if snapshot.remaining_seconds is None else round(snapshot.remaining_seconds, 1),
+            "since": None if decision is None else dt.datetime.fromtimestamp(round(record.entry.decided_at), dt.UTC),
+            "by": None if decision is None else decision.by,
+            "reason": (decision.reason or None) if decision is not None else None,
+            "openings": snapshot.attempt,
+            "can_be_set_to": [state.value for state in record.targets],
+            "is_shared": record.is_shared,
+            "worker_pid": record.worker_pid,
+            "figures": BreakerFigures(
+                failure_rate=_rate(snapshot.failure_rate),
+                slow_call_rate=_rate(snapshot.slow_call_rate),
+                results=snapshot.results,
+                failures=snapshot.failures,
+                slow_calls=snapshot.slow_calls,
+                calls_in_flight=snapshot.calls_in_flight,
+                calls=snapshot.calls,
+            ),
+        }
+    )
+
+
+def _rate(rate: float) -> float | None:
+    return None if rate < 0 else round(rate, 4)
