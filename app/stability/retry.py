@@ -201,8 +201,8 @@ class Retry:
     """A policy that does a failed call again. Thread-safe.
 
     Retried are failures in the eyes of the classification, errors and returned values alike. Never: refusals of
-    other policies, ignored outcomes, the end of the call's deadline (the end of an attempt's own, narrower one is a
-    failure like others), calls that are not :attr:`.call.Call.repeatable`.
+    other policies, ignored outcomes, the end of the call's deadline (the end of an attempt's own, narrower one is
+    retried like a failure), calls that are not :attr:`.call.Call.repeatable`.
 
     Args:
         name: For events and metrics.
@@ -310,15 +310,18 @@ class Retry:
                     return result
 
     def _goes_on_after_error(self, call: Call[Any], attempt: int, error: Exception) -> bool:
-        if (
-            isinstance(error, CallRefusedError)
-            or (isinstance(error, DeadlineExceededError) and not _is_of_attempt(error))
-            or self._classification.of_error(error) is not Outcome.FAILURE
-        ):
-            if attempt > 1:
-                self._count(STOPPED)
-            return False
-        return self._goes_on(call, attempt, error, type(error).__name__)
+        if self._is_retried(error):
+            return self._goes_on(call, attempt, error, type(error).__name__)
+        if attempt > 1:
+            self._count(STOPPED)
+        return False
+
+    def _is_retried(self, error: Exception) -> bool:
+        if isinstance(error, DeadlineExceededError):
+            # Only a deadline inside of this policy's own: the end of one attempt's time, not of the call's. No
+            # classification is asked: it cannot see which of them has passed.
+            return error.deadline is not None and error.deadline is not current_deadline()
+        return not isinstance(error, CallRefusedError) and self._classification.of_error(error) is Outcome.FAILURE
 
     def _goes_on(self, call: Call[Any], attempt: int, said: Any, error: str) -> bool:
         """Return whether another attempt follows a failed one, when it is time for it.
@@ -395,8 +398,3 @@ class Retry:
     def _count(self, outcome: str) -> None:
         with self._lock:
             self._counts[outcome] += 1
-
-
-def _is_of_attempt(error: DeadlineExceededError) -> bool:
-    """Return whether it was a deadline inside of this policy's own that has passed."""
-    return error.deadline is not None and error.deadline is not current_deadline()

@@ -70,6 +70,34 @@ def test_looking_takes_nothing() -> None:
     assert budget.remaining == 1
 
 
+class CountingLock:
+    """A lock that counts how often it was taken, and what the budget held at the end of each time."""
+
+    def __init__(self, budget: RetryBudget) -> None:
+        self._budget = budget
+        self.left: list[float] = []
+
+    def __enter__(self) -> None:
+        """Take it."""
+
+    def __exit__(self, *_error: object) -> None:
+        self.left.append(self._budget.remaining)
+
+
+def test_a_full_budget_is_paid_into_without_the_lock_and_changed_only_under_it() -> None:
+    budget = RetryBudget(ratio=0.5, floor=3)
+    lock = CountingLock(budget)
+    budget._lock = lock  # type: ignore[assignment]  # a lock that counts
+
+    budget.deposit()
+    while_full = list(lock.left)
+    budget.take()
+    budget.deposit()
+
+    assert while_full == []
+    assert lock.left == [2.0, 2.5]
+
+
 @pytest.mark.parametrize("ratio", [0.0, -0.1, 1.1, float("nan")])
 def test_a_ratio_outside_its_range_is_refused(ratio: float) -> None:
     with pytest.raises(OptionError, match="ratio"):
