@@ -15,6 +15,10 @@ PYTHON ?= python3 python3.13 python3.12 python3.11
 # How many test processes run side by side, and what else pytest is told.
 TEST_PROCESSES ?= 2
 ARGS ?=
+# The versions of Python that the library is tried on besides; which mutants of it are made, and for how long.
+OTHER_PYTHONS ?= 3.12 3.13
+MUTANTS ?=
+MUTATION_SECONDS ?= 3600
 
 BIN := .venv/bin
 RUN_READY := .venv/.installed-run
@@ -68,7 +72,7 @@ test: $(TEST_READY) servers ## Install what the tests need, then run every test 
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(ARGS)
 
 .PHONY: check
-check: lint types imports test ## What CI runs: lint, types, import contracts, every test
+check: lint types imports coverage test ## What CI runs: lint, types, import contracts, coverage, every test
 
 .PHONY: lint
 lint: $(TEST_READY) ## Judge style and format (ruff)
@@ -76,12 +80,29 @@ lint: $(TEST_READY) ## Judge style and format (ruff)
 	$(BIN)/ruff format --check .
 
 .PHONY: types
-types: $(TEST_READY) ## Judge types (mypy --strict)
+types: $(TEST_READY) ## Judge types (mypy --strict; pyright too on app/stability)
 	@$(BIN)/mypy
+	$(BIN)/basedpyright
 
 .PHONY: imports
 imports: $(TEST_READY) ## Judge who imports whom (import-linter)
 	@$(BIN)/lint-imports
+
+# The hammer of many threads is left out: it reaches no line that others do not, and tracing slows it tenfold.
+.PHONY: coverage
+coverage: $(TEST_READY) ## Run the tests of app/stability; every line and branch of it must be reached
+	@$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -q tests/stability --ignore=tests/stability/test_hammer.py $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+.PHONY: compatibility
+compatibility: ## Run the tests of app/stability on other versions of Python (OTHER_PYTHONS=)
+	@tests/stability/run-on-other-pythons $(OTHER_PYTHONS)
+
+.PHONY: mutation
+mutation: $(TEST_READY) ## Change app/stability bit by bit: do its tests notice? (MUTANTS='app.stability.call.*')
+	@tests/stability/run-mutations $(BIN) $(MUTATION_SECONDS) $(MUTANTS)
 
 .PHONY: bench
 bench: $(BENCH_READY) servers ## Measure ratios, print them and write var/bench/*.json
@@ -89,7 +110,7 @@ bench: $(BENCH_READY) servers ## Measure ratios, print them and write var/bench/
 	$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: extended
-extended: $(TEST_READY) servers ## Run the long proofs that are not part of every CI run
+extended: $(TEST_READY) servers compatibility mutation ## Run the long proofs that are not part of every CI run
 	@$(BIN)/python -m pytest -m extended $(ARGS)
 
 .PHONY: servers
@@ -109,7 +130,7 @@ requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (
 
 .PHONY: clean
 clean: ## Remove the environments and caches; var/, which holds your photos, stays
-	@rm -rf .venv .venv-swift .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-swift .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage* mutants
 	find app tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN_READY): requirements.txt

@@ -114,6 +114,29 @@ def test_a_failed_installation_leaves_no_stamp(clone: Path) -> None:
     assert not (clone / ".venv/.installed-run").exists()
 
 
+def test_a_check_judges_everything_and_runs_the_whole_suite_last(clone: Path) -> None:
+    commands = make(clone, "--dry-run", "check").stdout.splitlines()
+
+    judges = ("ruff check", "ruff format --check", "bin/mypy", "bin/basedpyright", "lint-imports", "coverage report")
+    places = [next(place for place, line in enumerate(commands) if judge in line) for judge in judges]
+    assert places == sorted(places)
+    assert "-m pytest -n " in commands[-1]
+
+
+@pytest.mark.parametrize(("ci", "returncode"), [("", 0), ("true", 1)])
+def test_a_version_of_python_that_is_not_here_is_a_loud_note(ci: str, returncode: int) -> None:
+    done = subprocess.run(
+        [ROOT / "tests/stability/run-on-other-pythons", "3.98", "3.99"],
+        env={"PATH": "/usr/bin:/bin", "CI": ci},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == returncode
+    assert done.stderr == "NOTE: not tried, because there is no such interpreter here: Python 3.98 3.99\n"
+
+
 def test_missing_servers_are_a_loud_note_without_root(tmp_path: Path) -> None:
     script = ROOT / "tests/servers/install-debian-packages"
     interpreter(tmp_path, "bin/sudo", "exit 1")
