@@ -90,7 +90,7 @@ class HostBoard:
 
     def read(self, name: str) -> Decision | None:
         """Return what holds for a breaker; None when nothing was decided yet, or the page is lost."""
-        raw = self._page.read(_PREFIX + name)
+        raw = self._page.read(_PREFIX + name) if _is_sharable(name) else None
         return None if raw is None else read_entry(raw).decision
 
     def decide(self, name: str, decision: Decision) -> Decision | None:
@@ -156,10 +156,15 @@ class HostBoard:
         return self._page.change(_PREFIX + name, rewritten)
 
 
-def find_board(environ: Mapping[str, str]) -> HostBoard | None:
-    """Return the board that this process's server has named in the environment; None when it has none."""
+def find_board(environ: Mapping[str, str], on_loss: Callable[[], None] = lambda: None) -> HostBoard | None:
+    """Return the board that this process's server has named in the environment; None when it has none.
+
+    Args:
+        environ: The process's environment.
+        on_loss: Called each time its page is lost in some way, see :class:`app.ops.state.StatePage`.
+    """
     folder = environ.get(VARIABLE)
-    return HostBoard(StatePage(Path(folder) / PAGE_NAME)) if folder else None
+    return HostBoard(StatePage(Path(folder) / PAGE_NAME, on_loss=on_loss)) if folder else None
 
 
 def operators_entries(page: StatePage, monotonic: float) -> dict[str, bytes]:

@@ -179,6 +179,9 @@ class Metrics:
         )
         self.log_queue_size = self._gauge("log_queue_size", "Log lines that wait to be written.")
         self.log_dropped = self._counter("log_dropped_total", "Log lines lost.")
+        self.state_page_losses = self._counter(
+            "state_page_losses_total", "Times that the page the workers of a host share was lost to one of them."
+        )
         self.memory_usage = self._gauge("memory_usage_bytes", "Resident memory of all workers.")
         self.spool_free = self._gauge(
             "spool_free_bytes", "Room left where uploads are spooled.", across="livemostrecent"

@@ -112,19 +112,27 @@ class StatePage:
         repairs: Whether it is made anew when it is gone. Only a server's processes do: what another user makes, they
             could not open.
         clock: Times the waiting and the looking after.
+        on_loss: Called each time it is lost in some way; must neither raise nor use the page.
 
     Attributes:
         losses: How often it was lost to this process in some way.
     """
 
     def __init__(
-        self, path: Path, *, writable: bool = True, repairs: bool | None = None, clock: Clock = SYSTEM_CLOCK
+        self,
+        path: Path,
+        *,
+        writable: bool = True,
+        repairs: bool | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+        on_loss: Callable[[], None] = lambda: None,
     ) -> None:
         self.losses = 0
         self._path = path.absolute()
         self._writable = writable
         self._repairs = writable if repairs is None else repairs
         self._clock = clock
+        self._on_loss = on_loss
         self._opened: _Opened | None = None
         self._absence = ""
         self._places: dict[str, int] = {}
@@ -242,7 +250,7 @@ class StatePage:
                     self._places[name] = index
                     return index, entry
         if self._places.pop(name, None) is not None:
-            self.losses += 1
+            self._lose()
             _log.warning("the state page of this host has lost an entry", extra={"entry": name})
         return None
 
@@ -315,11 +323,15 @@ class StatePage:
                 opened = _Opened(self._path, writable=False)
             kept = {} if opened is None else {entry.name: entry.payload for _, entry in entries_of(opened.page())}
             make_page(self._path, kept)
-            self.losses += 1
+            self._lose()
             _log.warning("the state page of this host was made anew", extra={"kept": len(kept)})
             return _open_whole(self._path, writable=True)
         finally:
             os.close(folder)
+
+    def _lose(self) -> None:
+        self.losses += 1
+        self._on_loss()
 
     def _note(self, doing: str, trouble: str | None) -> None:
         if self._troubles.get(doing) == trouble:
@@ -329,7 +341,7 @@ class StatePage:
                 _log.info("the state page of this host is there again", extra={"doing": doing})
             return
         self._troubles[doing] = trouble
-        self.losses += 1
+        self._lose()
         _log.warning(
             "the state page of this host is lost, this process goes on by itself",
             extra={"doing": doing, "trouble": trouble},

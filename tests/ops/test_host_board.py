@@ -171,10 +171,14 @@ def test_a_payload_of_any_bytes_is_read_without_an_error(raw: bytes) -> None:
 
 
 def test_the_board_of_a_server_is_found_by_its_environment(path: Path) -> None:
-    found = find_board({VARIABLE: str(path.parent)})
+    lost: list[str] = []
+    path.write_bytes(b"noise")
+
+    found = find_board({VARIABLE: str(path.parent)}, lambda: lost.append("once"))
 
     assert found is not None
     assert found.decide(NAME, OPEN) == OPEN
+    assert lost == ["once"]
     assert find_board({}) is None
 
 
