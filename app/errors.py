@@ -34,7 +34,10 @@ path, query or stack. What an operator needs besides goes into the log through `
     └── UnavailableError              not the client's fault; usually worth a retry
         ├── UpstreamTimeoutError        an upstream did not answer in time
         ├── UpstreamContentError        an upstream answered with wrong or missing content
-        ├── DatabaseUnavailableError    the database refused, died or has no free connection
+        ├── DatabaseUnavailableError    the database refused, died or was too slow
+        │   ├── DatabaseBusyError         no free connection, or no lock, in time: too much work here
+        │   ├── DatabaseConflictError     another transaction won: nothing was written, and it can be done again
+        │   └── DatabaseDisconnectedError the connection died; whether a commit took effect is unknown
         ├── SpoolFullError              no room for incoming bodies on this host
         └── LeaseLostError              another process took over this work
 """
@@ -195,7 +198,19 @@ class UpstreamContentError(UnavailableError):
 
 
 class DatabaseUnavailableError(UnavailableError):
-    """The database refused, died, or had no free connection in time."""
+    """The database refused, died, or was too slow."""
+
+
+class DatabaseBusyError(DatabaseUnavailableError):
+    """No connection or lock came free in time: there is too much work here, which says nothing of the server."""
+
+
+class DatabaseConflictError(DatabaseUnavailableError):
+    """Another transaction won (a deadlock, a serialization failure): nothing was written, it can be done again."""
+
+
+class DatabaseDisconnectedError(DatabaseUnavailableError):
+    """The connection died. What stood alone can be asked again; whether a commit took effect is unknown."""
 
 
 class SpoolFullError(UnavailableError):

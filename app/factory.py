@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from contextlib import ExitStack
 
@@ -22,6 +23,7 @@ from app.accounts.sessions import SessionService
 from app.accounts.tokens import AccessTokens
 from app.db import leases
 from app.db.engine import Database
+from app.db.guarded import DATABASE_CLASSIFICATIONS, DatabasePipelines, GuardedDatabase
 from app.http import context, operations, problems
 from app.http.bodies import UploadReceiver
 from app.http.cursors import CursorSigner
@@ -31,6 +33,7 @@ from app.images.limits import ImageLimits
 from app.ops import checks
 from app.ops.build import VERSION, Instance, find_instance
 from app.ops.health import HealthMonitor
+from app.ops.host_board import find_board
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
@@ -46,11 +49,16 @@ from app.photos.service import PhotoService
 from app.photos.upkeep import PhotoUpkeep
 from app.photos.upload import UploadService
 from app.photos.upload_routes import UploadRoutes
+from app.pipelines import load_pipelines
 from app.server.listeners import ListenerSplit
 from app.server.management import build_operations_app
 from app.server.unread_bodies import UnreadBodies
 from app.settings import Settings
+from app.stability import CircuitBreaker, EventBus, Pipeline, PolicyContext
+from app.stability.integrations.logs import EventLog
+from app.stability.pipelines import Pipelines
 from app.storage.base import ObjectNotFoundError, ObjectStore
+from app.storage.guarded import STORAGE_CLASSIFICATION, STORAGE_PIPELINES, GuardedObjectStore, StoragePipelines
 from app.storage.observed import ObservedObjectStore
 
 _LEASE_NAME = "maintenance"
@@ -63,7 +71,9 @@ class Runtime:
     Attributes:
         settings: As given.
         database: The database.
-        store: The object store, observed.
+        pipelines: What stands before every call to a dependency.
+        store: The object store, behind its pipelines.
+        unguarded_store: The same past them, for health.
         metrics: All metrics.
         lifecycle: Where the process is in its life.
         monitor: Health.
@@ -86,22 +96,43 @@ class Runtime:
             observer=self.metrics,
         )
         self._closing.callback(self.logs.close)
-        self.database = Database(settings.database, self.metrics)
+        self.bus = EventBus()
+        self.bus.subscribe(EventLog())
+        self._closing.callback(self.bus.close)
+        self.pipelines = _open_pipelines(settings, self.bus)
+        self.metrics.stability.add_source(self.pipelines.figures)
+        self._closing.callback(self.metrics.stability.close)
+        self.database: Database = GuardedDatabase(
+            settings.database, self.metrics, DatabasePipelines(*self._pipelines_of("database", "", "_read", "_write"))
+        )
         self._closing.callback(self.database.close)
         self.metrics.db_pool_max.set(self.database.max_connections)
-        self.store: ObjectStore = ObservedObjectStore(build_store(settings), self.metrics)
-        self._closing.callback(self.store.close)
+        # Health asks past the breakers: it is to say how the store is, and its questions take no trial call.
+        self.unguarded_store: ObjectStore = ObservedObjectStore(build_store(settings), self.metrics)
+        self._closing.callback(self.unguarded_store.close)
+        self.store: ObjectStore = GuardedObjectStore(
+            self.unguarded_store,
+            StoragePipelines(*self._pipelines_of("storage", "_read", "_write", "_delete", "_list")),
+        )
         self.monitor = _build_monitor(self)
         self._closing.callback(self.monitor.close)
         self.upkeep = PhotoUpkeep(
-            self.database, self.store, trash_days=settings.photos.trash_days, observer=self.metrics
+            self.database,
+            self.store,
+            self.pipelines["events"],
+            trash_days=settings.photos.trash_days,
+            observer=self.metrics,
         )
         self.keeper = LeaseKeeper(self.database, settings.uploads.lease_seconds)
         self._closing.callback(self.keeper.close)
         self.operations: list[operations.Operation] = []
 
+    def _pipelines_of(self, dependency: str, *endings: str) -> list[Pipeline]:
+        return [self.pipelines[dependency + ending] for ending in endings]
+
     def start(self, tasks: list[Task]) -> None:
         """Start what runs in the background, and be ready."""
+        self.metrics.stability.start()
         owner = secrets.token_hex(16)
         maintenance = MaintenanceThread(
             lambda: leases.hold(self.database, _LEASE_NAME, owner, _LEASE_SECONDS),
@@ -119,6 +150,17 @@ class Runtime:
         """Close everything in reverse order. Safe to call twice."""
         self.lifecycle.advance(State.STOPPED)
         self._closing.close()
+
+
+def _open_pipelines(settings: Settings, bus: EventBus) -> Pipelines:
+    """Build the pipelines of this process, and name its breakers to the commands of its host."""
+    classifications = dict.fromkeys(STORAGE_PIPELINES, STORAGE_CLASSIFICATION) | DATABASE_CLASSIFICATIONS
+    board = find_board(os.environ)
+    context = PolicyContext(name="", bus=bus, board=board)
+    pipelines = load_pipelines(settings, classifications=classifications, context=context)
+    if board is not None:
+        board.announce(pipelines.find_all(CircuitBreaker))
+    return pipelines
 
 
 def create_app(settings: Settings) -> Flask:
@@ -244,7 +286,7 @@ def _build_monitor(runtime: Runtime) -> HealthMonitor:
     monitor = HealthMonitor(runtime.lifecycle, ready=metrics.ready, check_status=metrics.health_check_status)
     needed_bytes = 2 * runtime.settings.uploads.max_bytes
     monitor.register("database", checks.answers(runtime.database.ping), local=False)
-    monitor.register("storage", checks.answers(lambda: _ask(runtime.store)), local=False)
+    monitor.register("storage", checks.answers(lambda: _ask(runtime.unguarded_store)), local=False)
     spool = checks.spool_check(runtime.settings.uploads.spool_dir, needed_bytes=needed_bytes, free=metrics.spool_free)
     monitor.register("spool", spool, local=True)
     monitor.register("memory", checks.memory_check(metrics.memory_usage), local=True)

@@ -14,12 +14,21 @@ from typing import Final
 from app.errors import ConfigurationError
 from app.settings import CONFIG_FOLDER, PROFILES, LoadedSettings, Settings, judge_settings
 from app.settings_sources import variable_of
-from app.stability import Classification, OptionError, PolicyContext
+from app.stability import CircuitBreaker, Classification, OptionError, Pipeline, PolicyContext
 from app.stability.configuration import build_pipelines
 from app.stability.document import read_document
 from app.stability.pipelines import Pipelines
 
-NAMES: Final = ("storage_read", "storage_write", "storage_delete", "storage_list", "database", "events")
+NAMES: Final = (
+    "storage_read",
+    "storage_write",
+    "storage_delete",
+    "storage_list",
+    "database",
+    "database_read",
+    "database_write",
+    "events",
+)
 """Every pipeline that this product uses; the file has exactly these."""
 
 _FILE_NAME: Final = "stability.toml"
@@ -61,7 +70,7 @@ def load_pipelines(
     """
     given = settings.stability.pipelines_file
     try:
-        return build_pipelines(
+        pipelines = build_pipelines(
             read_document(config_folder / _FILE_NAME if given is None else given),
             profile=settings.profile,
             profiles=PROFILES,
@@ -70,9 +79,11 @@ def load_pipelines(
             classifications=classifications,
             context=context,
         )
+        _require_breaker_alone(pipelines["database"])
     except OptionError as error:
         mistakes = [f"{_place(settings)}: {mistake}" for mistake in error.mistakes]
         raise ConfigurationError(mistakes, profile=settings.profile) from error
+    return pipelines
 
 
 def load_configuration(
@@ -101,6 +112,15 @@ def load_configuration(
         raise ConfigurationError(judged.mistakes, profile=judged.profile)
     cautions = tuple(f"{_place(settings)}: {caution}" for caution in pipelines.cautions)
     return Configuration(judged.loaded, pipelines, cautions)
+
+
+def _require_breaker_alone(database: Pipeline) -> None:
+    if any(not isinstance(policy, CircuitBreaker) for policy in database.policies):
+        mistake = (
+            'pipelines.database.policies may hold "circuit_breaker" and nothing else: a block that uses a connection '
+            "can neither be done again nor queued. Put retry and timeout into database_read and database_write"
+        )
+        raise OptionError([mistake])
 
 
 def _place(settings: Settings) -> str:

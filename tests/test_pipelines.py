@@ -72,7 +72,7 @@ def test_the_shipped_pipelines_are_right_in_every_profile_and_no_order_is_foolis
 def test_breakers_open_after_as_many_failures_as_the_profile_says(profile: str, calls: int, rate: float) -> None:
     breakers = load_pipelines(Settings(profile=profile)).find_all(CircuitBreaker)
 
-    assert sorted(breakers) == sorted(NAMES)
+    assert sorted(breakers) == sorted(set(NAMES) - {"database_read", "database_write"})  # these share "database"
     for breaker in breakers.values():
         assert (breaker.options.minimum_number_of_calls, breaker.options.failure_rate_threshold) == (calls, rate)
 
@@ -80,7 +80,7 @@ def test_breakers_open_after_as_many_failures_as_the_profile_says(profile: str, 
 def test_storage_is_tried_three_times_with_waits_from_one_to_ten_seconds_in_production() -> None:
     retries = load_pipelines(Settings(profile="production")).find_all(Retry)
 
-    for name in NAMES[:4]:
+    for name in ("storage_read", "storage_write", "storage_delete"):
         options = retries[name].options
         assert (options.max_attempts, options.base_seconds, options.cap_seconds) == (3, 1, 10)
 
@@ -111,16 +111,32 @@ def test_what_is_a_failure_is_told_to_the_pipeline_by_name() -> None:
     assert len(calls) == 1
 
 
-def test_a_deadline_that_ends_before_a_timeout_is_refused() -> None:
-    settings = Settings(server=ServerSettings(request_deadline_seconds=5))
+def test_a_deadline_that_leaves_no_time_for_the_retries_is_refused() -> None:
+    settings = Settings(profile="production", server=ServerSettings(request_deadline_seconds=2))
 
     with pytest.raises(ConfigurationError) as caught:
         load_pipelines(settings)
 
     assert caught.value.mistakes[0] == (
-        "config/stability.toml: pipelines.storage_read: timeout (27 s) must not exceed the deadline (5 s), which "
-        "ends the call before"
+        "config/stability.toml: pipelines.storage_read: retry may take 3 s of waiting between attempts, more than "
+        "the deadline (2 s)"
     )
+
+
+def test_a_shorter_deadline_alone_needs_no_other_file() -> None:
+    assert load_pipelines(Settings(server=ServerSettings(request_deadline_seconds=5)))
+
+
+@pytest.mark.parametrize("policies", ['["retry"]', '["circuit_breaker", "bulkhead"]'])
+def test_nothing_but_a_breaker_can_stand_around_every_use_of_the_database(folders: Folders, policies: str) -> None:
+    folders.write(
+        SMALLEST.replace("[pipelines.database]\npolicies = []", f"[pipelines.database]\npolicies = {policies}")
+    )
+
+    mistakes, _ = folders.mistakes()
+
+    assert len(mistakes) == 1
+    assert "pipelines.database.policies may hold" in mistakes[0]
 
 
 def test_mistakes_of_settings_and_pipelines_are_told_together(folders: Folders) -> None:

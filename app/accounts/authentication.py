@@ -107,8 +107,8 @@ class AccountAuthenticator:
         return Principal(claims.user_id, claims.scopes, session_id=claims.session_id)
 
     def _read_session(self, session_id: UUID) -> KnownSession | None:
-        with self._database.read() as connection:
-            row = connection.execute(_FIND_SESSION, {"session_id": session_id}).one_or_none()
+        question = {"session_id": session_id}
+        row = self._database.run_read(lambda connection: connection.execute(_FIND_SESSION, question).one_or_none())
         return None if row is None else KnownSession(row.id, row.token_version, row.expires_at)
 
     def _by_api_key(self, credential: str, *, fresh: bool) -> Principal:
@@ -130,8 +130,8 @@ class AccountAuthenticator:
         return Principal(known.user_id, known.scopes, api_key_id=known.id)
 
     def _read_api_key(self, key_id: str) -> KnownApiKey | None:
-        with self._database.read() as connection:
-            row = connection.execute(_FIND_API_KEY, {"wanted_key_id": key_id}).one_or_none()
+        question = {"wanted_key_id": key_id}
+        row = self._database.run_read(lambda connection: connection.execute(_FIND_API_KEY, question).one_or_none())
         if row is None:
             return None
         scopes = granted_scopes(is_admin=row.is_admin).intersection(row.scopes)

@@ -68,8 +68,7 @@ class Credentials:
         subjects = login_subjects(email, address)
         self._delays.require_patience(subjects)
         query = select(User.id, User.password_hash, User.is_admin, User.token_version).where(User.email == email)
-        with self._database.read() as connection:
-            user = connection.execute(query).one_or_none()
+        user = self._database.run_read(lambda connection: connection.execute(query).one_or_none())
         matches = self._passwords.verify(None if user is None else user.password_hash, password)
         if user is None or not matches:
             self._delays.count_failure(subjects)

@@ -5,7 +5,7 @@ round trips less); ``write()`` gives one transaction that commits when the block
 raises. On SQLite a writing transaction starts with BEGIN IMMEDIATE, so that two writers queue for the lock
 instead of failing in the middle. Both give the connection back in every path.
 
-What a database does wrong leaves here as :class:`~app.errors.DatabaseUnavailableError`; integrity errors pass
+What a database does wrong leaves here as a :class:`~app.errors.DatabaseUnavailableError`; integrity errors pass
 through, for the callers that provoke them on purpose.
 
 A SQLite database holds everybody's data: its file is made with mode 0600 and its missing folders with 0700, under
@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import orjson
 import psycopg
@@ -33,19 +33,32 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAl
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
 
-from app.errors import DatabaseUnavailableError
+from app.db.time_limits import limit_statements, patient_connection, shorten, time_of_its_own
+from app.errors import (
+    DatabaseBusyError,
+    DatabaseConflictError,
+    DatabaseDisconnectedError,
+    DatabaseUnavailableError,
+)
 from app.settings import DatabaseSettings
 
 _log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _STATEMENT_CHARACTERS_LOGGED = 100
-_SQLITE_BUSY_MILLISECONDS = 5000
+_SQLITE_BUSY_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 2.0
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
+_CONFLICTS = frozenset({"40001", "40P01", 1213})
+"""Serialization failure and deadlock: PostgreSQL's SQLSTATEs, MySQL's number."""
+_BUSY = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "55P03", 1205})
+"""A lock that did not come free in time."""
 _TRANSACTION = "photo_api_transaction"
 _IDLE_SINCE = "photo_api_idle_since"
 _TRUSTED_IDLE_SECONDS = 1.0
+_QUESTION = text("SELECT 1")
 
 
 class DatabaseObserver(Protocol):
@@ -85,7 +98,7 @@ class SilentObserver:
 
 
 class _CountingPool(QueuePool):
-    """A pool that knows how many threads wait for a connection, and reports every change.
+    """A pool whose threads wait no longer than their request has, and that reports how many wait.
 
     SQLAlchemy's own events come before a connection is back, so that the last one of a burst would stay counted.
     """
@@ -94,10 +107,19 @@ class _CountingPool(QueuePool):
     report: Callable[[int, int], None] | None = None
     _counting = threading.Lock()
 
+    @property
+    def _timeout(self) -> float:
+        return shorten(self._own_timeout)
+
+    @_timeout.setter
+    def _timeout(self, seconds: float) -> None:
+        self._own_timeout = seconds
+
     def recreate(self) -> _CountingPool:
         again = super().recreate()
         assert isinstance(again, _CountingPool)  # noqa: S101  # it is made of our class
         again.report = self.report
+        again._timeout = self._own_timeout  # noqa: SLF001  # one of us
         return again
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -163,7 +185,19 @@ class Database:
         self._file = Path(url.database) if self.dialect == "sqlite" and url.database else None
         if self._file is not None:
             event.listen(self._engine, "do_connect", partial(_make_file, self._file))
+        if self.dialect == "postgresql":
+            connection_class = patient_connection(settings.statement_timeout_seconds)
+            event.listen(
+                self._engine,
+                "do_connect",
+                lambda _dialect, _entry, args, more: connection_class.connect(*args, **more),
+            )
         _listen(self._engine, self.dialect, settings.slow_query_seconds, observer)
+        limit_statements(
+            self._engine,
+            own_seconds=_SQLITE_BUSY_SECONDS if self.dialect == "sqlite" else settings.statement_timeout_seconds,
+            in_transaction=lambda connection: not _stands_alone(connection),
+        )
 
     @property
     def engine(self) -> Engine:
@@ -182,7 +216,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """Yield a connection on which each statement commits by itself.
+        """Yield a connection on which each statement commits by itself; see :meth:`run_read` for the usual case.
 
         Raises:
             DatabaseUnavailableError: Refused, died, timed out, or no free connection in time.
@@ -194,12 +228,39 @@ class Database:
     def write(self) -> Iterator[Connection]:
         """Yield a connection in one transaction: committed at the end, rolled back on any exception.
 
+        See :meth:`run_write` for the usual case.
+
         Raises:
             DatabaseUnavailableError: Refused, died, timed out, or no free connection in time. When it comes
                 out of the commit itself, whether it took effect is unknown.
         """
         with self._translated(), self._writing.begin() as connection:
             yield connection
+
+    def run_read(self, work: Callable[[Connection], T]) -> T:
+        """Return what some statements find, each standing alone.
+
+        Args:
+            work: Reads, and does nothing else: a guarded database may do it again when a connection dies.
+
+        Raises:
+            DatabaseUnavailableError: See :meth:`read`.
+        """
+        with self.read() as connection:
+            return work(connection)
+
+    def run_write(self, work: Callable[[Connection], T], *, own_seconds: float | None = None) -> T:
+        """Return what some statements in one transaction come to, when it is committed.
+
+        Args:
+            work: Touches nothing but the database: a guarded one may do it again when another transaction won.
+            own_seconds: Instead of what remains to the request, for what has to be done when its time is up, too.
+
+        Raises:
+            DatabaseUnavailableError: See :meth:`write`.
+        """
+        with time_of_its_own(own_seconds), self.write() as connection:
+            return work(connection)
 
     def ping(self) -> None:
         """Make one round trip.
@@ -208,7 +269,11 @@ class Database:
             DatabaseUnavailableError: It did not work.
         """
         with self.read() as connection:
-            connection.execute(text("SELECT 1"))
+            self._ask(connection)
+
+    @staticmethod
+    def _ask(connection: Connection) -> None:
+        connection.execute(_QUESTION)
 
     def pool_figures(self) -> tuple[int, int]:
         """Return how many connections are in use and how many threads wait for one."""
@@ -228,11 +293,11 @@ class Database:
             raise
         except PoolTimeoutError as error:
             self._observer.database_error("pool_timeout")
-            raise DatabaseUnavailableError(
+            raise DatabaseBusyError(
                 "All database connections are in use. Try again in a moment.", retry_after_seconds=1.0
             ) from error
         except DBAPIError as error:
-            raise DatabaseUnavailableError(
+            raise _kind_of(error)(
                 "The database is not available. Try again in a moment.", retry_after_seconds=_RETRY_AFTER_SECONDS
             ) from error
         except SQLAlchemyError as error:
@@ -240,6 +305,24 @@ class Database:
             raise DatabaseUnavailableError(
                 "The database could not be used. Try again in a moment.", retry_after_seconds=_RETRY_AFTER_SECONDS
             ) from error
+
+
+def _kind_of(error: DBAPIError) -> type[DatabaseUnavailableError]:
+    if error.connection_invalidated:
+        return DatabaseDisconnectedError
+    cause = error.orig
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    if code is None and cause is not None and cause.args:
+        code = cause.args[0]  # MySQL's number
+    if code in _CONFLICTS:
+        return DatabaseConflictError
+    return DatabaseBusyError if code in _BUSY else DatabaseUnavailableError
+
+
+def _connect(
+    connection_class: type[psycopg.Connection[Any]], _dialect: Any, _entry: Any, args: Any, more: Any
+) -> Any:
+    return connection_class.connect(*args, **more)
 
 
 def _make_file(file: Path, *_connecting: Any) -> None:
@@ -270,7 +353,7 @@ def _connect_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
         case "mysql":
             return {"connect_timeout": 2, "read_timeout": round(timeout) + 1, "write_timeout": round(timeout) + 1}
         case _:
-            return {"timeout": _SQLITE_BUSY_MILLISECONDS / 1000}
+            return {"timeout": _SQLITE_BUSY_SECONDS}
 
 
 def _isolation(dialect: str) -> dict[str, Any]:
@@ -296,7 +379,7 @@ def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
     for pragma in (
         "journal_mode=WAL",
         "foreign_keys=ON",
-        f"busy_timeout={_SQLITE_BUSY_MILLISECONDS}",
+        f"busy_timeout={round(_SQLITE_BUSY_SECONDS * 1000)}",
         "synchronous=FULL",  # an acknowledged photo survives a power cut
     ):
         connection.execute(f"PRAGMA {pragma}")
@@ -308,8 +391,12 @@ def _lower(text: str | None) -> str | None:
     return None if text is None else text.lower()
 
 
+def _stands_alone(connection: Connection) -> bool:
+    return connection.get_execution_options().get(_TRANSACTION) == "read"
+
+
 def _begin_sqlite(connection: Connection) -> None:
-    if connection.get_execution_options().get(_TRANSACTION) != "read":
+    if not _stands_alone(connection):
         connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

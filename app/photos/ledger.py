@@ -28,6 +28,7 @@ _log = logging.getLogger(__name__)
 CREATED = "created"
 DUPLICATE = "duplicate"
 _RESERVATION_TRIES = 3
+_UNDO_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 2.0
 
 
@@ -76,10 +77,13 @@ class UploadLedger:
 
         A key that was used before gives None: whether this is the same request shows only when all of it is there.
         """
-        with self._database.read() as connection:
+
+        def work(connection: Connection) -> Answer | None:
             if idempotency_key is not None and idempotency.is_used(connection, owner_id, idempotency_key):
                 return None
             return _duplicate(connection, owner_id, sha256)
+
+        return self._database.run_read(work)
 
     def reserve(self, photo: rows.NewPhoto, lease_token: str, lease_until: dt.datetime) -> Answer | rows.Reservation:
         """Make room for an upload, or find that it is not needed.
@@ -92,8 +96,9 @@ class UploadLedger:
         """
         for _ in range(_RESERVATION_TRIES):
             try:
-                with self._database.write() as connection:
-                    return self._reserve(connection, photo, lease_token, lease_until)
+                return self._database.run_write(
+                    lambda connection: self._reserve(connection, photo, lease_token, lease_until)
+                )
             except IntegrityError as error:  # another request with the same key was faster: look at what it did
                 lost = error
         raise DatabaseUnavailableError("Too many requests use this key at once. Try again.") from lost
@@ -132,8 +137,7 @@ class UploadLedger:
             UnavailableError: It could not be written; the upload is undone, now or by the reaper.
         """
         try:
-            with self._database.write() as connection:
-                answer = _commit(connection, photo, reservation)
+            answer = self._database.run_write(lambda connection: _commit(connection, photo, reservation))
         except IntegrityError:  # the same bytes became ready first: theirs is the photo, ours goes
             return self._yield_to_winner(photo, reservation)
         except DatabaseUnavailableError:
@@ -150,8 +154,7 @@ class UploadLedger:
         return answer
 
     def _committed(self, reservation: rows.Reservation) -> Answer | None:
-        with self._database.read() as connection:
-            row = rows.find_committed(connection, reservation)
+        row = self._database.run_read(lambda connection: rows.find_committed(connection, reservation))
         return None if row is None else _created(row)
 
     def _yield_to_winner(self, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer:
@@ -178,8 +181,10 @@ class UploadLedger:
             False when there is nothing to undo: its photo is ready, by a commit whose answer was lost.
         """
         try:
-            with self._database.write() as connection:
-                return _abandon(connection, reservation)
+            # The request's own time may be what has ended the upload.
+            return self._database.run_write(
+                lambda connection: _abandon(connection, reservation), own_seconds=_UNDO_SECONDS
+            )
         except DatabaseUnavailableError:
             _log.warning("an upload could not be undone now; the reaper will, after its lease")
             return True

@@ -55,8 +55,7 @@ class PhotoLists:
             MalformedRequestError: The cursor belongs to another list.
             DatabaseUnavailableError: It cannot be read now.
         """
-        with self._database.read() as connection:
-            return _read_page(connection, owner_id, query, self._cursors)
+        return self._database.run_read(lambda connection: _read_page(connection, owner_id, query, self._cursors))
 
 
 def _read_page(connection: Connection, owner_id: UUID, query: PhotoQuery, cursors: CursorSigner) -> Page:

@@ -64,8 +64,7 @@ class PhotoService:
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        with self._database.read() as connection:
-            return _found(connection, owner_id, photo_id)
+        return self._database.run_read(lambda connection: _found(connection, owner_id, photo_id))
 
     def get_original(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
         """Return what serving one photo's bytes needs, and no more: each column costs on the way.
@@ -73,15 +72,13 @@ class PhotoService:
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        with self._database.read() as connection:
-            return _found(connection, owner_id, photo_id, _FIND_ORIGINAL)
+        return self._database.run_read(lambda connection: _found(connection, owner_id, photo_id, _FIND_ORIGINAL))
 
     def check(self, owner_id: UUID, digests: Sequence[str]) -> list[CheckItem]:
         """Tell for each SHA-256 whether the owner has those bytes already."""
         keys = {rows.dedup_key(owner_id, digest): digest for digest in digests}
-        columns = (Photo.dedup_key, Photo.id, Photo.trashed_at)
-        with self._database.read() as connection:
-            known = connection.execute(select(*columns).where(Photo.dedup_key.in_(keys))).all()
+        query = select(Photo.dedup_key, Photo.id, Photo.trashed_at).where(Photo.dedup_key.in_(keys))
+        known = self._database.run_read(lambda connection: connection.execute(query).all())
         found = {keys[row.dedup_key]: row for row in known if row.dedup_key is not None}
         return [
             CheckItem(
@@ -101,7 +98,8 @@ class PhotoService:
         values: dict[str, Any] = changes.model_dump(exclude_unset=True)
         if "taken_at" in values:
             values["timeline_at"] = Photo.created_at if values["taken_at"] is None else values["taken_at"]
-        with self._database.write() as connection:
+
+        def work(connection: Connection) -> Row[Any]:
             guard(_found(connection, owner_id, photo_id, _LOCK))
             if values:
                 _change(connection, photo_id, values)
@@ -109,15 +107,20 @@ class PhotoService:
                 rows.retag(connection, owner_id, photo_id, values["tags"])
             return _found(connection, owner_id, photo_id)
 
+        return self._database.run_write(work)
+
     def delete(self, owner_id: UUID, photo_id: UUID, guard: Guard, *, is_permanent: bool) -> None:
         """Move a photo to the trash, or remove it for good.
 
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        with self._database.write() as connection:
+
+        def work(connection: Connection) -> None:
             guard(_found(connection, owner_id, photo_id, _LOCK))
             _delete(connection, owner_id, photo_id, is_permanent=is_permanent)
+
+        self._database.run_write(work)
 
     def restore(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
         """Take a photo out of the trash; one that is not in it stays as it is.
@@ -125,18 +128,20 @@ class PhotoService:
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        with self._database.write() as connection:
-            return _restore(connection, owner_id, photo_id)
+        return self._database.run_write(lambda connection: _restore(connection, owner_id, photo_id))
 
     def batch(self, owner_id: UUID, request: BatchDelete | BatchRestore | BatchTag) -> list[BatchItem]:
         """Do one thing to many photos, in one transaction; what is not there is said in its item."""
-        with self._database.write() as connection:
-            # All photos in one order, and only then the owner's quota: two batches queue and never block each other.
+
+        def work(connection: Connection) -> dict[UUID, BatchItem]:
+            # All photos in one order, and only then the owner's quota: two batches queue and do not block each other.
             mine = select(Photo.id).where(Photo.id.in_(request.ids), Photo.owner_id == owner_id)
             connection.execute(mine.order_by(Photo.id).with_for_update())
-            done = {
+            return {
                 photo_id: _batch_item(connection, owner_id, photo_id, request) for photo_id in sorted(request.ids)
             }
+
+        done = self._database.run_write(work)
         return [done[photo_id] for photo_id in request.ids]
 
 

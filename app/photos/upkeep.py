@@ -19,14 +19,13 @@ from app.db.engine import Database
 from app.db.outbox import OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, OutboxRow
 from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, Photo
 from app.photos.removal import abandon_pending, remove_ready
-from app.stability import Deadline, deadline_scope
+from app.stability import CallRefusedError, DeadlineExceededError, Pipeline
 from app.storage.base import ObjectStore, StorageError
 
 _log = logging.getLogger(__name__)
 
 _PIECE = 200
 _FORGOTTEN_PIECE = 10_000
-_DELETE_SECONDS = 10.0
 _BACKOFF_SECONDS_MAX = 300.0
 _NEWS_KEPT = dt.timedelta(days=7)
 
@@ -49,13 +48,17 @@ class PhotoUpkeep:
     Args:
         database: Photos, keys and the outbox.
         store: Where objects are removed.
+        relay: What each piece of the outbox's work runs through.
         trash_days: How long a photo stays in the trash.
         observer: Who hears of it.
     """
 
-    def __init__(self, database: Database, store: ObjectStore, *, trash_days: int, observer: UpkeepObserver) -> None:
+    def __init__(
+        self, database: Database, store: ObjectStore, relay: Pipeline, *, trash_days: int, observer: UpkeepObserver
+    ) -> None:
         self._database = database
         self._store = store
+        self._relay = relay
         self._trash_days = trash_days
         self._observer = observer
 
@@ -89,9 +92,8 @@ class PhotoUpkeep:
 
     def _relay_one(self, row: Row[Any]) -> bool:
         try:
-            with deadline_scope(Deadline(_DELETE_SECONDS)):
-                self._store.delete(row.payload["object_key"])
-        except StorageError:
+            self._relay.call(self._store.delete, row.payload["object_key"])
+        except (StorageError, CallRefusedError, DeadlineExceededError):
             _log.warning("an object could not be removed; trying again later", exc_info=True)
             self._postpone(row)
             return False

@@ -20,16 +20,21 @@ from .breaker_snapshot import BreakerSnapshot
 from .breaker_states import MANUAL_TRANSITIONS, State, can_move
 from .call import Call, Linkable, Policy, Proceed
 from .clock import SYSTEM_CLOCK, Clock, SystemClock
+from .configuration import build_pipelines
 from .context import PolicyContext, PolicyKind
 from .deadline import (
     Deadline,
     DeadlineExceededError,
     current_deadline,
+    deadline_header_value,
     deadline_scope,
     enter_deadline,
     leave_deadline,
+    narrow_deadline,
     remaining_seconds,
 )
+from .description import format_pipelines
+from .document import read_document
 from .errors import (
     BulkheadFullError,
     CallNotPermittedError,
@@ -46,6 +51,7 @@ from .figures import Distribution, Figure, Measured
 from .options import OptionRule, Options, option, rule_of
 from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
 from .pipeline import Pipeline
+from .pipelines import Pipelines
 from .retry import RetriesExhausted, Retry, RetryBudgetSpent, RetryOptions, RetryScheduled
 from .retry_after import parse_retry_after
 from .retry_budget import RetryBudget
@@ -86,6 +92,7 @@ __all__ = [
     "Outcome",
     "Permit",
     "Pipeline",
+    "Pipelines",
     "Policy",
     "PolicyContext",
     "PolicyKind",
@@ -105,13 +112,18 @@ __all__ = [
     "ThresholdCrossed",
     "Timeout",
     "TimeoutOptions",
+    "build_pipelines",
     "can_move",
     "current_deadline",
+    "deadline_header_value",
     "deadline_scope",
     "enter_deadline",
+    "format_pipelines",
     "leave_deadline",
+    "narrow_deadline",
     "option",
     "parse_retry_after",
+    "read_document",
     "remaining_seconds",
     "rule_of",
 ]

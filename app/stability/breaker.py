@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from .breaker_machine import StateMachine
 from .breaker_options import CircuitBreakerOptions
 from .breaker_snapshot import BreakerSnapshot, breaker_figures, take_snapshot
-from .breaker_states import State
 from .breaker_tally import BOUNDS_SECONDS, Tally
 from .clock import SYSTEM_CLOCK
 from .errors import CallNotPermittedError
@@ -33,6 +32,7 @@ from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
 
 if TYPE_CHECKING:
     from .board import Board
+    from .breaker_states import State
     from .breaker_visits import Visit
     from .call import Call, Proceed
     from .clock import Clock
@@ -234,8 +234,7 @@ class CircuitBreaker:
                 return visit, now
             refusing = self._machine.visit
         self._tally.not_permitted.add()
-        wait = refusing.ends_at - now if refusing.state is State.OPEN else None
-        raise CallNotPermittedError(self.name, refusing.word, wait) from self._last_failure
+        raise CallNotPermittedError(self.name, refusing.word, refusing.retry_at - now) from self._last_failure
 
     def _returned(self, visit: Visit, key: object, began: float, result: Any) -> None:
         failed = False
@@ -314,9 +313,7 @@ class CircuitBreaker:
         seconds = min(seconds, self.options.max_ordered_open_seconds)
         now = self._now()
         with self._lock:
-            # The failure itself may have opened it already; what it says is the better wait.
-            if self._machine.visit is visit or self._machine.visit.state is State.OPEN:
-                self._machine.order_open(now + seconds, now)
+            self._machine.order_open(visit, now + seconds, now)
 
     def _now(self) -> float:
         """Return the clock's time; where it gives none, the last one it gave."""

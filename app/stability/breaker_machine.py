@@ -121,9 +121,14 @@ class StateMachine:
         self._check(State.OPEN)
         self._enter(State.OPEN, now, "manual", until=until, by=by, reason=reason)
 
-    def order_open(self, until: float, now: float) -> None:
-        """Open for a time that a result has asked for, where results decide; the count of openings does not rise."""
-        if self.visit.state in _BY_RESULTS:
+    def order_open(self, visit: Visit, until: float, now: float) -> None:
+        """Open for a time that a result of a visit has asked for; the count of openings does not rise.
+
+        Where operators decide, and when the result is late, nothing happens. The result itself may have opened it
+        already: what it says is the better wait.
+        """
+        is_late = self.visit is not visit and self.visit.state is not State.OPEN
+        if not is_late and self.visit.state in _BY_RESULTS:
             self._enter(State.OPEN, now, "ordered", until=until)
 
     def reset(self, now: float, *, by: str, reason: str) -> None:

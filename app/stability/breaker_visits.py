@@ -70,6 +70,11 @@ class Visit:
         self.ends_at = inf
         self.word = self.state.value
 
+    @property
+    def retry_at(self) -> float:
+        """When a refused call may be let in, ``inf`` when that is not a matter of time."""
+        return inf
+
     def admit(self, _now: float) -> bool:
         """Let one call in, or not."""
         return self.admits_all
@@ -240,6 +245,11 @@ class Open(_Refusing):
         super().__init__(before)
         self.ends_at = self.refuses_until = until
         self._automatic = automatic
+
+    @property
+    def retry_at(self) -> float:
+        """When the wait is over."""
+        return self.ends_at
 
     def wait_is_over(self, now: float) -> bool:
         """Tell whether a call may be tried; at the very instant it may."""

@@ -63,6 +63,8 @@ class Member:
 def find_contradictions(members: Sequence[Member], deadline_seconds: float | None) -> Iterator[str]:
     """Yield a sentence for each pair of policies whose times cannot both be.
 
+    The outermost timeout may exceed the deadline from outside: it is a cap, for calls that come without a deadline.
+
     Args:
         members: Outermost first.
         deadline_seconds: What every call has at most, from outside of the pipeline; None when that is not known.
@@ -71,10 +73,10 @@ def find_contradictions(members: Sequence[Member], deadline_seconds: float | Non
     for index, member in enumerate(members):
         seconds = _timeout_of(member)
         if seconds is not None:
-            if limit is not None and seconds > limit.seconds:
-                yield f"{member.name} ({seconds:g} s) must not exceed {limit.name}, which ends the call before"
-            else:
+            if limit is None or seconds <= limit.seconds:
                 limit = _Limit(seconds, f"{member.name} ({seconds:g} s)")
+            elif index > 0:
+                yield f"{member.name} ({seconds:g} s) must not exceed {limit.name}, which ends the call before"
         if limit is not None and member.kind == "retry" and member.options is not None:
             yield from _retries_that_last_too_long(member, members[index + 1 :], limit)
 
@@ -109,9 +111,12 @@ def _timeout_of(member: Member) -> float | None:
 
 
 def _retries_that_last_too_long(retry: Member, inside: Sequence[Member], limit: _Limit) -> Iterator[str]:
-    attempts = retry.value("max_attempts")
+    attempts, needed = retry.value("max_attempts"), retry.value("minimum_attempt_seconds")
     waits = _longest_waits(retry)
     attempt = min((seconds for member in inside if (seconds := _timeout_of(member)) is not None), default=0.0)
+    given = attempt or limit.seconds
+    if attempts > 1 and needed > given:
+        yield f"{retry.name} begins no attempt with less than {needed:g} s left, but an attempt has {given:g} s"
     if attempts * attempt + waits > limit.seconds:
         tries = f"{attempts} attempts of {attempt:g} s and " if attempt else ""
         yield f"{retry.name} may take {tries}{waits:g} s of waiting between attempts, more than {limit.name}"

@@ -28,9 +28,11 @@ class DeadlineExceededError(TimeoutError):
     Attributes:
         deadline: Which one, so that an attempt's own end is told from the end of the whole call; None when whoever
             raised the error did not say.
+        refused: Whether the call was not even begun, so that it says nothing of whom it was for.
     """
 
     deadline: Deadline | None = None
+    refused: bool = False
 
 
 class Deadline:

@@ -1,7 +1,10 @@
 """How a result is judged: success, failure or ignored.
 
-Ignored is asked first, then failure; what is neither is a success. A judgement that raises is a mistake of whoever
-wrote it: the result then counts as ignored, and the caller gets the call's own result or error all the same.
+Ignored is asked first, then failure; what is neither is a success. That a policy further inside refused the call, or
+had no time left to begin it, is always ignored: nothing was asked of the dependency.
+
+A judgement that raises is a mistake of whoever wrote it: the result then counts as ignored, and the caller gets the
+call's own result or error all the same.
 """
 
 from __future__ import annotations
@@ -12,6 +15,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
+
+from .deadline import DeadlineExceededError
+from .errors import CallRefusedError
 
 _log = logging.getLogger(__name__)
 
@@ -80,7 +86,9 @@ class Classification:
         if not isinstance(error, Exception):
             return Outcome.IGNORED
         try:
-            if isinstance(error, self.ignored) or (self.ignored_when is not None and self.ignored_when(error)):
+            if isinstance(error, self.ignored) or _was_refused(error):
+                return Outcome.IGNORED
+            if self.ignored_when is not None and self.ignored_when(error):
                 return Outcome.IGNORED
             if isinstance(error, self.failures) or (self.failure_when is not None and self.failure_when(error)):
                 return Outcome.FAILURE
@@ -119,3 +127,7 @@ class Classification:
 
 EVERY_ERROR_FAILS: Final = Classification()
 """Every exception is a failure, every returned value a success."""
+
+
+def _was_refused(error: Exception) -> bool:
+    return isinstance(error, CallRefusedError) or (isinstance(error, DeadlineExceededError) and error.refused)

@@ -119,7 +119,8 @@ class Timeout:
         try:
             own = Deadline(self._seconds, self._clock)
             token = narrow_deadline(own)
-        except DeadlineExceededError:
+        except DeadlineExceededError as error:
+            error.refused = True
             self._count(REFUSED)
             raise
         except Exception:  # noqa: BLE001  # a broken clock must not lose the call

@@ -68,6 +68,10 @@ STORAGE_CLASSIFICATION: Final = Classification(
 """What a store's errors say of the store. One that is not there, or is there already, is an answer like any other."""
 
 
+STORAGE_PIPELINES: Final = ("storage_read", "storage_write", "storage_delete", "storage_list")
+"""The names of a store's pipelines."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoragePipelines:
     """The pipelines of one store.

@@ -31,6 +31,7 @@ from app.photos.models import DELETING, PENDING, READY, Photo
 from app.photos.reconcile import reconcile as compare_sides
 from app.photos.upkeep import PhotoUpkeep
 from app.settings import DatabaseSettings
+from app.stability import Pipeline
 from app.storage.base import ObjectStore
 from tests.servers.client import Client
 from tests.servers.product import Product, until
@@ -182,7 +183,9 @@ def opened_database(stack: Stack) -> Iterator[Database]:
 def opened_upkeep(stack: Stack, store: ObjectStore | None = None) -> Iterator[PhotoUpkeep]:
     """Open the tasks of maintenance on the product's database, on its store or on another one."""
     with opened_database(stack) as database, closing(stack.open_store()) as own:
-        yield PhotoUpkeep(database, own if store is None else store, trash_days=30, observer=Heard())
+        yield PhotoUpkeep(
+            database, own if store is None else store, Pipeline("events"), trash_days=30, observer=Heard()
+        )
 
 
 def end_leases(stack: Stack) -> None:

@@ -52,6 +52,7 @@ class AgainOptions(Options):
     max_attempts: int = option(3, "Calls at most", unit="calls", low=1, high=10)
     base_seconds: float = option(0.5, "First wait", unit="seconds", above=0, high=60)
     cap_seconds: float = option(10.0, "Longest wait", unit="seconds", above=0, high=60)
+    minimum_attempt_seconds: float = option(0.1, "What an attempt needs", unit="seconds", low=0, high=60)
     jitter: str = option("full", "How it is drawn", choices=("full", "none"))
     statuses: tuple[int, ...] = option((), "What is tried again", judge=lambda _: None)
 

@@ -15,6 +15,7 @@ from app.db.outbox import OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, OutboxRow
 from app.photos import upkeep as upkeep_module
 from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, PhotoTag
 from app.photos.upkeep import PhotoUpkeep
+from app.stability import Pipeline
 from app.storage.base import StorageUnavailableError
 from tests.accounts.world import at_once
 from tests.fakes.object_store import raising
@@ -184,7 +185,9 @@ def test_a_photo_restored_before_its_turn_stays(world: World) -> None:
             restored.append(photo_id)
             return super()._remove(*conditions)
 
-    keeper = RestoredMeanwhile(world.database, world.store, trash_days=30, observer=world.observer)
+    keeper = RestoredMeanwhile(
+        world.database, world.store, Pipeline("events"), trash_days=30, observer=world.observer
+    )
 
     assert keeper.empty_old_trash() == 0
     assert restored

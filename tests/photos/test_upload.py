@@ -24,7 +24,7 @@ from app.photos.ledger import Answer
 from app.photos.models import DELETING, PENDING, READY
 from app.photos.schemas import PhotoQuery, UploadForm
 from app.photos.upload import UploadService
-from app.stability import Deadline, deadline_scope
+from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from app.storage.base import (
     ObjectCorruptError,
     ObjectExistsError,
@@ -36,6 +36,7 @@ from app.storage.base import (
 )
 from app.storage.probe import BytesBody
 from tests.accounts.world import at_once
+from tests.fakes.clocks import HandClock
 from tests.fakes.object_store import raising
 from tests.photos.world import IMAGE_BYTES, World, image, new_photo
 
@@ -112,9 +113,19 @@ def test_a_store_that_fails_leaves_nothing_visible_and_the_same_photo_comes_in_l
 
 
 def test_a_deadline_that_passes_during_the_put_undoes_the_upload(world: World) -> None:
+    owner_id, clock = world.new_user(), HandClock()
+    world.store.before["put"] = lambda _key: clock.advance(2)
+
+    with deadline_scope(Deadline(1, clock)), pytest.raises(UnavailableError):
+        world.upload(owner_id, image())
+
+    assert_nothing_visible(world, owner_id)
+
+
+def test_a_deadline_that_has_passed_writes_nothing(world: World) -> None:
     owner_id = world.new_user()
 
-    with deadline_scope(Deadline(-1)), pytest.raises(UnavailableError):
+    with deadline_scope(Deadline(-1)), pytest.raises(DeadlineExceededError):
         world.upload(owner_id, image())
 
     assert_nothing_visible(world, owner_id)

@@ -24,6 +24,7 @@ from app.photos.schemas import UploadForm
 from app.photos.service import PhotoService
 from app.photos.upkeep import PhotoUpkeep
 from app.photos.upload import UploadService
+from app.stability import Pipeline
 from app.storage.probe import BytesBody
 from tests.fakes.images import png, png_chunk
 from tests.fakes.object_store import MemoryObjectStore
@@ -85,7 +86,7 @@ class World:
         )
         self.photos = PhotoService(database)
         self.lists = PhotoLists(database, CursorSigner(lambda: [b"k" * 32]))
-        self.upkeep = PhotoUpkeep(database, self.store, trash_days=30, observer=self.observer)
+        self.upkeep = PhotoUpkeep(database, self.store, Pipeline("events"), trash_days=30, observer=self.observer)
 
     def new_user(self, *, quota_bytes: int | None = None) -> UUID:
         """Open an account."""

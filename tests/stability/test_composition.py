@@ -25,7 +25,21 @@ def timeout(seconds: float, name: str = "timeout") -> Member:
 @pytest.mark.parametrize(
     ("members", "deadline", "says"),
     [
-        ([timeout(28.5)], 28, ["timeout (28.5 s) must not exceed the deadline (28 s), which ends the call before"]),
+        (
+            [member("bulkhead"), timeout(28.5)],
+            28,
+            ["timeout (28.5 s) must not exceed the deadline (28 s), which ends the call before"],
+        ),
+        (
+            [timeout(9), member("retry", minimum_attempt_seconds=2), timeout(1, "attempt_timeout")],
+            None,
+            ["retry begins no attempt with less than 2 s left, but an attempt has 1 s"],
+        ),
+        (
+            [timeout(1), member("retry", minimum_attempt_seconds=2, base_seconds=0.1)],
+            None,
+            ["retry begins no attempt with less than 2 s left, but an attempt has 1 s"],
+        ),
         (
             [timeout(5), timeout(8, "attempt_timeout")],
             None,
@@ -58,6 +72,8 @@ def test_times_that_cannot_be_are_contradictions(
     ("members", "deadline"),
     [
         ([timeout(28)], 28),
+        ([timeout(60), member("retry", max_attempts=3, base_seconds=1)], 28),
+        ([timeout(1), member("retry", max_attempts=1, minimum_attempt_seconds=2)], None),
         ([timeout(27), member("retry", max_attempts=3, base_seconds=1), timeout(8)], 28),
         ([member("retry", max_attempts=10), timeout(3600)], None),
         ([timeout(5), Member("retry", "retry", None)], 28),

@@ -222,7 +222,9 @@ def test_defaults_of_no_policy_are_refused() -> None:
 
 
 def test_times_that_cannot_be_are_refused_by_name() -> None:
-    document = '[pipelines.read]\npolicies = ["timeout"]\n[pipelines.read.timeout]\ntimeout_seconds = 29\n'
+    document = (
+        '[pipelines.read]\npolicies = ["bulkhead", "timeout"]\n[pipelines.read.timeout]\ntimeout_seconds = 29\n'
+    )
 
     found = mistakes(document, deadline_seconds=28)
 

@@ -19,6 +19,7 @@ from app.storage.base import (
     StorageDeniedError,
     StorageError,
     StorageFullError,
+    StorageThrottledError,
     StorageTimeoutError,
     StorageUnavailableError,
 )
@@ -84,8 +85,8 @@ def calls(store: ObjectStore) -> list[Callable[[], object]]:
         (500, StorageUnavailableError),
         (502, StorageUnavailableError),
         (503, StorageUnavailableError),
-        (429, StorageUnavailableError),
-        (498, StorageUnavailableError),
+        (429, StorageThrottledError),
+        (498, StorageThrottledError),
         (408, StorageTimeoutError),
         (401, StorageDeniedError),
         (403, StorageDeniedError),

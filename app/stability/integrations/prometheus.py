@@ -60,6 +60,7 @@ SPECS: Final[Mapping[str, MetricSpec]] = {
     "circuit_breaker_transitions": MetricSpec("counter", ("name", "from", "to"), "Changes of state decided here."),
     "retries": MetricSpec("counter", ("name", "outcome"), "What became of failed attempts."),
     "retry_budget_remaining": MetricSpec("gauge", ("name",), "Retries that may still be made."),
+    "timeouts": MetricSpec("counter", ("name", "outcome"), "Calls that had no time, or took too long."),
     "bulkhead_in_use": MetricSpec("gauge", ("name",), "Places taken."),
     "bulkhead_queue_size": MetricSpec("gauge", ("name",), "Calls that wait for a place."),
     "shed": MetricSpec("counter", ("name", "reason"), "Calls refused because there were too many."),

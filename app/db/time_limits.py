@@ -1,0 +1,91 @@
+"""The request's deadline reaches the database: no wait for it lasts longer than what remains.
+
+===================  ===============================================================================
+A free connection    the pool waits for the smaller of its own time and what remains
+A statement          a smaller ``statement_timeout`` (SQLite: ``busy_timeout``) is set first when less
+                     remains than its own; as long as enough remains, nothing is sent
+An answer            a server that hangs, or a network that swallows: the connection is given up half a
+                     second after the server should have given up (PostgreSQL)
+===================  ===============================================================================
+
+Connecting has libpq's own limit, in whole seconds and two at least.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import psycopg
+from sqlalchemy import Connection, Engine, event
+
+from app.stability import Deadline, current_deadline, deadline_scope, remaining_seconds
+
+_GRACE_SECONDS = 0.5
+_SHORTENED = "photo_api_shortened_limit"
+
+
+def shorten(own_seconds: float) -> float:
+    """Return the smaller of a limit and what remains of the current deadline; 0 when it has passed."""
+    deadline = current_deadline()
+    return own_seconds if deadline is None else max(0.0, min(own_seconds, deadline.remaining_seconds()))
+
+
+def time_of_its_own(seconds: float | None) -> AbstractContextManager[object]:
+    """Return a scope in which so many seconds remain, whatever remains outside; None for one that changes nothing."""
+    return nullcontext() if seconds is None else deadline_scope(Deadline(seconds))
+
+
+def patient_connection(answer_seconds: float) -> type[psycopg.Connection[Any]]:
+    """Return the class of connections that do not wait for ever.
+
+    Args:
+        answer_seconds: How long the server itself works on a statement at the most.
+    """
+
+    class PatientConnection(psycopg.Connection[Any]):
+        """A connection that gives its server up, and with it itself, when no answer comes."""
+
+        def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+            if timeout is None:
+                timeout = shorten(answer_seconds) + _GRACE_SECONDS
+            try:
+                return super().wait(gen, interval, timeout)
+            except psycopg.errors._WaitTimeout as error:  # noqa: SLF001  # the one that wait() documents
+                self.close()  # the answer may still come, and would be taken for that of the next statement
+                raise psycopg.OperationalError("the server did not answer in time") from error
+
+    return PatientConnection
+
+
+def limit_statements(engine: Engine, *, own_seconds: float, in_transaction: Callable[[Connection], bool]) -> None:
+    """Give each statement on an engine no more time than its request has.
+
+    Args:
+        engine: On PostgreSQL or SQLite; on others nothing is done.
+        own_seconds: The limit that connections have by themselves.
+        in_transaction: Whether a connection's statements are part of one; what is set there ends with it.
+    """
+    is_postgresql = engine.dialect.name == "postgresql"
+
+    def before(connection: Connection, cursor: Any, *_execution: Any) -> None:
+        left = remaining_seconds(own_seconds)
+        info = connection.info
+        if left >= own_seconds and _SHORTENED not in info:
+            return
+        milliseconds = max(1, round(left * 1000))
+        if not is_postgresql:
+            cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
+        elif in_transaction(connection):
+            cursor.execute(f"SET LOCAL statement_timeout = {milliseconds}")
+            return
+        else:
+            cursor.execute(f"SET statement_timeout = {milliseconds}")
+        if left < own_seconds:
+            info[_SHORTENED] = True
+        else:
+            info.pop(_SHORTENED)
+
+    if engine.dialect.name in {"postgresql", "sqlite"}:
+        event.listen(engine, "before_cursor_execute", before)
