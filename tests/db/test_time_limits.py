@@ -1,0 +1,161 @@
+"""The deadline of a request ends every wait for the database: for a connection, a statement, an answer."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from contextlib import closing
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+
+from app.db.engine import Database
+from app.db.time_limits import shorten
+from app.errors import DatabaseBusyError, DatabaseDisconnectedError, DatabaseUnavailableError
+from app.settings import DatabaseSettings
+from app.stability import Deadline, DeadlineExceededError, deadline_scope
+from tests.db.conftest import Observer
+from tests.fakes.clocks import HandClock
+from tests.servers.postgres import PostgresServer
+
+LOOSE = 5
+"""Seconds that something which takes a fraction of one may take on a busy machine."""
+
+
+def test_the_smaller_of_limit_and_remainder_holds() -> None:
+    clock = HandClock()
+
+    assert shorten(2.0) == 2.0
+    with deadline_scope(Deadline(10.0, clock)):
+        assert shorten(2.0) == 2.0
+        clock.advance(9.5)
+        assert shorten(2.0) == 0.5
+        clock.advance(9.5)
+        assert shorten(2.0) == 0.0
+
+
+def test_nobody_waits_for_a_connection_longer_than_the_request_has(url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(url), pool_size=1, max_overflow=0, pool_timeout_seconds=30)
+    with closing(Database(settings, Observer())) as database, database.read():
+        began = time.monotonic()
+
+        with deadline_scope(Deadline(0.2)), pytest.raises(DatabaseBusyError):
+            database.ping()
+
+        assert time.monotonic() - began < LOOSE
+
+
+def test_a_pool_that_is_made_anew_keeps_its_own_limit(url: str) -> None:
+    with closing(Database(DatabaseSettings(url=SecretStr(url), pool_timeout_seconds=7), Observer())) as database:
+        with deadline_scope(Deadline(0.5)):
+            again = database.engine.pool.recreate()
+
+        assert again._timeout == 7  # type: ignore[attr-defined]  # SQLAlchemy's own name for it
+
+
+def test_a_deadline_that_has_passed_sends_no_statement(url: str) -> None:
+    observer = Observer()
+    with closing(Database(DatabaseSettings(url=SecretStr(url)), observer)) as database:
+        database.ping()
+        sent = len(observer.queries)
+
+        with deadline_scope(Deadline(-1)), pytest.raises(DeadlineExceededError):
+            database.ping()
+
+        assert len(observer.queries) == sent
+
+
+def limit_of(database: Database) -> str:
+    with database.read() as connection:
+        return str(connection.execute(text("SHOW statement_timeout")).scalar_one())
+
+
+def test_a_statement_gets_what_the_request_has_left_and_the_next_one_its_own_limit_again(postgres_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(postgres_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
+    with closing(Database(settings, Observer())) as database:
+        with deadline_scope(Deadline(3.0, HandClock())):
+            short = limit_of(database)
+        long = limit_of(database)
+
+    assert (short, long) == ("3s", "5s")
+
+
+def test_a_limit_set_in_a_transaction_ends_with_it_even_when_it_is_rolled_back(postgres_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(postgres_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
+    with closing(Database(settings, Observer())) as database:
+
+        def fail() -> None:
+            with database.write() as connection:
+                seen.append(str(connection.execute(text("SHOW statement_timeout")).scalar_one()))
+                raise RuntimeError
+
+        seen: list[str] = []
+        with deadline_scope(Deadline(3.0, HandClock())), pytest.raises(RuntimeError):
+            fail()
+
+        assert seen == ["3s"]
+        assert limit_of(database) == "5s"
+
+
+def test_a_slow_statement_ends_with_the_request(postgres_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=30)
+    with closing(Database(settings, Observer())) as database:
+        began = time.monotonic()
+
+        def sleep() -> None:
+            with deadline_scope(Deadline(0.3)), database.read() as connection:
+                connection.execute(text("SELECT pg_sleep(30)"))
+
+        with pytest.raises(DatabaseUnavailableError):
+            sleep()
+
+        assert time.monotonic() - began < LOOSE
+        database.ping()
+
+
+def test_on_sqlite_nobody_waits_for_a_lock_longer_than_the_request_has(tmp_path: object) -> None:
+    url = f"sqlite:///{tmp_path}/locked.db"
+    with closing(Database(DatabaseSettings(url=SecretStr(url)), Observer())) as database:
+        with database.write() as connection:
+            connection.execute(text("CREATE TABLE things (id INTEGER PRIMARY KEY)"))
+            began = time.monotonic()
+            refused: list[BaseException] = []
+
+            def write() -> None:
+                try:
+                    with deadline_scope(Deadline(0.3)), database.write() as other:
+                        other.execute(text("INSERT INTO things VALUES (1)"))
+                except DatabaseBusyError as error:
+                    refused.append(error)
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            thread.join(20)
+
+        assert time.monotonic() - began < LOOSE
+        assert len(refused) == 1
+        with database.read() as connection:
+            assert connection.execute(text("PRAGMA busy_timeout")).scalar_one() == 5000
+
+
+def test_a_server_that_hangs_is_given_up_with_its_connection(postgres_server: PostgresServer) -> None:
+    with postgres_server.database() as url:
+        settings = DatabaseSettings(url=SecretStr(url), pool_size=1, max_overflow=0, statement_timeout_seconds=30)
+        with closing(Database(settings, Observer())) as database:
+            with database.read() as connection:
+                pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            os.kill(pid, signal.SIGSTOP)
+            began = time.monotonic()
+            try:
+                with deadline_scope(Deadline(0.3)), pytest.raises(DatabaseDisconnectedError):
+                    database.ping()
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+            assert time.monotonic() - began < LOOSE
+            database.ping()
+            with database.read() as connection:
+                assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != pid
