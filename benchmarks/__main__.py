@@ -2,15 +2,12 @@
 
 ``make bench ARGS=--quick`` takes a minute instead of ten and says less. Needs wrk and nginx (Debian), PostgreSQL,
 and rclone (PyPI, ``requirements-bench.txt``); everything runs on 127.0.0.1 and ends with the run.
+``make bench ARGS='--only stability'`` measures the library alone, in a minute and without servers.
 """
 
 from __future__ import annotations
 
 import argparse
-import datetime as dt
-import json
-import os
-import platform
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -18,34 +15,53 @@ from pathlib import Path
 from uuid import UUID
 
 from benchmarks.compare import Case, Comparison, compare
+from benchmarks.report import say, write
 from benchmarks.rows import write_photos
 from benchmarks.servers import SIZES_BYTES, Servers, object_key, running
+from benchmarks.stability.findings import Finding, print_table
+from benchmarks.stability.lines import measure
+from benchmarks.stability.timing import QUICK, Effort
 from benchmarks.wrk import Request
 from tests.servers.client import Client
 
-_RESULTS = Path("var/bench")
 _ROWS, _QUICK_ROWS = 1_000_000, 20_000
 _DEPTH_SHARE = 0.9
 _JPEG = "image/jpeg"
+_LIBRARY = "stability"
 
 
 def main() -> int:
     """Run the benchmarks and return the exit code; a missed goal is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer, shorter rounds and fewer rows")
-    parser.add_argument("--only", default="", metavar="WORD", help="only cases with this word in their name")
+    parser.add_argument(
+        "--only",
+        default="",
+        metavar="WORD",
+        help=f"only cases of the server with this word in their name; {_LIBRARY!r}: only the library",
+    )
     arguments = parser.parse_args()
-    rounds, seconds = (1, 2.0) if arguments.quick else (3, 3.0)
+    of_library: list[Finding] = []
+    of_server: list[Comparison] = []
+    if arguments.only in {"", _LIBRARY}:
+        of_library = list(measure(QUICK if arguments.quick else Effort(), say))
+        print_table(of_library)
+    if arguments.only != _LIBRARY:
+        of_server = _measure_server(arguments.only, is_quick=arguments.quick)
+        _print_table(of_server)
+    write(results=of_server, stability=of_library)
+    return 0
+
+
+def _measure_server(word: str, *, is_quick: bool) -> list[Comparison]:
+    rounds, seconds = (1, 2.0) if is_quick else (3, 3.0)
     with tempfile.TemporaryDirectory() as folder, running(_readable(Path(folder))) as servers:
         client = servers.product.new_user()
-        results = [
-            compare(case, rounds=rounds, seconds=seconds, say=_say)
-            for case in _cases(servers, client, _QUICK_ROWS if arguments.quick else _ROWS)
-            if arguments.only in case.name
+        return [
+            compare(case, rounds=rounds, seconds=seconds, say=say)
+            for case in _cases(servers, client, _QUICK_ROWS if is_quick else _ROWS)
+            if word in case.name
         ]
-    _print_table(results)
-    _write(results)
-    return 0
 
 
 def _readable(folder: Path) -> Path:
@@ -53,15 +69,11 @@ def _readable(folder: Path) -> Path:
     return folder
 
 
-def _say(progress: str) -> None:
-    print(progress, file=sys.stderr, flush=True)
-
-
 def _cases(servers: Servers, client: Client, row_count: int) -> Iterator[Case]:
     identity = {"Authorization": f"Bearer {client.tokens['access_token']}"}
     photos = {size: client.upload(path.read_bytes()) for size, path in servers.files.items()}
     yield from _photo_cases(servers, identity, photos)
-    _say(f"writing {row_count} rows")
+    say(f"writing {row_count} rows")
     owner_id = UUID(client.get("/api/v1/users/me").json()["id"])
     with servers.product.stack.database() as connection:
         write_photos(connection, owner_id, row_count)
@@ -125,16 +137,6 @@ def _print_table(results: list[Comparison]) -> None:
             f"{result.name:<26}{result.beside:<32}{result.ours_per_second:>9.1f}{result.theirs_per_second:>10.1f}"
             f"{result.ours_p99_seconds * 1000:>9.1f}{result.ratio:>8.2f}{spread:>17}{goal:>6} {result.verdict}"
         )
-
-
-def _write(results: list[Comparison]) -> None:
-    _RESULTS.mkdir(parents=True, exist_ok=True)
-    now = dt.datetime.now(dt.UTC)
-    machine = {"cores": os.cpu_count(), "architecture": platform.machine(), "python": platform.python_version()}
-    document = {"at": now.isoformat(), "machine": machine, "results": [result.facts() for result in results]}
-    path = _RESULTS / f"{now:%Y%m%dT%H%M%SZ}.json"
-    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    print(f"\nWritten to {path}.")
 
 
 if __name__ == "__main__":
