@@ -37,11 +37,11 @@ from app.ops.state_layout import (
     Entry,
     Header,
     entries_of,
-    newest_entry,
     offset_of,
     pack_copy,
     pack_header,
     read_header,
+    read_slot,
 )
 from app.stability.clock import SYSTEM_CLOCK, Clock
 
@@ -409,8 +409,12 @@ class _Opened:
         return os.pread(self.descriptor, PAGE_BYTES, 0)
 
     def entry(self, index: int) -> Entry | None:
-        tries = (newest_entry(os.pread(self.descriptor, SLOT_BYTES, offset_of(index))) for _ in range(_READ_TRIES))
-        return next((entry for entry in tries if entry is not None), None)
+        entry = None
+        for _ in range(_READ_TRIES):
+            entry, is_whole = read_slot(os.pread(self.descriptor, SLOT_BYTES, offset_of(index)))
+            if is_whole:
+                break
+        return entry
 
 
 def _open_whole(path: Path, *, writable: bool) -> _Opened:

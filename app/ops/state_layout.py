@@ -114,10 +114,23 @@ def newest_entry(slot: bytes) -> Entry | None:
     Args:
         slot: ``SLOT_BYTES`` bytes; fewer are a slot that is cut off.
     """
+    return read_slot(slot)[0]
+
+
+def read_slot(slot: bytes) -> tuple[Entry | None, bool]:
+    """Return what a slot says, and whether all that was written in it is whole.
+
+    A reader that is interrupted between the two copies can find an old one whole and the new one torn: then it has
+    to look again, or it might go back behind what it has read before.
+
+    Args:
+        slot: ``SLOT_BYTES`` bytes.
+    """
     first, second = _read_copy(slot, 0), _read_copy(slot, 1)
-    if first is None or second is None:
-        return first or second
-    return first if first.sequence > second.sequence else second
+    if first is not None and second is not None:
+        return (first if first.sequence > second.sequence else second), True
+    blank = slot[COPY_BYTES:] if second is None else slot[:COPY_BYTES]
+    return first or second, (first or second) is not None and not blank.strip(b"\0")
 
 
 def entries_of(page: bytes) -> Iterator[tuple[int, Entry]]:

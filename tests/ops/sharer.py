@@ -52,7 +52,7 @@ def said(process: subprocess.Popen[str]) -> object:
 
 def consistent(era: int) -> Decision:
     """Return a decision of which every part follows from its era."""
-    return Decision(era, f"state_{era % 7}", era % 5, float(era), f"by {era}", f"{era} " * (era % 40))
+    return Decision(era, f"state_{era % 7}", era % 5, float(era), f"by {era}", f"{era} " * (era % 20))
 
 
 def probes(board: HostBoard, limit: str) -> list[bool | None]:

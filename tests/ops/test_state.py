@@ -207,6 +207,25 @@ def test_a_damaged_slot_is_lost_once_and_used_again(
     assert troubles() == ["the state page of this host has lost an entry"]
 
 
+def test_a_reader_that_meets_a_write_looks_again(page: StatePage, monkeypatch: pytest.MonkeyPatch) -> None:
+    for payload in (b"1", b"2", b"3"):
+        put(page, "a", payload)
+    really = os.pread
+    looks: list[int] = []
+
+    def torn_once(descriptor: int, length: int, offset: int) -> bytes:
+        raw = really(descriptor, length, offset)
+        if length != SLOT_BYTES:
+            return raw
+        looks.append(offset)
+        return b"torn" + raw[4:] if len(looks) == 1 else raw  # the first copy is the newer one
+
+    monkeypatch.setattr(os, "pread", torn_once)
+
+    assert page.read("a") == b"3"
+    assert len(looks) == 2
+
+
 def test_an_entry_that_stands_elsewhere_now_is_found(page: StatePage, path: Path) -> None:
     put(page, "a", b"1")
     make_page(path, {"b": b"2", "a": b"3"})

@@ -20,6 +20,7 @@ from app.ops.state_layout import (
     pack_copy,
     pack_header,
     read_header,
+    read_slot,
 )
 
 OLD, NEW = b"old" * 60, b"new" * 90
@@ -72,6 +73,22 @@ def test_a_damaged_byte_anywhere_leaves_the_old_or_the_new(offset: int, flipped:
 
     assert entry is not None
     assert entry.payload in {OLD, NEW}
+
+
+@pytest.mark.parametrize(
+    ("slot", "is_whole"),
+    [
+        (SLOT, True),
+        (SLOT[:COPY_BYTES].ljust(SLOT_BYTES, b"\0"), True),
+        (bytes(COPY_BYTES) + SLOT[COPY_BYTES:], True),
+        (SLOT[:COPY_BYTES].ljust(SLOT_BYTES - 1, b"\0") + b"x", False),
+        (SLOT[:20] + bytes(COPY_BYTES - 20) + SLOT[COPY_BYTES:], False),
+        (bytes(SLOT_BYTES), False),
+        (b"x" * SLOT_BYTES, False),
+    ],
+)
+def test_a_slot_is_whole_when_nothing_in_it_is_torn(slot: bytes, is_whole: bool) -> None:  # noqa: FBT001  # a table
+    assert read_slot(slot)[1] is is_whole
 
 
 @given(some.binary(max_size=SLOT_BYTES + 10))
