@@ -136,6 +136,7 @@ def test_a_listener_is_called_in_a_thread_that_does_not_keep_the_program_alive(b
     assert threads[0] is threads[1]
     assert threads[0] is not threading.current_thread()
     assert threads[0].daemon
+    assert threads[0].name == "stability-events"
 
 
 def test_a_listener_that_never_returns_delays_no_call(bus: EventBus, gate: Gate) -> None:
@@ -168,6 +169,22 @@ def test_what_comes_while_the_queue_is_full_is_dropped_and_counted(
     assert bus.flush()
     assert gate.numbers == [0, 1, 2, 3]
     assert dropped == 6
+
+
+def test_ten_thousand_events_can_wait_unless_told_otherwise(gate: Gate) -> None:
+    bus = EventBus()
+    bus.subscribe(gate)
+
+    bus.publish(event(0))
+    assert gate.reached.wait(60)
+    for number in range(1, 10_002):
+        bus.publish(event(number))
+    dropped = bus.dropped
+    gate.open.set()
+    bus.close(60)
+
+    assert gate.numbers == list(range(10_001))
+    assert dropped == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), KeyboardInterrupt()])

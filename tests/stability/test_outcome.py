@@ -201,6 +201,7 @@ def test_the_wait_that_was_asked_for_is_found_in_values_and_errors_alike() -> No
     error.retry_after_seconds = 2.5  # type: ignore[attr-defined]  # as clients add it
 
     assert EVERY_ERROR_FAILS.retry_after(error) == 2.5
+    assert EVERY_ERROR_FAILS.retry_after(SimpleNamespace(retry_after_seconds=0.001)) == 0.001
     assert EVERY_ERROR_FAILS.retry_after(SimpleNamespace(retry_after_seconds=7)) == 7.0
     assert EVERY_ERROR_FAILS.retry_after("nothing") is None
     assert Classification(retry_after_of=lambda _value: 9.0).retry_after("anything") == 9.0
