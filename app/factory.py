@@ -21,19 +21,22 @@ from app.accounts.routes import ApiKeyRoutes, SessionRoutes, UserRoutes
 from app.accounts.service import AccountService
 from app.accounts.sessions import SessionService
 from app.accounts.tokens import AccessTokens
+from app.admin.routes import BreakerRoutes
+from app.admin.service import BreakerService
 from app.db import leases
 from app.db.engine import Database
 from app.db.guarded import DATABASE_CLASSIFICATIONS, DatabasePipelines, GuardedDatabase
 from app.http import context, operations, problems
 from app.http.bodies import UploadReceiver
 from app.http.cursors import CursorSigner
-from app.http.docs import mount_documentation
+from app.http.docs import mount_document, mount_documentation
+from app.http.identity import Authenticator
 from app.http.proxies import TrustedProxies
 from app.images.limits import ImageLimits
 from app.ops import checks
 from app.ops.build import VERSION, Instance, find_instance
 from app.ops.health import HealthMonitor
-from app.ops.host_board import find_board
+from app.ops.host_board import HostBoard, find_board
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
@@ -71,6 +74,7 @@ class Runtime:
     Attributes:
         settings: As given.
         database: The database.
+        board: What the workers of this host share; None for a process without a server.
         pipelines: What stands before every call to a dependency.
         store: The object store, behind its pipelines.
         unguarded_store: The same past them, for health.
@@ -99,7 +103,8 @@ class Runtime:
         self.bus = EventBus()
         self.bus.subscribe(EventLog())
         self._closing.callback(self.bus.close)
-        self.pipelines = _open_pipelines(settings, self.bus)
+        self.board = find_board(os.environ, self.metrics.state_page_losses.inc)
+        self.pipelines = _open_pipelines(settings, self.bus, self.board)
         self.metrics.stability.add_source(self.pipelines.figures)
         self._closing.callback(self.metrics.stability.close)
         self.database: Database = GuardedDatabase(
@@ -152,10 +157,9 @@ class Runtime:
         self._closing.close()
 
 
-def _open_pipelines(settings: Settings, bus: EventBus) -> Pipelines:
+def _open_pipelines(settings: Settings, bus: EventBus, board: HostBoard | None) -> Pipelines:
     """Build the pipelines of this process, and name its breakers to the commands of its host."""
     classifications = dict.fromkeys(STORAGE_PIPELINES, STORAGE_CLASSIFICATION) | DATABASE_CLASSIFICATIONS
-    board = find_board(os.environ)
     context = PolicyContext(name="", bus=bus, board=board)
     pipelines = load_pipelines(settings, classifications=classifications, context=context)
     if board is not None:
@@ -185,8 +189,8 @@ def create_app(settings: Settings) -> Flask:
         deadline_seconds=settings.server.request_deadline_seconds,
         allowed_hosts=list(settings.server.allowed_hosts),
     )
-    _mount_rooms(app, runtime)
-    _join_listeners(app, runtime)
+    authenticator = _mount_rooms(app, runtime)
+    _join_listeners(app, runtime, authenticator)
     return app
 
 
@@ -244,7 +248,7 @@ class _Accounts:
         ]
 
 
-def _mount_rooms(app: Flask, runtime: Runtime) -> None:
+def _mount_rooms(app: Flask, runtime: Runtime) -> Authenticator:
     settings, database = runtime.settings, runtime.database
     rings = open_rings(settings.auth, create=settings.profile != "production")
     accounts = _Accounts(settings, database, rings)
@@ -252,6 +256,7 @@ def _mount_rooms(app: Flask, runtime: Runtime) -> None:
         runtime.operations += operations.mount(app, routes, accounts.authenticator)
     mount_documentation(app, runtime.operations, version=VERSION)
     runtime.start([*_photo_tasks(runtime.upkeep), *accounts.tasks])
+    return accounts.authenticator
 
 
 def _photo_routes(runtime: Runtime, cursors: CursorSigner) -> list[object]:
@@ -301,14 +306,18 @@ def _ask(store: ObjectStore) -> None:
         return  # it answered
 
 
-def _join_listeners(app: Flask, runtime: Runtime) -> None:
+def _join_listeners(app: Flask, runtime: Runtime, authenticator: Authenticator) -> None:
     blueprint = operations_blueprint(
         monitor=runtime.monitor, lifecycle=runtime.lifecycle, metrics=runtime.metrics, instance=runtime.instance
     )
+    management = build_operations_app([blueprint])
+    breakers = BreakerService(runtime.pipelines.find_all(CircuitBreaker), runtime.board)
+    admin = operations.mount(management, BreakerRoutes(breakers), authenticator)
+    mount_document(management, admin, version=VERSION)
     product = InFlight(TrustedProxies(app.wsgi_app, runtime.settings.server.trusted_proxies), runtime.lifecycle)
     app.wsgi_app = ListenerSplit(  # type: ignore[method-assign]  # Flask's documented way to add middleware
         UnreadBodies(product),
-        build_operations_app([blueprint]),
+        UnreadBodies(management),
         management_bind=runtime.settings.server.management_bind,
         probe_paths=PROBE_PATHS,
     )

@@ -1,0 +1,101 @@
+"""Breakers of the real product, set by its administrators over HTTP and by its operators at a command line."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+import requests
+from sqlalchemy import update
+
+from app.accounts.models import User
+from tests.integration.judging import assert_problem
+from tests.servers.client import Client, new_photo
+from tests.servers.product import Product, until
+
+ADMIN = "/api/v1/admin/breakers"
+WRITE = f"{ADMIN}/storage_write/state"
+
+
+@pytest.fixture(scope="module")
+def admin(product: Product) -> Client:
+    client = product.new_user()
+    with product.stack.database() as connection:
+        connection.execute(update(User).where(User.email == client.email).values(is_admin=True))
+    client.log_in()
+    return client
+
+
+def ask(product: Product, who: Client, method: str, path: str, body: object = None) -> requests.Response:
+    """Ask on the management listener, on a connection of its own: any worker may answer."""
+    headers = {"Authorization": f"Bearer {who.tokens['access_token']}"}
+    return requests.request(method, product.management_url + path, json=body, headers=headers, timeout=30)
+
+
+def seen_by_all(product: Product, admin: Client, state: str) -> bool:
+    """Tell whether every worker says that the breaker of writing is in a state."""
+    said: dict[int, str] = {}
+    for _ in range(100):
+        view: dict[str, Any] = ask(product, admin, "GET", f"{ADMIN}/storage_write").json()
+        said[view["worker_pid"]] = view["state"]
+        if len(said) == product.workers:
+            break
+    return set(said.values()) == {state} and len(said) == product.workers
+
+
+def test_operators_routes_are_not_on_the_public_listener(product: Product, admin: Client) -> None:
+    assert_problem(admin.get(ADMIN), 404, "not-found")
+    assert_problem(admin.request("PUT", WRITE, json={"state": "closed", "reason": "r"}), 404, "not-found")
+    public = requests.get(f"{product.url}/openapi.json", timeout=10).json()
+    ours = requests.get(f"{product.management_url}/openapi.json", timeout=10).json()
+    assert not [path for path in public["paths"] if "admin" in path]
+    assert ADMIN in ours["paths"]
+
+
+def test_a_user_without_the_scopes_sees_and_sets_nothing(product: Product, owner: Client) -> None:
+    assert_problem(ask(product, owner, "GET", ADMIN), 403, "missing-scope")
+    assert_problem(ask(product, owner, "PUT", WRITE, {"state": "forced_open", "reason": "r"}), 403, "missing-scope")
+    assert_problem(requests.get(product.management_url + ADMIN, timeout=10), 401, "invalid-token")
+
+
+def test_what_an_administrator_sets_holds_in_every_worker(product: Product, admin: Client, owner: Client) -> None:
+    answer = ask(product, admin, "PUT", WRITE, {"state": "forced_open", "reason": "the store is being moved"})
+    try:
+        assert (answer.status_code, answer.json()["is_shared"]) == (200, True)
+        until(lambda: seen_by_all(product, admin, "forced_open"), "every worker to follow")
+        refused = [owner.post("/api/v1/photos", data=new_photo(), headers=JPEG).status_code for _ in range(10)]
+        assert refused == [503] * 10
+        listed = json.loads(product.command("breakers", "show", "storage_write", "--json").stdout)
+        assert (listed["state"], listed["reason"]) == ("forced_open", "the store is being moved")
+    finally:
+        product.command("breakers", "reset", "storage_write", "--reason", "moved")
+    until(lambda: seen_by_all(product, admin, "closed"), "every worker to follow the command")
+    assert owner.upload()["status"] == "created"
+
+
+JPEG = {"Content-Type": "image/jpeg"}
+
+
+def test_each_change_and_refusal_is_a_line_with_who_and_why(product: Product, admin: Client) -> None:
+    user_id = admin.get("/api/v1/users/me").json()["id"]
+    moves = [("metrics_only", 200), ("open", 409), ("closed", 200)]
+
+    for state, status in moves:
+        answer = ask(product, admin, "PUT", WRITE, {"state": state, "reason": "to see what would happen"})
+        assert answer.status_code == status, answer.text
+
+    def told() -> list[tuple[str, str]]:
+        lines = [line for line in product.log_lines() if line.get("reason") == "to see what would happen"]
+        return [
+            (line["message"], line["wanted"])
+            for line in lines
+            if line["logger"] == "app.admin.service" and line["user_id"] == line["by"] == user_id
+        ]
+
+    expected = [
+        ("a breaker was set", "metrics_only"),
+        ("a breaker was not set", "open"),
+        ("a breaker was set", "closed"),
+    ]
+    until(lambda: sorted(told()) == sorted(expected), "the log to tell all three")
