@@ -5,13 +5,24 @@ there a few times a second for what others decided. Decisions are numbered: a de
 the one that its maker knew, so that of two at the same time one wins and the other adopts it. The trial calls of
 a half-open breaker are counted on the board, for all processes together.
 
-A board that has lost its memory, is damaged or hangs on nothing answers None: the breaker goes on by itself.
+A board that has lost its memory, is damaged or hangs on nothing answers None: the breaker goes on by itself. One
+that does not keep to that is asked through a :class:`CheckedBoard`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import logging
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+from .breaker_states import State
+
+_log = logging.getLogger(__name__)
+
+ATTEMPT_MAX: Final = 1_000_000
+"""The longest run of openings that is believed: what a wait makes of the number has to stay computable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +95,82 @@ class Board(Protocol):
             How they stand with this one; None when the board is lost or another era holds.
         """
         ...
+
+
+class CheckedBoard:
+    """A :class:`Board` that keeps its promises whatever the one behind it does.
+
+    An answer that cannot be is none: a state that this version of the library does not know, an instant that is no
+    number, counts that contradict each other. What it raises is logged once until it answers again.
+
+    Args:
+        board: The one that is asked.
+    """
+
+    __slots__ = ("_board", "_is_broken")
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._is_broken = False
+
+    def read(self, name: str) -> Decision | None:
+        """See :meth:`Board.read`."""
+        return _believed(self._asked(lambda: self._board.read(name)))
+
+    def decide(self, name: str, decision: Decision) -> Decision | None:
+        """See :meth:`Board.decide`."""
+        return _believed(self._asked(lambda: self._board.decide(name, decision)))
+
+    def take_probe(self, name: str, era: int, limit: int) -> bool | None:
+        """See :meth:`Board.take_probe`."""
+        granted = self._asked(lambda: self._board.take_probe(name, era, limit))
+        return granted if isinstance(granted, bool) else None
+
+    def return_probe(self, name: str, era: int) -> None:
+        """See :meth:`Board.return_probe`."""
+        self._asked(lambda: self._board.return_probe(name, era))
+
+    def record_probe(self, name: str, era: int, *, failed: bool, slow: bool) -> ProbeCounts | None:
+        """See :meth:`Board.record_probe`."""
+        counts = self._asked(lambda: self._board.record_probe(name, era, failed=failed, slow=slow))
+        return counts if isinstance(counts, ProbeCounts) and _can_be(counts) else None
+
+    def _asked(self, question: Callable[[], Any]) -> Any:
+        try:
+            answer = question()
+        except Exception:  # noqa: BLE001  # a board's mistake is its own
+            if not self._is_broken:
+                _log.exception("the board raised; each process decides for itself until it answers again")
+            self._is_broken = True
+            return None
+        self._is_broken = False
+        return answer
+
+
+_STATES: Final = frozenset(state.value for state in State)
+
+
+def _can_be(counts: ProbeCounts) -> bool:
+    said: tuple[Any, Any, Any] = (counts.results, counts.failures, counts.slow)
+    results, *parts = said
+    return all(isinstance(count, int) for count in said) and all(0 <= part <= results for part in parts)
+
+
+def _believed(decision: Any) -> Decision | None:
+    """Return a decision that can be, its attempt within bounds; None in the place of any other."""
+    if not isinstance(decision, Decision):
+        return None
+    said: tuple[Any, Any, Any] = (decision.era, decision.attempt, decision.until)
+    era, attempt, until = said
+    is_possible = (
+        isinstance(era, int)
+        and isinstance(attempt, int)
+        and isinstance(until, float | int)
+        and era > 0
+        and attempt >= 0
+        and not math.isnan(until)
+        and decision.state in _STATES
+    )
+    if not is_possible:
+        return None
+    return decision if attempt <= ATTEMPT_MAX else replace(decision, attempt=ATTEMPT_MAX)

@@ -17,7 +17,7 @@ import copy
 import logging
 from bisect import bisect_left
 from collections.abc import Iterator
-from math import isinf, isnan, nan
+from math import inf, isfinite, nan
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -72,7 +72,7 @@ class CircuitBreaker:
         self.name = name
         self.options = CircuitBreakerOptions() if options is None else options
         self._classification = classification
-        self._judges_results = classification.judges_results or self.options.open_on_retry_after
+        self._judges_results = classification.judges_results
         self._monotonic = clock.monotonic
         self._last_now = 0.0
         self._slow_after = self.options.slow_call_duration_threshold_seconds
@@ -110,24 +110,29 @@ class CircuitBreaker:
             visit = machine.visit
             try:
                 began = monotonic()
-            except Exception:  # noqa: BLE001  # whatever a clock raises, _admit knows what to do
-                began = nan
-            if not began < visit.due:
+                is_free = began < visit.due
+            except Exception:  # noqa: BLE001  # whatever a clock raises or gives, _admit knows what to do
+                began, is_free = nan, False
+            if is_free:
+                running = visit.running
+                # A call that is in flight already comes again when a policy inside runs it through here once more.
+                key = call if call not in running else object()
+                running[key] = began
+            else:
                 if began < visit.refuses_until:
                     count_refusal()
                     raise CallNotPermittedError(name, visit.word, visit.ends_at - began) from self._last_failure
-                visit, began = self._admit()
-            running = visit.running
-            running[call] = began
+                visit, began, key = self._admit(call)
+                running = visit.running
             try:
                 result = proceed(call)
                 if judges_results:
-                    self._returned(visit, call, began, result)
+                    self._returned(visit, key, began, result)
                 else:
-                    self._record(visit, call, began, False)
+                    self._record(visit, key, began, False)
             except BaseException as error:
-                if call in running:  # not settled: the function raised, or an interrupt came in between
-                    self._raised(visit, call, began, error)
+                if key in running:  # not settled: the function raised, or an interrupt came in between
+                    self._raised(visit, key, began, error)
                 raise
             return result
 
@@ -139,18 +144,16 @@ class CircuitBreaker:
         Raises:
             CallNotPermittedError: The breaker lets no call through.
         """
-        visit, began = self._admit()
-        return self._permit(visit, began)
+        permit = Permit(self)
+        permit._visit, permit._began, _ = self._admit(permit)  # noqa: SLF001  # two parts of one thing
+        return permit
 
     def try_acquire(self) -> Permit | None:
         """Return a permit, or None when the breaker lets no call through; the refusal is counted."""
-        now = self._now()
-        with self._lock:
-            visit = self._machine.admit(now)
-        if visit is None:
-            self._tally.not_permitted.add()
+        try:
+            return self.acquire()
+        except CallNotPermittedError:
             return None
-        return self._permit(visit, now)
 
     @property
     def state(self) -> State:
@@ -192,7 +195,15 @@ class CircuitBreaker:
             self._machine.move_to(target, now, by=by, reason=reason)
 
     def open_for(self, seconds: float, *, by: str = _CODE, reason: str = "") -> None:
-        """Open it for so many seconds, more than 0, whatever its own wait is; see :meth:`open_until`."""
+        """Open it for so many seconds, whatever its own wait is; see :meth:`open_until`.
+
+        Raises:
+            IllegalTransitionError: It cannot be opened from where it is.
+            ValueError: The seconds are no number above 0.
+        """
+        if not seconds > 0:
+            message = f"a breaker is opened for more than 0 seconds, not for {seconds}"
+            raise ValueError(message)
         self.open_until(self._now() + seconds, by=by, reason=reason)
 
     def open_until(self, instant: float, *, by: str = _CODE, reason: str = "") -> None:
@@ -200,9 +211,9 @@ class CircuitBreaker:
 
         Raises:
             IllegalTransitionError: It cannot be opened from where it is.
-            ValueError: The instant is no number.
+            ValueError: The instant is no finite number.
         """
-        if isnan(instant) or isinf(instant):
+        if not isfinite(instant):
             message = "a breaker is opened until a finite instant; FORCED_OPEN has no end"
             raise ValueError(message)
         now = self._now()
@@ -216,13 +227,8 @@ class CircuitBreaker:
             self._machine.reset(now, by=by, reason=reason)
             self._last_failure = None
 
-    def _permit(self, visit: Visit, began: float) -> Permit:
-        permit = Permit(self, visit, began)
-        visit.running[permit] = began
-        return permit
-
-    def _admit(self) -> tuple[Visit, float]:
-        """Ask the state machine; return who admitted the call, and when.
+    def _admit(self, key: object) -> tuple[Visit, float, object]:
+        """Ask the state machine; return who admitted the call, when, and the key by which it is in flight.
 
         Raises:
             CallNotPermittedError: Nobody did.
@@ -231,56 +237,67 @@ class CircuitBreaker:
         with self._lock:
             visit = self._machine.admit(now)
             if visit is not None:
-                return visit, now
+                if key in visit.running:  # see link()
+                    key = object()
+                visit.running[key] = now
+                return visit, now, key
             refusing = self._machine.visit
         self._tally.not_permitted.add()
         raise CallNotPermittedError(self.name, refusing.word, refusing.retry_at - now) from self._last_failure
 
     def _returned(self, visit: Visit, key: object, began: float, result: Any) -> None:
-        failed = False
-        if self._judges_results:
+        try:
             outcome = self._classification.of_result(result)
-            if outcome is Outcome.IGNORED:
-                self._ignored(visit, key)
-                return
-            failed = outcome is Outcome.FAILURE
-        self._record(visit, key, began, failed)
-        if failed:
-            self._follow_order(visit, result)
+        except BaseException:  # an interrupt, or a classification of the caller's own that raises
+            self._give_back(visit, key)
+            raise
+        if outcome is Outcome.IGNORED:
+            self._give_back(visit, key, ignored=True)
+            return
+        failed = outcome is Outcome.FAILURE
+        now_on = self._record(visit, key, began, failed)
+        if failed and now_on is not None:
+            self._follow_order(now_on, result)
 
     def _raised(self, visit: Visit, key: object, began: float, error: BaseException) -> None:
         if not isinstance(error, Exception):
-            self._abandoned(visit, key)
+            self._give_back(visit, key)
             return
-        outcome = self._classification.of_error(error)
+        try:
+            outcome = self._classification.of_error(error)
+        except BaseException:  # as above
+            self._give_back(visit, key)
+            raise
         if outcome is Outcome.IGNORED:
-            self._ignored(visit, key)
+            self._give_back(visit, key, ignored=True)
             return
         failed = outcome is Outcome.FAILURE
-        if failed:
-            self._last_failure = _without_frames(error)
-        self._record(visit, key, began, failed)
-        if failed:
-            self._follow_order(visit, error)
+        if failed and key in visit.running and self._machine.visit is visit:
+            self._last_failure = _without_frames(error)  # first, for those who are refused because of it
+        now_on = self._record(visit, key, began, failed)
+        if failed and now_on is not None:
+            self._follow_order(now_on, error)
 
-    def _record(self, visit: Visit, key: object, began: float, failed: bool) -> None:  # noqa: FBT001  # on the hot path
+    def _record(self, visit: Visit, key: object, began: float, failed: bool) -> Visit | None:  # noqa: FBT001  # on the hot path
+        """Count a result; return the visit that is on with it, None when it was counted before or comes late."""
         try:
             now = self._monotonic()
+            seconds = now - began
         except Exception:  # noqa: BLE001  # the call has its result; the clock must not take it away
-            now = nan
-        seconds = now - began
-        if not seconds >= 0:
-            now, seconds = self._now(), 0.0
-        slow = seconds > self._slow_after
+            now = seconds = nan
+        if 0.0 <= seconds <= self._slow_after:
+            slow = False
+        else:
+            now, seconds, slow = self._unusual(now, began, seconds)
         machine, tally = self._machine, self._tally
         with self._lock:
             if visit.running.pop(key, None) is None:
-                return  # settled before
+                return None
             if not now < visit.due:
                 machine.attend(now)
             if machine.visit is not visit:
-                tally.late += visit.records
-                return
+                tally.late += 1
+                return None
             bucket = bisect_left(BOUNDS_SECONDS, seconds)
             if failed:
                 tally.failed[bucket] += 1
@@ -291,20 +308,26 @@ class CircuitBreaker:
             move = visit.record(now, failed, slow)
             if slow or move is not None:
                 machine.follow(move, now)
+            return machine.visit
 
-    def _ignored(self, visit: Visit, key: object) -> None:
-        self._abandoned(visit, key)
-        with self._lock:
-            self._tally.ignored += visit.records
+    def _unusual(self, now: float, began: float, seconds: float) -> tuple[float, float, bool]:
+        """Return end, duration and slowness of a call that was slow, or whose clock went wrong meanwhile."""
+        if 0.0 <= seconds < inf:
+            return now, seconds, True
+        self._last_now = max(self._last_now, began)
+        return self._now(), 0.0, False
 
-    def _abandoned(self, visit: Visit, key: object) -> None:
+    def _give_back(self, visit: Visit, key: object, *, ignored: bool = False) -> None:
         """Take the place back of a call that came to no result."""
         with self._lock:
-            if visit.running.pop(key, None) is not None and self._machine.visit is visit:
+            if visit.running.pop(key, None) is None:
+                return
+            self._tally.ignored += ignored
+            if self._machine.visit is visit:
                 visit.give_back()
 
-    def _follow_order(self, visit: Visit, said: Any) -> None:
-        """Open for as long as a failure says, where that is asked for and the state goes by results."""
+    def _follow_order(self, now_on: Visit, said: Any) -> None:
+        """Open for as long as a failure says, where that is asked for."""
         if not self.options.open_on_retry_after:
             return
         seconds = self._classification.retry_after(said)
@@ -313,16 +336,16 @@ class CircuitBreaker:
         seconds = min(seconds, self.options.max_ordered_open_seconds)
         now = self._now()
         with self._lock:
-            self._machine.order_open(visit, now + seconds, now)
+            self._machine.order_open(now_on, now + seconds, now)
 
     def _now(self) -> float:
         """Return the clock's time; where it gives none, the last one it gave."""
         try:
-            now = self._monotonic()
-        except Exception:  # noqa: BLE001  # whatever a clock raises
-            _log.exception("the clock of %s raised; its time stands still", self.name)
+            now = float(self._monotonic())
+        except Exception:  # noqa: BLE001  # whatever a clock raises or gives
+            _log.exception("the clock of %s gives no time; its time stands still", self.name)
             return self._last_now
-        if isnan(now):
+        if not isfinite(now):
             return self._last_now
         self._last_now = now
         return now
@@ -337,10 +360,11 @@ class Permit:
 
     __slots__ = ("_began", "_breaker", "_visit")
 
-    def __init__(self, breaker: CircuitBreaker, visit: Visit, began: float) -> None:
-        self._breaker = breaker
-        self._visit = visit
-        self._began = began
+    _visit: Visit
+    _began: float
+
+    def __init__(self, breaker: CircuitBreaker) -> None:
+        self._breaker = breaker  # which says the rest when it has admitted the call
 
     def succeed(self, result: Any = None) -> None:
         """Settle it with a returned value, which is judged by the classification."""
@@ -352,7 +376,7 @@ class Permit:
 
     def release(self) -> None:
         """Settle it without a result: nothing is recorded, the place is free again."""
-        self._breaker._abandoned(self._visit, self)  # noqa: SLF001  # as above
+        self._breaker._give_back(self._visit, self)  # noqa: SLF001  # as above
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -369,8 +393,14 @@ class Permit:
 
 
 def _without_frames(error: Exception) -> Exception | None:
-    """Return a copy without its traceback: the frames of a failed call may hold a whole photo."""
+    """Return a copy without its traceback: the frames of a failed call may hold a whole photo.
+
+    None where there can be no copy, and for groups, whose members would bring their frames along.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return None
     try:
-        return copy.copy(error)
+        copied: Any = copy.copy(error)
     except Exception:  # noqa: BLE001  # an exception with an unusual constructor
         return None
+    return copied if isinstance(copied, Exception) and copied is not error else None

@@ -17,10 +17,11 @@ import logging
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from .board import Decision
+from .board import CheckedBoard, Decision
 from .breaker_events import BreakerReset, StateTransitioned, ThresholdCrossed
 from .breaker_states import State, can_move
 from .breaker_visits import Closed, Disabled, ForcedHalfOpen, ForcedOpen, HalfOpen, MetricsOnly, Move, Open, Visit
@@ -72,8 +73,9 @@ class StateMachine:
         self._name = name
         self._options = options
         self._bus = bus
-        self._board = board
+        self._board = None if board is None else CheckedBoard(board)
         self._board_era = 0
+        self._known: tuple[int, str, float] | None = None
         self._look_at = inf if board is None else now
         self.visit: Visit = Closed(options, now)
         self._cap_due()
@@ -89,6 +91,8 @@ class StateMachine:
 
     def admit(self, now: float) -> Visit | None:
         """Return the visit that admits a call, None when it is refused."""
+        if self._board is not None and isinstance(self.visit, HalfOpen):
+            self._look_at = now  # another process may have decided: its trial calls end ours
         self.attend(now)
         if isinstance(self.visit, Open) and self.visit.wait_is_over(now):
             self._enter(State.HALF_OPEN, now, "wait_over")
@@ -106,7 +110,7 @@ class StateMachine:
         Raises:
             IllegalTransitionError: It cannot be moved there from where it is.
         """
-        self.attend(now)
+        self._attend_closely(now)
         if self.visit.state is not target:
             self._check(target)
             self._enter(target, now, "manual", by=by, reason=reason)
@@ -117,24 +121,32 @@ class StateMachine:
         Raises:
             IllegalTransitionError: It cannot be opened from where it is.
         """
-        self.attend(now)
+        self._attend_closely(now)
         self._check(State.OPEN)
         self._enter(State.OPEN, now, "manual", until=until, by=by, reason=reason)
 
     def order_open(self, visit: Visit, until: float, now: float) -> None:
         """Open for a time that a result of a visit has asked for; the count of openings does not rise.
 
-        Where operators decide, and when the result is late, nothing happens. The result itself may have opened it
-        already: what it says is the better wait.
+        Args:
+            visit: The one that has been on since the result was counted. That may be the opening to which it has led,
+                for which what it says is the better wait; when another one has followed, nothing happens.
+            until: When the wait is over.
+            now: Monotonic seconds.
         """
-        is_late = self.visit is not visit and self.visit.state is not State.OPEN
-        if not is_late and self.visit.state in _BY_RESULTS:
+        if self.visit is visit and visit.state in _BY_RESULTS:
             self._enter(State.OPEN, now, "ordered", until=until)
 
     def reset(self, now: float, *, by: str, reason: str) -> None:
         """Close it from whatever state, with fresh figures."""
-        self.attend(now)
+        self._attend_closely(now)
         self._enter(State.CLOSED, now, "reset", by=by, reason=reason)
+
+    def _attend_closely(self, now: float) -> None:
+        """Attend with a look at the board whenever the last one was: an operator acts on what holds."""
+        if self._board is not None:
+            self._look_at = now
+        self.attend(now)
 
     def _check(self, target: State) -> None:
         source = self.visit.state
@@ -142,10 +154,13 @@ class StateMachine:
             raise IllegalTransitionError(self._name, source.value, target.value)
 
     def _follow(self, move: Move, now: float) -> None:
-        if move.target is self.visit.state:  # METRICS_ONLY stays and tells
-            self._bus.publish(ThresholdCrossed(name=self._name, cause=move.cause, rate=move.rate or 0.0))
-        else:
+        if move.target is not self.visit.state:
             self._enter(move.target, now, move.cause, rate=move.rate)
+            return
+        telling: Move | None = move  # METRICS_ONLY stays and tells
+        while telling is not None:
+            self._bus.publish(ThresholdCrossed(name=self._name, cause=telling.cause, rate=telling.rate or 0.0))
+            telling = self.visit.more()
 
     def _enter(
         self,
@@ -166,13 +181,12 @@ class StateMachine:
             attempt += 1
         if until is None:
             until = self._end_of(target, attempt, now)
-        mine = Decision(self._board_era + 1, target.value, attempt, until, by, reason)
-        standing = self._write(mine)
-        if standing is not None and standing != mine:
+        holds, standing = self._write(Decision(self._board_era + 1, target.value, attempt, until, by, reason))
+        if standing is not None and not holds:
             self._adopt(standing, now)
             return
         source = self.visit.state
-        self._begin(target, now, attempt, until, shared=standing is not None)
+        self._begin(target, now, attempt, until, shared=holds)
         event: Event
         if cause == "reset":
             event = BreakerReset(name=self._name, by=by, reason=reason)
@@ -184,36 +198,36 @@ class StateMachine:
             self.transitions[source, target] = self.transitions.get((source, target), 0) + 1
             self._bus.publish(event)
 
-    def _write(self, mine: Decision) -> Decision | None:
-        """Put a decision on the board; return what holds there now, None when there is no board."""
+    def _write(self, mine: Decision) -> tuple[bool, Decision | None]:
+        """Put a decision on the board; return whether it holds there, and what does: None when there is no board."""
         if self._board is None:
-            return None
+            return False, None
         standing = self._board.decide(self._name, mine)
         for _ in range(_DECIDING_TRIES):
-            if standing is None or standing == mine or mine.by == BREAKER:
+            if standing is None or _sense(standing) == _sense(mine) or mine.by == BREAKER:
                 break
             # What an operator says holds, whatever a breaker decided a moment before.
-            mine = Decision(standing.era + 1, mine.state, mine.attempt, mine.until, mine.by, mine.reason)
+            mine = replace(mine, era=standing.era + 1)
             standing = self._board.decide(self._name, mine)
-        if standing is not None:
-            self._board_era = standing.era
-        return standing
+        if standing is None:
+            return False, None
+        self._board_era, self._known = standing.era, _sense(standing)
+        return _sense(standing) == _sense(mine), standing
 
     def _look(self, now: float) -> None:
         assert self._board is not None  # noqa: S101  # without one there is no time to look
         self._look_at = now + LOOK_SECONDS
         standing = self._board.read(self._name)
-        if standing is not None and standing.era != self._board_era:
+        if standing is not None and _sense(standing) != self._known:
             self._adopt(standing, now)
 
     def _adopt(self, standing: Decision, now: float) -> None:
-        try:
-            target = State(standing.state)
-        except ValueError:  # written by another version of this library
-            return
-        self._board_era = standing.era
+        target, until = State(standing.state), standing.until
+        self._board_era, self._known = standing.era, _sense(standing)
+        if target is State.HALF_OPEN and until == inf:  # lost permits would keep it there for ever
+            until = self._end_of(target, standing.attempt, now)
         source = self.visit.state
-        self._begin(target, now, standing.attempt, standing.until, shared=True)
+        self._begin(target, now, standing.attempt, until, shared=True)
         if source is not target:
             event = StateTransitioned(
                 name=self._name,
@@ -276,3 +290,8 @@ class StateMachine:
         visit, look_at = self.visit, self._look_at
         visit.due = min(visit.due, look_at)
         visit.refuses_until = min(visit.refuses_until, look_at)
+
+
+def _sense(decision: Decision) -> tuple[int, str, float]:
+    """Return what makes two decisions one; a board may cut the words of an operator short."""
+    return decision.era, decision.state, decision.until

@@ -48,9 +48,9 @@ class Visit:
     Attributes:
         state: The state.
         window: The results of this stay, or those that led to it; None where nothing is recorded.
-        running: The calls that are under way, by permit, with the instant they began.
+        running: The calls that are under way, by permit, with the instant they began. Whoever takes a permit out
+            settles it, and nobody else does.
         due: Until this instant calls may come and go without asking; ``-inf`` where each one has to ask.
-        records: Whether results count.
         refuses_until: Before this instant calls are refused without asking; ``-inf`` where each one has to ask.
         ends_at: When it ends by itself, ``inf`` when it does not.
         word: The state's value.
@@ -59,7 +59,6 @@ class Visit:
     __slots__ = ("due", "ends_at", "refuses_until", "running", "window", "word")
 
     state: ClassVar[State]
-    records: ClassVar[bool] = True
     admits_all: ClassVar[bool] = False
 
     def __init__(self, window: Window | None) -> None:
@@ -87,7 +86,14 @@ class Visit:
         """Take note that an admitted call came to no result."""
 
     def tick(self, _now: float) -> Move | None:
-        """Return where the passing of time leads; called before anything else is asked."""
+        """Return where the passing of time leads; called before anything else is asked.
+
+        It sets ``due`` and ``refuses_until`` anew, which a look at the board may have shortened.
+        """
+        return None
+
+    def more(self) -> Move | None:
+        """Return what else there is to tell, where a move is only told."""
         return None
 
     @property
@@ -134,6 +140,11 @@ class _Judging(Visit):
         """How many calls in flight were slow when they were last counted."""
         return self._in_flight_slow
 
+    def give_back(self) -> None:
+        """Have the calls in flight counted again, if the one that came to no result was slow."""
+        if self._in_flight_slow:
+            self.due = -inf
+
     def rates(self) -> tuple[float, float]:
         """Return the rates; they are unknown below the minimum.
 
@@ -169,7 +180,7 @@ class Closed(_Judging):
         if options.sliding_window_type == "count_based":
             window = CountWindow(options.sliding_window_size)
         else:
-            window = TimeWindow(options.sliding_window_size, now)
+            window = TimeWindow(options.sliding_window_size)
         super().__init__(options, window, options.minimum_number_of_calls)
         self.due = self.count_overdue(now)
 
@@ -212,6 +223,10 @@ class MetricsOnly(Closed):
                 self._told.add(cause)
                 return Move(State.METRICS_ONLY, cause, rate)
         return None
+
+    def more(self) -> Move | None:
+        """Tell of the other threshold, when one result has reached both."""
+        return self._next_move()
 
 
 class _Refusing(Visit):
@@ -257,6 +272,7 @@ class Open(_Refusing):
 
     def tick(self, now: float) -> Move | None:
         """End the wait, where looking is enough for that."""
+        self.refuses_until = self.ends_at
         return Move(State.HALF_OPEN, "wait_over") if self._automatic and self.wait_is_over(now) else None
 
 
@@ -313,17 +329,29 @@ class HalfOpen(_Judging):
 
 
 class Disabled(Visit):
-    """All calls pass, and nothing is recorded."""
+    """All calls pass, and nothing is recorded: neither that they run nor how they end."""
 
     __slots__ = ()
 
     state = State.DISABLED
-    records = False
     admits_all = True
 
     def __init__(self) -> None:
         super().__init__(None)
+        self.running = _Unrecorded()
         self.due = inf
+
+    def tick(self, _now: float) -> Move | None:
+        """Stay."""
+        self.due = inf
+        return None
+
+
+class _Unrecorded(dict[object, float]):
+    """Forgets at once, so that every permit looks settled and the way of a call needs no question for this state."""
+
+    def __setitem__(self, permit: object, began: float) -> None:
+        pass
 
 
 class ForcedOpen(_Refusing):
@@ -337,33 +365,35 @@ class ForcedOpen(_Refusing):
         super().__init__(before)
         self.refuses_until = inf
 
+    def tick(self, _now: float) -> Move | None:
+        """Stay."""
+        self.refuses_until = inf
+        return None
+
 
 class ForcedHalfOpen(_Judging):
     """A fixed number of calls at a time; the last results are shown and decide nothing."""
 
-    __slots__ = ("_out", "_permits")
+    __slots__ = ("_permits",)
 
     state = State.FORCED_HALF_OPEN
 
     def __init__(self, options: CircuitBreakerOptions) -> None:
         self._permits = options.permitted_calls_in_half_open_state
-        self._out = 0
         needed = min(options.minimum_number_of_calls, self._permits)
         super().__init__(options, CountWindow(self._permits), needed)
 
     def admit(self, _now: float) -> bool:
-        """Give out a permit while fewer than all are out."""
-        if self._out >= self._permits:
-            return False
-        self._out += 1
-        return True
+        """Let one in while fewer than all are in flight."""
+        return len(self.running) < self._permits
 
     def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # see Window
-        """Take in a result and its permit."""
+        """Take in a result."""
         self.window.record(now, failed, slow)
-        self._out -= 1
+        self.count_overdue(now)
         return None
 
-    def give_back(self) -> None:
-        """Take back the permit of a call that came to no result."""
-        self._out -= 1
+    def tick(self, now: float) -> Move | None:
+        """Count the calls in flight that are slow, to be looked at."""
+        self.count_overdue(now)
+        return None

@@ -88,7 +88,10 @@ class HostProbes:
         granted = self._board.take_probe(self._name, self._era, limit)
         if granted is False:
             return False
-        return self._local.take(limit)
+        taken = self._local.take(limit)
+        if granted and not taken:  # the board has forgotten what this process took
+            self._board.return_probe(self._name, self._era)
+        return taken
 
     def give_back(self) -> None:
         """Give one back."""

@@ -3,7 +3,8 @@
 Both keep running totals, so that recording and reading cost the same whatever their length::
 
     count-based   a ring of the last ``size`` results, one byte each; the oldest makes room for the newest
-    time-based    buckets of a tenth of the window, at most one second each; a bucket leaves as a whole
+    time-based    buckets of a tenth of the window, at most one second each; a bucket leaves as a whole,
+                  and is there only when it has results
 
 Not thread-safe: the breaker's lock is held around every call.
 """
@@ -11,6 +12,7 @@ Not thread-safe: the breaker's lock is held around every call.
 from __future__ import annotations
 
 import math
+from collections import deque
 from typing import Protocol
 
 _FULL = 1
@@ -96,16 +98,14 @@ class TimeWindow:
 
     Args:
         seconds: The length, greater than 0.
-        now: Monotonic seconds.
     """
 
-    __slots__ = ("_bucket_seconds", "_buckets", "_count", "_tick", "calm", "failures", "results", "slow")
+    __slots__ = ("_bucket_seconds", "_buckets", "_count", "calm", "failures", "results", "slow")
 
-    def __init__(self, seconds: float, now: float) -> None:
+    def __init__(self, seconds: float) -> None:
         self._bucket_seconds = min(1.0, seconds / 10)
         self._count = math.ceil(seconds / self._bucket_seconds)
-        self._buckets = [[0, 0, 0] for _ in range(self._count)]
-        self._tick = self._tick_of(now)
+        self._buckets: deque[list[int]] = deque()  # tick, results, failures, slow; the oldest first
         self.results = 0
         self.failures = 0
         self.slow = 0
@@ -114,28 +114,29 @@ class TimeWindow:
     def record(self, now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # see Window
         """Take in one result; one whose ``now`` lies before the newest bucket counts there."""
         self.advance(now)
-        bucket = self._buckets[self._tick % self._count]
-        bucket[0] += 1
+        tick = self._tick_of(now)
+        buckets = self._buckets
+        if not buckets or buckets[-1][0] < tick:
+            buckets.append([tick, 0, 0, 0])
+        bucket = buckets[-1]
+        bucket[1] += 1
         self.results += 1
         if failed:
-            bucket[1] += 1
+            bucket[2] += 1
             self.failures += 1
         if slow:
-            bucket[2] += 1
+            bucket[3] += 1
             self.slow += 1
 
     def advance(self, now: float) -> None:
-        """Let go of the buckets that are too old; each bucket is emptied once per turn of the ring."""
-        tick = self._tick_of(now)
-        if tick <= self._tick:
-            return
-        for passed in range(max(self._tick + 1, tick - self._count + 1), tick + 1):
-            bucket = self._buckets[passed % self._count]
-            self.results -= bucket[0]
-            self.failures -= bucket[1]
-            self.slow -= bucket[2]
-            bucket[:] = (0, 0, 0)
-        self._tick = tick
+        """Let go of the buckets that are too old; each is filled before it is emptied, however long nobody came."""
+        gone = self._tick_of(now) - self._count
+        buckets = self._buckets
+        while buckets and buckets[0][0] <= gone:
+            _, results, failures, slow = buckets.popleft()
+            self.results -= results
+            self.failures -= failures
+            self.slow -= slow
 
     def _tick_of(self, now: float) -> int:
         return math.floor(now / self._bucket_seconds)
