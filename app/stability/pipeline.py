@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from inspect import iscoroutinefunction
 from operator import call as _invoke
 from typing import Any, ParamSpec, TypeVar
 
@@ -65,7 +66,14 @@ class Pipeline:
         return result
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """Return the function with the policies around it: ``@pipeline``."""
+        """Return the function with the policies around it: ``@pipeline``.
+
+        Raises:
+            TypeError: It is a coroutine function: only the making of its coroutine would be guarded.
+        """
+        if iscoroutinefunction(function):
+            message = f"{function.__qualname__} is a coroutine function; pipelines guard synchronous functions only"
+            raise TypeError(message)
         entry = self._entry
 
         @wraps(function)

@@ -264,3 +264,11 @@ def test_a_found_policy_has_the_type_that_was_asked_for() -> None:
 def test_something_without_execute_is_no_policy() -> None:
     with pytest.raises(AttributeError):
         Pipeline("p", [object()])  # type: ignore[list-item]  # what is tested
+
+
+def test_a_coroutine_function_is_refused_because_only_its_making_would_be_guarded() -> None:
+    async def fetch() -> int:
+        return 1
+
+    with pytest.raises(TypeError, match="fetch is a coroutine function"):
+        Pipeline("p")(fetch)
