@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 from uuid import UUID
@@ -85,13 +86,10 @@ class OriginalRoutes:
         return response
 
     def _stream(self, row: Row[Any], span: ByteRange | None) -> OriginalStream:
-        stream = OriginalStream(
-            self._store.open(row.object_key, start=span.start, length=span.length)
-            if span
-            else self._store.open(row.object_key),
-            sha256=row.sha256,
-            observer=self._observer,
-        )
+        opening = partial(self._store.open, row.object_key)
+        if span is not None:
+            opening = partial(opening, start=span.start, length=span.length)
+        stream = OriginalStream(opening, sha256=row.sha256, observer=self._observer)
         try:
             stream.open()
         except BaseException:

@@ -8,11 +8,11 @@ stream breaks, so that a client never takes a damaged photo for a good one: its 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, Protocol
 
 from app.ops.logging import mark_reported
-from app.storage.base import ObjectCorruptError, ObjectReader, StorageError
+from app.storage.base import ObjectCorruptError, ObjectInfo, ObjectReader, StorageError
 
 _log = logging.getLogger(__name__)
 
@@ -34,16 +34,17 @@ class ServingObserver(Protocol):
 
 
 class OriginalStream:
-    """The bytes of an open object, as a WSGI response body. Not thread-safe.
+    """The bytes of an object, as a WSGI response body. Not thread-safe.
 
     Args:
-        reader: The open object; closed with this stream.
+        opening: Opens the object; its reader is closed with this stream.
         sha256: The digest of the whole photo, from the database.
         observer: Who hears of damage and of clients that leave.
     """
 
-    def __init__(self, reader: ObjectReader, *, sha256: str, observer: ServingObserver) -> None:
-        self._reader = reader
+    def __init__(self, opening: Callable[[], ObjectReader], *, sha256: str, observer: ServingObserver) -> None:
+        self._opening = opening
+        self._reader: ObjectReader | None = None
         self._sha256 = sha256
         self._observer = observer
         self._chunks = self._observed()
@@ -51,7 +52,7 @@ class OriginalStream:
         self._has_ended = False
 
     def open(self) -> None:
-        """Fetch the first chunk, so that what goes wrong until then can still be answered with an error.
+        """Open the object and fetch the first chunk: what goes wrong until then can still be answered with an error.
 
         Raises:
             StorageError: The store failed, or the photo is damaged as far as is known by now.
@@ -67,14 +68,16 @@ class OriginalStream:
 
     def close(self) -> None:
         """Give the connection or file back; the server calls this also when the client has left."""
-        self._reader.close()
+        if self._reader is not None:
+            self._reader.close()
         if not self._has_ended:
             self._has_ended = True
             self._observer.client_left("download")
 
     def _observed(self) -> Iterator[bytes]:
         try:
-            self._require_same()
+            self._reader = self._opening()
+            self._require_same(self._reader.info)
             yield from self._reader
         except ObjectCorruptError as error:
             self._observer.checksum_mismatch()
@@ -87,6 +90,6 @@ class OriginalStream:
             raise
         self._has_ended = True
 
-    def _require_same(self) -> None:
-        if self._reader.info.sha256 != self._sha256:
+    def _require_same(self, info: ObjectInfo) -> None:
+        if info.sha256 != self._sha256:
             raise ObjectCorruptError("The stored photo is not the one that was uploaded.")

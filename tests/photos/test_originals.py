@@ -44,7 +44,7 @@ class Opened:
             whole=span is None,
             close=self.closed.append,
         )
-        self.stream = OriginalStream(reader, sha256=BytesBody(known).sha256, observer=self.observer)
+        self.stream = OriginalStream(lambda: reader, sha256=BytesBody(known).sha256, observer=self.observer)
 
     @property
     def heard(self) -> dict[str, int]:
