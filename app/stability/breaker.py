@@ -101,12 +101,13 @@ class CircuitBreaker:
         """
         return self.link(proceed)(call)
 
-    def link(self, proceed: Proceed) -> Proceed:
+    def link(self, proceed: Proceed) -> Proceed:  # noqa: C901  # one frame, written out for its speed
         """Return :meth:`execute` with its second argument given; see :class:`.call.Linkable`."""
         machine, monotonic, judges_results = self._machine, self._monotonic, self._judges_results
         name, count_refusal = self.name, self._tally.not_permitted.add
+        lock, tally, successful, slow_after = self._lock, self._tally, self._tally.successful, self._slow_after
 
-        def guarded(call: Call[Any]) -> Any:
+        def guarded(call: Call[Any]) -> Any:  # noqa: C901  # as above
             visit = machine.visit
             try:
                 began = monotonic()
@@ -128,8 +129,24 @@ class CircuitBreaker:
                 result = proceed(call)
                 if judges_results:
                     self._returned(visit, key, began, result)
-                else:
-                    self._record(visit, key, began, False)
+                    return result
+                # The usual case, written out: one more quick success while the window is full of them changes counts
+                # only. A failure that comes to the window meanwhile has come after this call. The frame that is saved
+                # was a tenth of the whole guard.
+                window = visit.window
+                if window is not None and window.calm:
+                    try:
+                        now = monotonic()
+                        seconds = now - began
+                    except Exception:  # noqa: BLE001  # the call has its result; _record knows what to do
+                        now = seconds = nan
+                    if 0.0 <= seconds <= slow_after and now < visit.due:
+                        with lock:
+                            if machine.visit is visit and running.pop(key, None) is not None:
+                                successful[bisect_left(BOUNDS_SECONDS, seconds)] += 1
+                                tally.successful_seconds += seconds
+                                return result
+                self._record(visit, key, began, False)
             except BaseException as error:
                 if key in running:  # not settled: the function raised, or an interrupt came in between
                     self._raised(visit, key, began, error)
