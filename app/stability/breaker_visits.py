@@ -341,10 +341,10 @@ class Disabled(Visit):
         self.running = _Unrecorded()
         self.due = inf
 
-    def tick(self, _now: float) -> Move | None:
+    def tick(self, now: float) -> Move | None:
         """Stay."""
         self.due = inf
-        return None
+        return super().tick(now)
 
 
 class _Unrecorded(dict[object, float]):
@@ -365,10 +365,10 @@ class ForcedOpen(_Refusing):
         super().__init__(before)
         self.refuses_until = inf
 
-    def tick(self, _now: float) -> Move | None:
+    def tick(self, now: float) -> Move | None:
         """Stay."""
         self.refuses_until = inf
-        return None
+        return super().tick(now)
 
 
 class ForcedHalfOpen(_Judging):
