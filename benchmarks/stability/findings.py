@@ -87,12 +87,12 @@ def finding(
 def print_table(findings: Iterable[Finding]) -> None:
     """Print findings, one a line."""
     print(
-        f"\n{'case':<38}{'beside':<32}{'ours':>12}{'theirs':>12} {'':<14}{'ratio':>8}{'(min to max)':>19}{'goal':>8}"
+        f"\n{'case':<38}{'beside':<32}{'ours':>12}{'theirs':>12} {'':<14}{'ratio':>8}{'(min to max)':>19}{'goal':>9}"
     )
     for line in findings:
         goal = f"{'≥' if line.at_least else '≤'} {line.goal:.4g}" if line.goal is not None else ""
         spread = f"({line.ratio_min:.3f} to {line.ratio_max:.3f})"
         print(
             f"{line.name:<38}{line.beside:<32}{line.ours:>12,.3f}{line.theirs:>12,.3f} {line.unit:<14}"
-            f"{line.ratio:>8.3f}{spread:>19}{goal:>8} {line.verdict}"
+            f"{line.ratio:>8.3f}{spread:>19}{goal:>9} {line.verdict}"
         )

@@ -6,7 +6,7 @@ import threading
 
 from benchmarks.stability.timing import THREADS, Effort, blocking, calls_per_second, running_at_once, seconds_per_call
 
-LITTLE = Effort(rounds=2, turns=2, batch_seconds=0.0001, stretch_seconds=0.01, blocked_calls=2)
+LITTLE = Effort(rounds=2, turns=2, batch_seconds=0.0001, stretches=2, stretch_seconds=0.01, blocked_calls=2)
 
 
 def test_every_contender_has_a_cost_per_round() -> None:

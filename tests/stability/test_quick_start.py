@@ -1,0 +1,41 @@
+"""The entry page of the library runs as it is printed, by the name that the library has in its wheel."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "docs/stability"
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def test_the_quick_start_runs(tmp_path: Path) -> None:
+    (tmp_path / "stability").symlink_to(ROOT / "app/stability")
+    blocks = BLOCK.findall((PAGES / "README.md").read_text(encoding="utf-8"))
+    environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
+    command = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
+
+    done = subprocess.run(
+        command,
+        env={**environment, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert len(blocks) >= 4
+    assert done.returncode == 0, done.stderr
+    assert "circuit_breaker_calls {'name': 'inventory', 'kind': 'not_permitted'}" in done.stdout
+
+
+def test_the_entry_page_leads_to_every_other_page() -> None:
+    text = (PAGES / "README.md").read_text(encoding="utf-8")
+
+    missing = [page.name for page in PAGES.glob("*.md") if page.name != "README.md" and f"]({page.name})" not in text]
+
+    assert missing == []
