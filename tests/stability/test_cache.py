@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-import app.stability
-from app.stability import cache as module
 from app.stability.cache import Cache, CacheOptions
 from app.stability.cache_tiers import Entry, MemoryTier
 from app.stability.call import Call
-from app.stability.configuration import build_pipelines
-from app.stability.context import PolicyContext
 from app.stability.deadline import Deadline, DeadlineExceededError, deadline_scope
-from app.stability.errors import CallNotPermittedError, OptionError
+from app.stability.errors import CallNotPermittedError
 from app.stability.outcome import Classification
 from app.stability.pipeline import Pipeline
+from app.stability.single_flight import Flight, SingleFlight
 from tests.fakes.clocks import HandClock
-from tests.house.source import ROOT
 
 
 class MissingError(LookupError):
@@ -551,7 +545,12 @@ def test_an_interrupt_during_a_write_leaves_no_key_doomed(clock: HandClock, sour
 
 
 def test_a_source_that_asks_its_own_cache_does_not_wait_for_itself(clock: HandClock, source: Source) -> None:
+    class NeverFollowed(SingleFlight):
+        def follow(self, flight: Flight) -> bool:
+            raise AssertionError(flight.key)
+
     cache = Cache("photos", OPTIONS, clock=clock)
+    cache._flights = NeverFollowed()
 
     assert ask(cache, lambda: ask(cache, source) + 100) == 101
 
@@ -575,85 +574,3 @@ def test_a_deadline_that_has_passed_gives_a_fresh_value_all_the_same(clock: Hand
         clock.advance(2.0)
 
         assert ask(cache, source) == 1
-
-
-# --- Options and configuration --------------------------------------------------------------------------------------
-
-
-def test_negative_answers_that_outlive_values_are_probably_not_meant() -> None:
-    options = CacheOptions(ttl_seconds=1.0, negative_ttl_seconds=2.0)
-
-    assert [text.split(":")[0] for text in options.cautions()] == ["negative_ttl_seconds (2) exceeds ttl_seconds (1)"]
-    assert list(OPTIONS.cautions()) == []
-
-
-@pytest.mark.parametrize(
-    "options",
-    [{"ttl_seconds": 0}, {"stale_if_error_seconds": -1}, {"max_flight_wait_seconds": 0}, {"max_entries": 0}],
-)
-def test_times_and_numbers_that_are_none_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(OptionError, match=next(iter(options))):
-        CacheOptions(**options)
-
-
-def test_the_memory_of_a_configuration_has_its_bounds(source: Source) -> None:
-    document = {"pipelines": {"photos": {"policies": ["cache"], "cache": {"max_entries": 1, "max_entry_bytes": 100}}}}
-    pipeline = build_pipelines(document)["photos"]
-
-    def read(key: str, value: Any) -> Any:
-        return pipeline.run(Call(lambda: value).describe(key=key))
-
-    answers = [read("a", 1), read("a", 2), read("b", 3), read("a", 4), read("a", b"5" * 101), read("c", b"6" * 101)]
-    answers.append(read("c", 7))
-
-    assert answers == [1, 1, 3, 4, 4, b"6" * 101, 7]
-
-
-def test_a_program_gives_a_document_what_only_code_can_say(clock: HandClock, source: Source) -> None:
-    seen: list[tuple[float, str]] = []
-
-    def open_tiers(options: CacheOptions, context: PolicyContext) -> list[MemoryTier]:
-        seen.append((options.ttl_seconds, context.name))
-        return [MemoryTier(name="first", clock=clock), RemoteTier(clock)]
-
-    kind = Cache.given(
-        tiers=open_tiers,
-        negative=(MissingError,),
-        negative_result=lambda value: value is None,
-        accepts=lambda _key, _value: True,
-    )
-    settings = {"ttl_seconds": 20.0, "negative_ttl_seconds": 5.0}
-    document = {"pipelines": {"photos": {"policies": ["cache"], "cache": settings}}}
-
-    pipeline = build_pipelines(document, kinds={"cache": kind})["photos"]
-    source.error = MissingError()
-    for _ in range(2):
-        with pytest.raises(MissingError):
-            pipeline.run(Call(source).describe(key="a"))
-
-    assert source.calls == 1
-    assert seen == [(20.0, "photos")]
-
-
-def test_two_tiers_of_one_name_are_refused(clock: HandClock) -> None:
-    with pytest.raises(OptionError, match="names of their own"):
-        Cache("photos", tiers=[MemoryTier(clock=clock), MemoryTier(clock=clock)])
-
-
-# --- The page -------------------------------------------------------------------------------------------------------
-
-
-def test_the_page_names_metrics_and_its_examples_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "docs/stability/cache.md").read_text(encoding="utf-8")
-    monkeypatch.setitem(sys.modules, "stability", app.stability)
-    monkeypatch.setitem(sys.modules, "stability.cache", module)
-    for name in ("cache_tiers", "configuration", "single_flight"):
-        monkeypatch.setitem(sys.modules, f"stability.{name}", sys.modules[f"app.stability.{name}"])
-
-    examples = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
-    words = ("cache_requests_total", "cache_entries", "hit", "miss", "stale", "error", "negative", "flight", "source")
-
-    assert [word for word in words if f"`{word}`" not in text] == []
-    assert examples
-    for example in examples:
-        exec(compile(example, "cache.md", "exec"), {"__name__": "example"})  # noqa: S102  # it is our own page

@@ -282,8 +282,15 @@ def test_a_deadline_whose_clock_is_broken_does_not_lose_the_call(
     assert "a clock raised" in caplog.text
 
 
+class NeverFollowed(SingleFlight):
+    """Fails where a caller would wait."""
+
+    def follow(self, flight: Flight) -> bool:
+        raise AssertionError(flight.key)
+
+
 def test_a_leader_that_comes_by_its_own_key_again_does_not_wait_for_itself() -> None:
-    flights = SingleFlight()
+    flights = NeverFollowed()
 
     result = flights.run("a", lambda: flights.run("a", lambda: "inner") + " and outer")
 
