@@ -14,7 +14,7 @@ from typing import Final
 from app.errors import ConfigurationError
 from app.settings import CONFIG_FOLDER, PROFILES, LoadedSettings, Settings, judge_settings
 from app.settings_sources import variable_of
-from app.stability import CircuitBreaker, Classification, OptionError, Pipeline, PolicyContext
+from app.stability import Chaos, CircuitBreaker, Classification, OptionError, Pipeline, PolicyContext
 from app.stability.configuration import build_pipelines
 from app.stability.document import read_document
 from app.stability.pipelines import Pipelines
@@ -78,6 +78,7 @@ def load_pipelines(
             deadline_seconds=settings.server.request_deadline_seconds,
             classifications=classifications,
             context=context,
+            kinds={"chaos": Chaos.given(allowed=settings.chaos.enabled)},
         )
         _require_breaker_alone(pipelines["database"])
     except OptionError as error:

@@ -272,6 +272,16 @@ class StabilitySettings(Section):
     )
 
 
+class ChaosSettings(Section):
+    """Faults made on purpose."""
+
+    enabled: bool = setting(
+        False,
+        "Whether the chaos policies of the pipelines may act; never in production",
+        allowed="true or false",
+    )
+
+
 class Settings(BaseSettings):
     """All settings; immutable. Made by :func:`load_settings`, which alone reads the world.
 
@@ -293,6 +303,7 @@ class Settings(BaseSettings):
     instance: InstanceSettings = InstanceSettings()
     server: ServerSettings = ServerSettings()
     stability: StabilitySettings = StabilitySettings()
+    chaos: ChaosSettings = ChaosSettings()
 
     @classmethod
     def settings_customise_sources(

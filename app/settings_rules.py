@@ -46,7 +46,7 @@ def find_contradictions(settings: Settings, given: frozenset[Key], *, strict: bo
     """
     rules: tuple[_Rule, ...] = (_storage, _key_families, _lives, _listeners, _times, _sizes, _folders)
     if strict:
-        rules += (_production_keys, _production_placeholders, _production_hosts)
+        rules += (_production_keys, _production_placeholders, _production_hosts, _production_chaos)
     for rule in rules:
         yield from rule(settings, given)
 
@@ -156,3 +156,9 @@ def _production_hosts(settings: Settings, given: frozenset[Key]) -> Iterator[Con
         yield Contradiction(
             (("server", "allowed_hosts"),), "must be set in production: the names that clients reach this server by"
         )
+
+
+def _production_chaos(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del given
+    if settings.chaos.enabled:
+        yield Contradiction((("chaos", "enabled"),), "must be false in production: faults there are nobody's test")

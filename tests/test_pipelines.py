@@ -9,8 +9,8 @@ import pytest
 
 from app.errors import ConfigurationError
 from app.pipelines import NAMES, load_configuration, load_pipelines
-from app.settings import PROFILES, ServerSettings, Settings, StabilitySettings
-from app.stability import Classification
+from app.settings import PROFILES, ChaosSettings, ServerSettings, Settings, StabilitySettings
+from app.stability import Classification, InjectedFaultError
 from app.stability.breaker import CircuitBreaker
 from app.stability.bulkhead import Bulkhead
 from app.stability.retry import Retry
@@ -182,3 +182,19 @@ def test_another_file_is_named_by_its_setting_and_starts_in_the_working_folder(f
     assert missing == (f"{variable}: the file is missing",)
     assert found.loaded.settings.stability == StabilitySettings(pipelines_file=folders.work / "mine.toml")
     assert tuple(found.pipelines) == NAMES
+
+
+@pytest.mark.parametrize("is_enabled", [True, False])
+def test_chaos_in_a_file_acts_only_where_the_settings_allow_it(folders: Folders, is_enabled: bool) -> None:  # noqa: FBT001  # a case of the table
+    table = "[pipelines.events]\npolicies = "
+    chaos = f'{table}["chaos"]\n[pipelines.events.chaos]\nfault_rate = 1.0\n'
+    folders.write(SMALLEST.replace(f"{table}[]\n", chaos))
+    settings = Settings(chaos=ChaosSettings(enabled=is_enabled))
+
+    pipeline = load_pipelines(settings, config_folder=folders.config)["events"]
+
+    if is_enabled:
+        with pytest.raises(InjectedFaultError):
+            pipeline.call(int)
+    else:
+        assert pipeline.call(int) == 0

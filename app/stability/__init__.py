@@ -18,7 +18,11 @@ from .breaker_events import BreakerReset, StateTransitioned, ThresholdCrossed
 from .breaker_options import CircuitBreakerOptions
 from .breaker_snapshot import BreakerSnapshot
 from .breaker_states import MANUAL_TRANSITIONS, State, can_move
+from .bulkhead import Bulkhead, BulkheadOptions
+from .cache import Cache, CacheOptions
+from .cache_tiers import Entry, GuardedTier, MemoryTier, Tier
 from .call import Call, Linkable, Policy, Proceed
+from .chaos import Chaos, ChaosInjected, ChaosOptions
 from .clock import SYSTEM_CLOCK, Clock, SystemClock
 from .configuration import build_pipelines
 from .context import PolicyContext, PolicyKind
@@ -47,6 +51,7 @@ from .errors import (
     StabilityError,
 )
 from .events import Event, EventBus, Listener
+from .fallback import Alternative, FailingResultError, Fallback, FallbackFailed, FallbackOptions, FallbackUsed
 from .figures import Distribution, Figure, Measured
 from .options import OptionRule, Options, option, rule_of
 from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
@@ -55,20 +60,29 @@ from .pipelines import Pipelines
 from .retry import RetriesExhausted, Retry, RetryBudgetSpent, RetryOptions, RetryScheduled
 from .retry_after import parse_retry_after
 from .retry_budget import RetryBudget
+from .single_flight import SingleFlight
 from .timeout import CallTimedOut, Timeout, TimeoutOptions
 
 __all__ = [
     "EVERY_ERROR_FAILS",
     "MANUAL_TRANSITIONS",
     "SYSTEM_CLOCK",
+    "Alternative",
     "Board",
     "BreakerReset",
     "BreakerSnapshot",
+    "Bulkhead",
     "BulkheadFullError",
+    "BulkheadOptions",
+    "Cache",
+    "CacheOptions",
     "Call",
     "CallNotPermittedError",
     "CallRefusedError",
     "CallTimedOut",
+    "Chaos",
+    "ChaosInjected",
+    "ChaosOptions",
     "CircuitBreaker",
     "CircuitBreakerOptions",
     "Classification",
@@ -77,15 +91,23 @@ __all__ = [
     "DeadlineExceededError",
     "Decision",
     "Distribution",
+    "Entry",
     "Event",
     "EventBus",
+    "FailingResultError",
+    "Fallback",
+    "FallbackFailed",
+    "FallbackOptions",
+    "FallbackUsed",
     "Figure",
+    "GuardedTier",
     "IllegalTransitionError",
     "InjectedFaultError",
     "LimitExceededError",
     "Linkable",
     "Listener",
     "Measured",
+    "MemoryTier",
     "OptionError",
     "OptionRule",
     "Options",
@@ -105,11 +127,13 @@ __all__ = [
     "RetryBudgetSpent",
     "RetryOptions",
     "RetryScheduled",
+    "SingleFlight",
     "StabilityError",
     "State",
     "StateTransitioned",
     "SystemClock",
     "ThresholdCrossed",
+    "Tier",
     "Timeout",
     "TimeoutOptions",
     "build_pipelines",

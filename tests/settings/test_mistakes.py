@@ -278,6 +278,12 @@ FILES = (
     ),
 )
 IN_PRODUCTION = (
+    production(
+        "chaos",
+        {**PRODUCTION, "PHOTO_API_CHAOS__ENABLED": "true"},
+        "PHOTO_API_CHAOS__ENABLED: must be false in production",
+    ),
+    one("CHAOS__ENABLED", "perhaps", "PHOTO_API_CHAOS__ENABLED"),
     production("no hosts", {"PHOTO_API_AUTH__KEY_RING_FILE": "/r"}, "PHOTO_API_SERVER__ALLOWED_HOSTS: must be set"),
     production(
         "no keys",
