@@ -111,7 +111,7 @@ class UploadService:
             self._ledger.abandon(reserved)
             raise UnavailableError(
                 "The photo could not be stored; nothing of it was kept. Send it again.",
-                retry_after_seconds=_RETRY_AFTER_SECONDS,
+                retry_after_seconds=_wait_after(error),
             ) from error
         except BaseException:
             self._ledger.abandon(reserved)
@@ -123,3 +123,9 @@ class UploadService:
         elif not answer.is_created:
             self._observer.duplicate()
         return answer
+
+
+def _wait_after(error: StorageError | DeadlineExceededError) -> float:
+    """Return when to send a photo again: not before an open circuit breaker, or the store itself, takes one."""
+    said = error.retry_after_seconds if isinstance(error, StorageError) else None
+    return _RETRY_AFTER_SECONDS if said is None else max(_RETRY_AFTER_SECONDS, said)

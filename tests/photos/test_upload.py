@@ -112,6 +112,19 @@ def test_a_store_that_fails_leaves_nothing_visible_and_the_same_photo_comes_in_l
     any_world.assert_quota()
 
 
+@pytest.mark.parametrize(("said", "told"), [(9.5, 9.5), (0.5, 2.0), (None, 2.0)])
+def test_a_client_is_told_to_come_back_no_sooner_than_the_store_takes_photos_again(
+    world: World, said: float | None, told: float
+) -> None:
+    owner_id = world.new_user()
+    world.store.before["put"] = raising(StorageUnavailableError("It is down.", retry_after_seconds=said))
+
+    with pytest.raises(UnavailableError) as raised:
+        world.upload(owner_id, image())
+
+    assert raised.value.retry_after_seconds == told
+
+
 def test_a_deadline_that_passes_during_the_put_undoes_the_upload(world: World) -> None:
     owner_id, clock = world.new_user(), HandClock()
     world.store.before["put"] = lambda _key: clock.advance(2)
