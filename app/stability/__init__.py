@@ -12,6 +12,7 @@ What is here: the chain (:mod:`.call`, :mod:`.pipeline`), what a finished call s
 themselves (:mod:`.options`), and the policies, one module each.
 """
 
+from .adaptive_limit import AdaptiveLimit, AdaptiveLimitOptions
 from .board import Board, Decision, ProbeCounts
 from .breaker import CircuitBreaker, Permit
 from .breaker_events import BreakerReset, StateTransitioned, ThresholdCrossed
@@ -57,9 +58,11 @@ from .options import OptionRule, Options, option, rule_of
 from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
 from .pipeline import Pipeline
 from .pipelines import Pipelines
+from .rate_limit import MemoryRateStore, Rate, RateLimit, RateLimitOptions, RateStore, RateStoreFailed
 from .retry import RetriesExhausted, Retry, RetryBudgetSpent, RetryOptions, RetryScheduled
 from .retry_after import parse_retry_after
 from .retry_budget import RetryBudget
+from .shedding import CallsShed
 from .single_flight import SingleFlight
 from .timeout import CallTimedOut, Timeout, TimeoutOptions
 
@@ -67,6 +70,8 @@ __all__ = [
     "EVERY_ERROR_FAILS",
     "MANUAL_TRANSITIONS",
     "SYSTEM_CLOCK",
+    "AdaptiveLimit",
+    "AdaptiveLimitOptions",
     "Alternative",
     "Board",
     "BreakerReset",
@@ -80,6 +85,7 @@ __all__ = [
     "CallNotPermittedError",
     "CallRefusedError",
     "CallTimedOut",
+    "CallsShed",
     "Chaos",
     "ChaosInjected",
     "ChaosOptions",
@@ -107,6 +113,7 @@ __all__ = [
     "Linkable",
     "Listener",
     "Measured",
+    "MemoryRateStore",
     "MemoryTier",
     "OptionError",
     "OptionRule",
@@ -120,7 +127,12 @@ __all__ = [
     "PolicyKind",
     "ProbeCounts",
     "Proceed",
+    "Rate",
+    "RateLimit",
     "RateLimitExceededError",
+    "RateLimitOptions",
+    "RateStore",
+    "RateStoreFailed",
     "RetriesExhausted",
     "Retry",
     "RetryBudget",

@@ -6,7 +6,8 @@ The order that is advised, outermost first::
 
 A retry inside a fallback has done all it can before the fallback is taken; a breaker inside a retry counts attempts,
 and its refusal ends the retries at once; a bulkhead inside both is held neither during a backoff nor by a call that
-the breaker refuses; chaos stands where the dependency stands.
+the breaker refuses; chaos stands where the dependency stands. An adaptive limit stands where a bulkhead would; a rate
+limit outside of the retry counts calls, inside of it attempts.
 """
 
 from __future__ import annotations

@@ -64,8 +64,18 @@ SPECS: Final[Mapping[str, MetricSpec]] = {
     "bulkhead_in_use": MetricSpec("gauge", ("name",), "Places taken."),
     "bulkhead_queue_size": MetricSpec("gauge", ("name",), "Calls that wait for a place."),
     "shed": MetricSpec("counter", ("name", "reason"), "Calls refused because there were too many."),
+    "adaptive_limit": MetricSpec("gauge", ("name",), "Calls that may be at work at once, as found out."),
+    "adaptive_limit_in_use": MetricSpec("gauge", ("name", "partition"), "Places taken, by whose they are."),
+    "rate_limit_keys": MetricSpec("gauge", ("name",), "Keys that are remembered."),
+    "rate_limit_keys_forgotten_early": MetricSpec(
+        "counter", ("name",), "Keys forgotten before their time, because there were too many."
+    ),
+    "rate_limit_store_failures": MetricSpec("counter", ("name",), "Calls let through because the store failed."),
     "fallback": MetricSpec("counter", ("name", "from", "to"), "Answers that came from an alternative."),
     "cache_requests": MetricSpec("counter", ("name", "tier", "result"), "Look-ups in caches."),
+    "cache_entries": MetricSpec("gauge", ("name", "tier"), "Entries kept in memory."),
+    "chaos_injected": MetricSpec("counter", ("name", "kind"), "Faults made on purpose."),
+    "chaos_active": MetricSpec("gauge", ("name",), "1 while faults are made on purpose.", "livemax"),
 }
 """The metrics of the policies in this library, without prefix and ``_total``; a plug-in's are added as they come."""
 
