@@ -189,15 +189,16 @@ class CheckedReader:
         if self._close is None:
             message = "the reader is closed"
             raise ValueError(message)
+        wanted = min(CHUNK_BYTES, self._left)
         try:
-            chunk = self._source.read(min(CHUNK_BYTES, self._left))
+            chunk = self._source.read(wanted)
         except self._failures as error:
             self.close()
             raise StorageUnavailableError("The object store broke off. Try again.", retry_after_seconds=1) from error
         except StorageTimeoutError:
             self.close()
             raise
-        if not chunk:
+        if len(chunk) < wanted:  # found out now, while the first chunk may still be asked for again
             self.close()
             raise StorageUnavailableError("The object store sent fewer bytes than it announced. Try again.")
         return chunk

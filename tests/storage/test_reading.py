@@ -155,6 +155,16 @@ def test_missing_bytes_are_never_a_clean_end() -> None:
     assert closed == [False]
 
 
+def test_bytes_that_end_within_a_chunk_give_nothing_of_it() -> None:
+    content = pattern(CHUNK_BYTES - 1)
+    closed: list[bool] = []
+
+    with pytest.raises(StorageUnavailableError):
+        next(iter(reader_of(content, stated=content + b"x", close=closed.append)))
+
+    assert closed == [False]
+
+
 def test_bytes_after_the_range_are_left_alone() -> None:
     assert b"".join(reader_of(b"0123456789", length=4)) == b"0123"
 
