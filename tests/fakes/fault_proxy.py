@@ -21,6 +21,9 @@ from typing import Literal, Self
 _PIECE_BYTES = 16 * 1024
 _HEAD_BYTES = 64 * 1024
 _BODILESS = frozenset({204, 304})
+_BACKLOG = 256
+_QUEUED_SECONDS = 0.2
+"""A connection on loopback that takes longer than this waits in vain."""
 
 Side = Literal["request", "response"]
 
@@ -137,11 +140,13 @@ class FaultProxy:
 
     def __init__(self, upstream_port: int) -> None:
         self._upstream_port = upstream_port
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=256)
+        self._listener = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         self._lock = threading.Lock()
         self._rules: list[_Rule] = []
+        self._is_away = False
+        self._in_queue: list[socket.socket] = []
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._sockets: set[socket.socket] = set()
@@ -178,10 +183,47 @@ class FaultProxy:
         with self._lock:
             self._rules.append(_Rule(fault, applies, times))
 
+    def refuse(self) -> None:
+        """End every connection and refuse new ones, until :meth:`heal`."""
+        self._leave()
+
+    def swallow(self) -> None:
+        """End every connection and let new ones wait in vain, as a firewall that drops them; until :meth:`heal`."""
+        self._leave()
+        self._listener.listen(0)
+        while True:  # its queue is filled up: what comes then is dropped
+            filler = socket.socket()
+            self._in_queue.append(filler)
+            filler.settimeout(_QUEUED_SECONDS)
+            try:
+                filler.connect(("127.0.0.1", self.port))
+            except TimeoutError:
+                return
+
     def heal(self) -> None:
-        """Forget all rules."""
+        """Forget all rules, and take connections again."""
         with self._lock:
             self._rules.clear()
+        while self._in_queue:
+            self._in_queue.pop().close()
+        if self._is_away:
+            self._is_away = False
+            self._listener.listen(_BACKLOG)
+            self._start(self._accept)
+
+    def _leave(self) -> None:
+        """Keep the port and stop listening at it."""
+        if not self._is_away:
+            self._is_away = True
+            self._listener.shutdown(socket.SHUT_RDWR)
+            self._listener.close()
+            self._listener = socket.socket()
+            self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._listener.bind(("127.0.0.1", self.port))
+        with self._lock:
+            connections = [*self._sockets, *self._upstreams]
+        for connection in connections:
+            _shut(connection)
 
     def count(self, method: str | None = None) -> int:
         """Return how many requests have come, of one method or of all."""
@@ -204,6 +246,7 @@ class FaultProxy:
     def close(self) -> None:
         """Stop listening and end every connection."""
         self._closed.set()
+        self.heal()
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:
@@ -227,9 +270,10 @@ class FaultProxy:
         thread.start()
 
     def _accept(self) -> None:
+        listener = self._listener
         while not self._closed.is_set():
             try:
-                client, _ = self._listener.accept()
+                client, _ = listener.accept()
             except OSError:
                 return
             with self._lock:
