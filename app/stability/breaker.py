@@ -313,6 +313,7 @@ class CircuitBreaker:
             if not now < visit.due:
                 machine.attend(now)
             if machine.visit is not visit:
+                machine.attend(now)
                 tally.late += 1
                 return None
             bucket = bisect_left(BOUNDS_SECONDS, seconds)
@@ -336,9 +337,11 @@ class CircuitBreaker:
 
     def _give_back(self, visit: Visit, key: object, *, ignored: bool = False) -> None:
         """Take the place back of a call that came to no result."""
+        now = self._now()
         with self._lock:
             if visit.running.pop(key, None) is None:
                 return
+            self._machine.attend(now)
             self._tally.ignored += ignored
             if self._machine.visit is visit:
                 visit.give_back()

@@ -140,11 +140,6 @@ class _Judging(Visit):
         """How many calls in flight were slow when they were last counted."""
         return self._in_flight_slow
 
-    def give_back(self) -> None:
-        """Have the calls in flight counted again, if the one that came to no result was slow."""
-        if self._in_flight_slow:
-            self.due = -inf
-
     def rates(self) -> tuple[float, float]:
         """Return the rates; they are unknown below the minimum.
 
@@ -158,10 +153,10 @@ class _Judging(Visit):
         slow = (window.slow + waiting) / results if results >= self._minimum else UNKNOWN_RATE
         return failure, slow
 
-    def crossed(self) -> Iterator[tuple[str, float]]:
-        """Yield each threshold that is reached, with its rate."""
+    def crossed(self, *, by_result: bool) -> Iterator[tuple[str, float]]:
+        """Yield each threshold that is reached, with its rate; by time alone only that of slow calls can be."""
         failure, slow = self.rates()
-        if failure >= self._options.failure_rate_threshold:
+        if by_result and failure >= self._options.failure_rate_threshold:
             yield "failure_rate", failure
         if slow >= self._options.slow_call_rate_threshold:
             yield "slow_call_rate", slow
@@ -191,7 +186,7 @@ class Closed(_Judging):
             return None
         window.record(now, failed, slow)
         if slow:
-            self.due = self.count_overdue(now)  # it counted as one in flight until now
+            self.due = self.count_overdue(now)  # it may have counted as one in flight until now
         if not (window.failures or window.slow or self._in_flight_slow):
             return None
         return self._next_move()
@@ -200,10 +195,15 @@ class Closed(_Judging):
         """Judge the calls in flight."""
         self.window.advance(now)
         self.due = self.count_overdue(now)
-        return self._next_move() if self._in_flight_slow else None
+        return self._next_move(by_result=False) if self._in_flight_slow else None
 
-    def _next_move(self) -> Move | None:
-        return next((Move(State.OPEN, cause, rate) for cause, rate in self.crossed()), None)
+    def count_overdue(self, now: float) -> float:
+        """See above; while calls hang, their share grows as old results leave a time window: each call asks."""
+        due = super().count_overdue(now)
+        return -inf if self._in_flight_slow and self._options.sliding_window_type == "time_based" else due
+
+    def _next_move(self, *, by_result: bool = True) -> Move | None:
+        return next((Move(State.OPEN, cause, rate) for cause, rate in self.crossed(by_result=by_result)), None)
 
 
 class MetricsOnly(Closed):
@@ -217,8 +217,8 @@ class MetricsOnly(Closed):
         super().__init__(options, now)
         self._told: set[str] = set()
 
-    def _next_move(self) -> Move | None:
-        for cause, rate in self.crossed():
+    def _next_move(self, *, by_result: bool = True) -> Move | None:
+        for cause, rate in self.crossed(by_result=by_result):
             if cause not in self._told:
                 self._told.add(cause)
                 return Move(State.METRICS_ONLY, cause, rate)
@@ -308,9 +308,9 @@ class HalfOpen(_Judging):
 
     def tick(self, now: float) -> Move | None:
         """End it when its time is up, or when trial calls have become slow while they run."""
+        self.count_overdue(now)  # first: it is part of the figures that are kept
         if now >= self.ends_at:
             return Move(State.OPEN, "time_limit")
-        self.count_overdue(now)
         return self._verdict() if self._in_flight_slow else None
 
     def _verdict(self) -> Move | None:

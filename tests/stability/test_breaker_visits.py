@@ -231,27 +231,38 @@ def test_a_call_that_is_no_longer_in_flight_counts_once_as_a_result() -> None:
     assert (visit.window.slow, visit.in_flight_slow) == (1, 1)
 
 
-def test_a_slow_call_that_came_to_no_result_is_counted_out_with_the_next_question() -> None:
-    visit = closed()
-    visit.running = {1: 0.0}
-    visit.tick(6.0)
-    del visit.running[1]
+def test_while_calls_hang_each_one_asks_where_old_results_leave_by_time() -> None:
+    visit = closed(sliding_window_type="time_based", sliding_window_size=10, slow_call_rate_threshold=0.4)
+    for _ in range(4):
+        visit.record(0.0, False, False)
+    visit.running = dict.fromkeys(range(2), 4.0)
 
-    visit.give_back()
-    asks_at_once = visit.due == -inf
-    visit.tick(6.0)
+    moves = [visit.tick(9.0), visit.tick(9.5)]
+    dues = visit.due
+    visit.record(9.5, False, False)
 
-    assert asks_at_once
-    assert visit.in_flight_slow == 0
+    assert (moves, dues) == ([None, None], -inf)
+    assert visit.tick(10.5) is None, "two of three are below the minimum"
+    visit.record(10.5, False, False)
+    assert visit.rates() == (UNKNOWN_RATE, 0.5)
 
 
-def test_a_quick_call_that_came_to_no_result_changes_nothing() -> None:
-    visit = closed()
-    due = visit.due
+def test_by_time_alone_no_failure_rate_opens_it() -> None:
+    visit = closed(
+        sliding_window_type="time_based",
+        sliding_window_size=10,
+        minimum_number_of_calls=1,
+        failure_rate_threshold=0.5,
+    )
+    visit.record(0.0, False, False)
+    visit.record(0.0, False, False)
+    visit.record(5.0, True, False)
+    visit.running = {1: 5.0}
 
-    visit.give_back()
+    move = visit.tick(11.0)
 
-    assert visit.due == due
+    assert visit.rates() == (1.0, 0.5)
+    assert move is None
 
 
 # --- metrics only ------------------------------------------------------------------------------------------------
