@@ -109,6 +109,10 @@ bench: $(BENCH_READY) servers ## Measure ratios, print them and write var/bench/
 	@tests/servers/install-debian-packages wrk
 	$(BIN)/python -m benchmarks $(ARGS)
 
+.PHONY: breaker-drill
+breaker-drill: $(TEST_READY) servers ## Rehearse an outage of the object store on real servers, step by step
+	@$(BIN)/python -m tests.drills.breaker_drill $(ARGS)
+
 .PHONY: extended
 extended: $(TEST_READY) servers compatibility mutation ## Run the long proofs that are not part of every CI run
 	@$(BIN)/python -m pytest -m extended $(ARGS)

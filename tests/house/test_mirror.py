@@ -10,7 +10,18 @@ from tests.house.source import ROOT, SourceModule, SourceTree, write_tree
 
 # Folders of tests that mirror no folder of app/: see docs/architecture.md.
 FOLDERS_OF_THEIR_OWN = frozenset(
-    {"benchmarks", "chaos", "contract", "fakes", "faults", "house", "http_contract", "integration", "servers"}
+    {
+        "benchmarks",
+        "chaos",
+        "contract",
+        "drills",
+        "fakes",
+        "faults",
+        "house",
+        "http_contract",
+        "integration",
+        "servers",
+    }
 )
 
 
