@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from app.storage.s3 import S3Config
 from tests.servers.client import Client
@@ -20,6 +21,10 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product
 from tests.servers.stacks import CLOUD, EMBEDDED, Stack, cloud_stack, embedded_stack
 from tests.servers.swift import SwiftServer
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("untimed", parent=settings(), deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.hookimpl(optionalhook=True)

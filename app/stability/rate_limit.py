@@ -238,6 +238,7 @@ class RateLimit:
         take, rate = self._store.take, self.options.rate
 
         def guarded(call: Call[Any]) -> Any:
+            seconds = 0.0
             try:
                 seconds = take(call.key, rate)
                 is_refused = seconds > 0
