@@ -482,6 +482,18 @@ def test_a_late_success_does_not_close_a_reopened_breaker() -> None:
     assert (rig.state, rig.calls) == (State.OPEN, {"failed": 2, "late": 2})
 
 
+def test_a_late_result_lets_time_do_its_part() -> None:
+    rig = Rig()
+    permit = rig.begin()
+    rig.half_open()
+    rig.clock.advance(60)
+    told = len(rig.told)
+
+    permit.succeed()
+
+    assert len(rig.told) == told + 1, "the time limit of half-open"
+
+
 def test_a_late_failure_is_no_cause_of_later_refusals() -> None:
     rig = Rig()
     permit = rig.begin()
@@ -728,7 +740,7 @@ def test_a_clock_that_stops_giving_time_during_a_call_loses_no_result(wrong: Any
 def test_a_wait_that_begins_without_time_begins_when_the_call_did(wrong: Any) -> None:
     clock = NaughtyClock()
     rig = Rig(clock=clock)
-    rig.clock.advance(500)
+    rig.clock.advance(4)
     rig.fail(3)
 
     def stop() -> None:

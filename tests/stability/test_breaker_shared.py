@@ -137,6 +137,18 @@ def test_an_operator_elsewhere_is_heard_by_a_breaker_in_any_state() -> None:
     assert seen == [State.FORCED_OPEN, State.DISABLED, State.METRICS_ONLY, State.FORCED_HALF_OPEN, State.CLOSED]
 
 
+@pytest.mark.parametrize("state", ["closed", "metrics_only"])
+def test_a_decision_is_adopted_once(state: str) -> None:
+    host = Host(1)
+    (rig,) = host.rigs
+    host.board.put(NAME, state)
+    for _ in range(3):
+        host.look()
+        rig.fail()
+
+    assert rig.breaker.snapshot().results == 3
+
+
 def test_a_result_that_comes_back_after_another_process_decided_is_late() -> None:
     host = Host(2)
     permit = host.rigs[1].begin()
@@ -217,6 +229,7 @@ def test_an_operator_who_is_overruled_again_and_again_gives_way_and_holds_what_h
 def test_an_operator_acts_on_what_holds_and_not_on_the_last_look() -> None:
     host = Host(2)
     one, other = host.rigs
+    other.succeed()
     one.breaker.transition_to(State.METRICS_ONLY)
 
     with pytest.raises(IllegalTransitionError):
@@ -507,3 +520,13 @@ def test_an_order_of_a_failure_opens_all() -> None:
 
     assert host.states == [State.OPEN] * 2
     assert host.rigs[1].breaker.snapshot().attempt == 0
+
+
+def test_a_slow_result_does_not_put_off_the_next_look() -> None:
+    host = Host(2)
+    host.rigs[1].succeed(seconds=6)
+    host.rigs[0].breaker.transition_to(State.FORCED_OPEN)
+
+    host.look()
+
+    assert host.rigs[1].is_refused()

@@ -74,6 +74,15 @@ def test_one_that_a_process_gives_back_can_be_taken_by_another(board: MemoryBoar
     assert take_all(other, 4) == 1
 
 
+def test_one_that_a_process_gives_back_can_be_taken_by_itself(board: MemoryBoard) -> None:
+    ledger = host(board)
+    take_all(ledger, 4)
+
+    ledger.give_back()
+
+    assert take_all(ledger, 4) == 1
+
+
 def test_each_process_sees_the_results_of_all_with_its_own_next_one(board: MemoryBoard) -> None:
     one, other = host(board), host(board)
     one.record(failed=True, slow=False)
