@@ -35,16 +35,22 @@ from app.stability import CallRefusedError, CircuitBreaker, Classification, Dead
 
 T = TypeVar("T")
 
+
+def _no_time(_error: object) -> None:
+    """Return None: no database asks for a pause. What our errors say is a guess, for the client."""
+
+
 DATABASE_CLASSIFICATION: Final = Classification(
     failures=(DatabaseUnavailableError,),
     ignored=(DatabaseBusyError, DatabaseConflictError, DeadlineExceededError),
+    retry_after_of=_no_time,
 )
 """What errors say of the server: those of work, and those of too much work here, say nothing."""
 
-READ_CLASSIFICATION: Final = Classification(failures=(DatabaseDisconnectedError,))
+READ_CLASSIFICATION: Final = Classification(failures=(DatabaseDisconnectedError,), retry_after_of=_no_time)
 """What is worth asking again."""
 
-WRITE_CLASSIFICATION: Final = Classification(failures=(DatabaseConflictError,))
+WRITE_CLASSIFICATION: Final = Classification(failures=(DatabaseConflictError,), retry_after_of=_no_time)
 """What is worth doing again, and can be."""
 
 

@@ -117,6 +117,16 @@ def test_a_transaction_that_lost_is_done_again_and_once(world: World) -> None:
     assert world.breaker.snapshot().calls["failed"] == 0
 
 
+def test_what_a_client_is_told_to_wait_is_not_waited_here(world: World) -> None:
+    lost = Work(DatabaseConflictError("deadlock", retry_after_seconds=3600), times=2)
+    died = Work(DatabaseDisconnectedError("gone", retry_after_seconds=3600), times=1)
+
+    world.database.run_write(lost)
+    world.database.run_read(died)
+
+    assert (lost.runs, died.runs) == (3, 2)
+
+
 def test_a_transaction_that_loses_always_ends_with_its_own_error(world: World) -> None:
     work = Work(DatabaseConflictError("deadlock"), times=9)
 
