@@ -425,17 +425,24 @@ def _listen_to_queries(engine: Engine, slow_seconds: float, observer: DatabaseOb
     def before(_connection: Connection, _cursor: Any, _statement: str, _values: Any, context: Any, *_: Any) -> None:
         context.photo_api_started = time.perf_counter()
 
-    def after(_connection: Connection, _cursor: Any, statement: str, _values: Any, context: Any, *_: Any) -> None:
-        if context is None:
+    def note(statement: str | None, context: Any) -> None:
+        began = getattr(context, "photo_api_started", None)
+        if began is None or statement is None:
             return
-        seconds = time.perf_counter() - context.photo_api_started
+        context.photo_api_started = None  # what fails while its rows are fetched has been noted
+        seconds = time.perf_counter() - began
         observer.query(seconds)
         if seconds >= slow_seconds:
             observer.slow_query()
             shown = " ".join(statement.split())[:_STATEMENT_CHARACTERS_LOGGED]
             _log.warning("slow query", extra={"duration_ms": round(seconds * 1000, 1), "statement": shown})
 
+    def after(_connection: Connection, _cursor: Any, statement: str, _values: Any, context: Any, *_: Any) -> None:
+        note(statement, context)
+
     def failed(context: ExceptionContext) -> None:
+        if isinstance(context.sqlalchemy_exception, DBAPIError):  # the slowest of all end by their timeout
+            note(context.statement, context.execution_context)
         if isinstance(context.sqlalchemy_exception, IntegrityError):
             return
         observer.database_error("disconnect" if context.is_disconnect else "statement")

@@ -239,6 +239,16 @@ def test_a_quick_query_is_timed_and_not_logged(
     assert caplog.records == []
 
 
+def test_a_statement_that_its_time_has_ended_was_a_slow_query(postgres_url: str, observer: Observer) -> None:
+    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=0.1, slow_query_seconds=0.05)
+    database = Database(settings, observer)
+
+    with closing(database), pytest.raises(DatabaseUnavailableError), database.read() as connection:
+        connection.execute(text("SELECT pg_sleep(10)"))
+
+    assert (observer.slow, len(observer.queries), observer.errors) == (1, 1, ["statement"])
+
+
 def test_a_statement_over_its_time_is_ended(postgres_url: str, observer: Observer) -> None:
     settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=0.2)
     database = Database(settings, observer)
