@@ -120,19 +120,19 @@ class ApiKeyService:
             .where(ApiKey.user_id == user_id)
             .order_by(ApiKey.id.desc())
         )
-        with self._database.read() as connection:
-            return [
-                ApiKeyRecord(
-                    id=row.id,
-                    name=row.name,
-                    key_prefix=f"{API_KEY_PREFIX}{row.key_id}_",
-                    scopes=row.scopes,
-                    created_at=row.created_at,
-                    expires_at=row.expires_at,
-                    last_used_at=row.last_used_at,
-                )
-                for row in connection.execute(query)
-            ]
+        found = self._database.run_read(lambda connection: connection.execute(query).all())
+        return [
+            ApiKeyRecord(
+                id=row.id,
+                name=row.name,
+                key_prefix=f"{API_KEY_PREFIX}{row.key_id}_",
+                scopes=row.scopes,
+                created_at=row.created_at,
+                expires_at=row.expires_at,
+                last_used_at=row.last_used_at,
+            )
+            for row in found
+        ]
 
     def delete(self, user_id: UUID, api_key_id: UUID) -> None:
         """Delete one of a user's keys; it stops at once.

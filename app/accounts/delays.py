@@ -77,8 +77,7 @@ class LoginDelays:
             TooManyRequestsError: With the seconds to wait.
         """
         if connection is None:
-            with self._database.read() as own:
-                self.require_patience(subjects, own)
+            self._database.run_read(lambda own: self.require_patience(subjects, own))
             return
         query = select(LoginDelay.failures, LoginDelay.blocked_until).where(LoginDelay.subject_hash.in_(subjects))
         for failures, blocked_until in connection.execute(query):

@@ -132,8 +132,7 @@ class AccountService:
         query = select(User.id, User.email, User.is_admin, User.quota_bytes, User.used_bytes, User.created_at).where(
             User.id == user_id, User.deleted_at.is_(None)
         )
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
+        row = self._database.run_read(lambda connection: connection.execute(query).one_or_none())
         if row is None:
             raise _closed()
         quota_bytes = self._default_quota_bytes if row.quota_bytes is None else row.quota_bytes
@@ -201,8 +200,7 @@ class AccountService:
 
     def _email(self, user_id: UUID) -> str:
         query = select(User.email).where(User.id == user_id, User.deleted_at.is_(None))
-        with self._database.read() as connection:
-            email = connection.execute(query).scalar_one_or_none()
+        email = self._database.run_read(lambda connection: connection.execute(query).scalar_one_or_none())
         if email is None:
             raise _closed()
         return email

@@ -165,8 +165,8 @@ class SessionService:
             )
             .order_by(LoginSession.id.desc())
         )
-        with self._database.read() as connection:
-            return [SessionRecord(*row) for row in connection.execute(query)]
+        found = self._database.run_read(lambda connection: connection.execute(query).all())
+        return [SessionRecord(*row) for row in found]
 
     def end(self, user_id: UUID, session_id: UUID) -> None:
         """End one of a user's sessions.
