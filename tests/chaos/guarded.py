@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,9 +32,9 @@ ATTEMPTS = 3
 BUDGET_FLOOR = 3
 MINIMUM = 10
 TRIALS = 3
-OPEN_SECONDS = 2
+OPEN_SECONDS = 3
 PLACES, QUEUE = 4, 2
-SLOW_SECONDS = 0.5
+SLOW_SECONDS = 0.3
 BREAKERS = ("storage_read", "storage_write", "storage_delete", "storage_list", "database")
 
 _QUICK = f"""
@@ -44,6 +45,9 @@ cap_seconds = 0.05
 [profiles.development.pipelines.storage_write.retry]
 minimum_attempt_seconds = 0.1
 budget_floor = 1000                 # each test has its retries; what the budget does is shown with reads
+
+[profiles.development.pipelines.database_write.retry]
+budget_floor = 1000
 
 [profiles.development.defaults.circuit_breaker]
 minimum_number_of_calls = {MINIMUM}
@@ -128,19 +132,26 @@ class World:
 
     def set_breaker(self, name: str, state: str) -> None:
         """Set a breaker by the operators' route."""
+        assert self._has_set(name, state)
+
+    def _has_set(self, name: str, state: str) -> bool:
         answer = requests.put(
             f"{self.product.management_url}/api/v1/admin/breakers/{name}/state",
             json={"state": state, "reason": "a test"},
-            headers={"Authorization": str(self.operator.http.headers["Authorization"])},
+            headers=self._as_operator,
             timeout=10,
         )
-        assert answer.status_code == 200, answer.text
+        return answer.status_code == 200
+
+    @property
+    def _as_operator(self) -> dict[str, str]:
+        return {"Authorization": str(self.operator.http.headers["Authorization"])}
 
     def start_anew(self) -> None:
         """Heal the store and close every breaker with fresh figures."""
         self.proxy.heal()
-        for name in BREAKERS:
-            self.set_breaker(name, "disabled")
+        for name in reversed(BREAKERS):  # an open one of the database keeps operators out, too
+            until(partial(self._has_set, name, "disabled"), f"{name} to be set")
             self.set_breaker(name, "closed")
 
     def state(self, breaker: str) -> str:
@@ -153,6 +164,23 @@ class World:
         ]
         assert len(found) == 1
         return found[0]
+
+    def wait_until_over(self, breaker: str) -> None:
+        """Wait until an open breaker would let a call in."""
+        until(lambda: self._wait_left(breaker) == 0, f"the wait of {breaker} to be over")
+
+    def _wait_left(self, breaker: str) -> float:
+        """Return for how long a breaker still refuses every call."""
+        answer = requests.get(
+            f"{self.product.management_url}/api/v1/admin/breakers/{breaker}",
+            headers=self._as_operator,
+            timeout=10,
+        )
+        return float(answer.json()["ends_in_seconds"])
+
+    def in_use(self, pipeline: str) -> int:
+        """Return how many places of a bulkhead are taken."""
+        return int(self.product.metric("photo_api_bulkhead_in_use", name=pipeline))
 
     def upstream(self, method: str) -> int:
         """Return how often the store was asked for photos, or given some; health asks in other ways."""

@@ -225,7 +225,7 @@ class Product:
         families = text_string_to_metric_families(answer.text)
         return [(sample.name, sample.labels, sample.value) for family in families for sample in family.samples]
 
-    def metric(self, name: str, **labels: str) -> float:
+    def metric(self, name: str, /, **labels: str) -> float:
         """Return the sum of a metric's samples that have these labels; 0 when there is none."""
         return sum(value for found, has, value in self.metrics() if found == name and labels.items() <= has.items())
 
