@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 import pickle
 import threading
 from collections.abc import Callable
@@ -18,21 +17,11 @@ from app.stability.call import Call, Proceed
 from app.stability.context import PolicyContext
 from app.stability.errors import BulkheadFullError, CallNotPermittedError
 from app.stability.events import EventBus
-from app.stability.figures import Distribution
 from app.stability.outcome import Classification
 from app.stability.pipeline import Pipeline
-from tests.fakes.breakers import AbsentError, DownError, Rig
+from tests.fakes.breakers import ADMITTED_OF_TEN, AbsentError, DownError, Rig, places, rig_in
 from tests.fakes.clocks import HandClock
 
-ADMITTED_OF_TEN = {
-    State.CLOSED: 10,
-    State.OPEN: 0,
-    State.HALF_OPEN: 4,
-    State.DISABLED: 10,
-    State.METRICS_ONLY: 10,
-    State.FORCED_OPEN: 0,
-    State.FORCED_HALF_OPEN: 4,
-}
 INTERRUPTS = [KeyboardInterrupt(), SystemExit(1), GeneratorExit()]
 
 
@@ -43,24 +32,7 @@ class Response:
         self.status_code = status_code
 
 
-def rig_in(state: State, **options: Any) -> Rig:
-    rig = Rig(**options)
-    if state is State.HALF_OPEN:
-        rig.breaker.transition_to(State.OPEN)
-    rig.breaker.transition_to(state)
-    return rig
-
-
-def places(rig: Rig) -> int:
-    """Return how many of ten calls that begin now are let in; they are given back."""
-    permits = [rig.breaker.try_acquire() for _ in range(10)]
-    for permit in permits:
-        if permit is not None:
-            permit.release()
-    return sum(permit is not None for permit in permits)
-
-
-# --- what each state does with traffic ---------------------------------------------------------------------------
+# --- what each state does with traffic ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", State)
@@ -146,7 +118,7 @@ def test_forced_half_open_shows_the_last_n() -> None:
     assert (snapshot.results, snapshot.failures, snapshot.failure_rate) == (4, 1, 0.25)
 
 
-# --- refusals ----------------------------------------------------------------------------------------------------
+# --- refusals -----------------------------------------------------------------------------------------------------
 
 
 def test_a_refusal_says_who_and_in_which_state_and_when_to_come_again() -> None:
@@ -258,7 +230,7 @@ def test_a_refused_call_does_not_run_and_is_counted() -> None:
     assert rig.calls == {"failed": 4, "not_permitted": 3}
 
 
-# --- classification ----------------------------------------------------------------------------------------------
+# --- classification -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -363,7 +335,7 @@ def test_an_interrupt_while_a_call_is_judged_returns_its_permit(state: State, fu
     assert places(rig) == 4
 
 
-# --- slow calls --------------------------------------------------------------------------------------------------
+# --- slow calls ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("seconds", "slow"), [(4.0, 0), (5.0, 0), (5.25, 1)])
@@ -425,185 +397,7 @@ def test_a_hanging_call_that_is_given_up_no_longer_counts_in_the_next_judgement(
     assert rig.state is State.CLOSED
 
 
-# --- late results ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("admitting", [state for state in State if ADMITTED_OF_TEN[state]])
-@pytest.mark.parametrize("receiving", State)
-@pytest.mark.parametrize(
-    "settle", [Permit.succeed, lambda permit: permit.fail(DownError())], ids=["success", "failure"]
-)
-def test_a_late_result_changes_no_window_permit_or_state(
-    admitting: State, receiving: State, settle: Callable[[Permit], None]
-) -> None:
-    rig = rig_in(admitting)
-    permits = [rig.begin() for _ in range(4)]
-    rig.breaker.reset()
-    if receiving in {State.HALF_OPEN, State.OPEN}:
-        rig.breaker.transition_to(State.OPEN)
-    rig.breaker.transition_to(receiving)
-    before = rig.breaker.snapshot()
-    told = list(rig.told)
-
-    for permit in permits:
-        settle(permit)
-
-    late = {} if admitting is State.DISABLED else {"late": 4}
-    after = rig.breaker.snapshot()
-    assert rig.calls == late
-    assert (after.state, after.results, after.attempt) == (before.state, before.results, before.attempt)
-    assert rig.told == told
-    assert places(rig) == ADMITTED_OF_TEN[receiving]
-
-
-@pytest.mark.parametrize("error", [AbsentError(), KeyboardInterrupt()], ids=repr)
-def test_a_late_end_without_a_result_gives_no_permit_to_another_visit(error: BaseException) -> None:
-    rig = Rig()
-    permit = rig.begin()
-    rig.half_open()
-    for _ in range(4):
-        rig.begin()
-
-    permit.fail(error)
-
-    assert rig.is_refused()
-
-
-def test_a_late_success_does_not_close_a_reopened_breaker() -> None:
-    rig = Rig()
-    rig.half_open()
-    permits = [rig.begin() for _ in range(4)]
-    permits[0].fail(DownError())
-    permits[1].fail(DownError())
-
-    permits[2].succeed()
-    permits[3].succeed()
-
-    assert (rig.state, rig.calls) == (State.OPEN, {"failed": 2, "late": 2})
-
-
-def test_a_late_result_lets_time_do_its_part() -> None:
-    rig = Rig()
-    permit = rig.begin()
-    rig.half_open()
-    rig.clock.advance(60)
-    told = len(rig.told)
-
-    permit.succeed()
-
-    assert len(rig.told) == told + 1, "the time limit of half-open"
-
-
-def test_a_late_failure_is_no_cause_of_later_refusals() -> None:
-    rig = Rig()
-    permit = rig.begin()
-    rig.breaker.reset()
-    rig.breaker.transition_to(State.FORCED_OPEN)
-
-    permit.fail(DownError())
-
-    assert rig.refused().__cause__ is None
-
-
-# --- permits -----------------------------------------------------------------------------------------------------
-
-
-def test_a_permit_as_a_context_is_a_success_without_an_error_and_judged_with_one() -> None:
-    rig = Rig()
-
-    with rig.breaker.acquire() as permit:
-        assert isinstance(permit, Permit)
-    with pytest.raises(DownError), rig.breaker.acquire():
-        raise DownError
-    with pytest.raises(AbsentError), rig.breaker.acquire():
-        raise AbsentError
-    with pytest.raises(KeyboardInterrupt), rig.breaker.acquire():
-        raise KeyboardInterrupt
-
-    assert rig.calls == {"successful": 1, "failed": 1, "ignored": 1}
-
-
-def test_acquire_raises_what_a_call_would() -> None:
-    rig = Rig()
-    rig.trip()
-
-    with pytest.raises(CallNotPermittedError) as refused:
-        rig.breaker.acquire()
-
-    assert (refused.value.state, refused.value.retry_after_seconds) == ("open", 60.0)
-    assert isinstance(refused.value.__cause__, DownError)
-
-
-def test_try_acquire_raises_nothing_and_counts_the_refusal() -> None:
-    rig = Rig()
-    rig.trip()
-
-    assert rig.breaker.try_acquire() is None
-    assert rig.calls == {"failed": 4, "not_permitted": 1}
-
-
-def test_try_acquire_moves_on_when_the_wait_is_over() -> None:
-    rig = Rig()
-    rig.trip()
-    rig.clock.advance(60)
-
-    permit = rig.breaker.try_acquire()
-
-    assert permit is not None
-    assert rig.state is State.HALF_OPEN
-
-
-def test_a_permit_is_judged_with_its_result() -> None:
-    rig = Rig(classification=Classification(failing_statuses=frozenset({503})))
-
-    rig.begin().succeed(Response(503))
-    rig.begin().succeed(Response(200))
-
-    assert rig.calls == {"successful": 1, "failed": 1}
-
-
-def test_a_released_permit_counts_as_nothing() -> None:
-    rig = rig_in(State.HALF_OPEN)
-    for _ in range(10):
-        rig.begin().release()
-
-    assert rig.calls == {}
-    assert places(rig) == 4
-
-
-@pytest.mark.parametrize("state", [State.CLOSED, State.HALF_OPEN, State.FORCED_HALF_OPEN])
-def test_only_the_first_settling_of_a_permit_counts(state: State) -> None:
-    rig = rig_in(state)
-    permit = rig.begin()
-    others = [rig.begin() for _ in range(3)]
-    permit.succeed()
-    before = rig.breaker.snapshot()
-
-    permit.succeed()
-    permit.fail(DownError())
-    permit.fail(AbsentError())
-    permit.fail(KeyboardInterrupt())
-    permit.release()
-
-    assert rig.breaker.snapshot() == before
-    assert len(others) == before.calls_in_flight
-
-
-def test_a_second_settling_orders_nothing_and_is_no_cause() -> None:
-    rig = Rig(open_on_retry_after=True)
-    permit = rig.begin()
-    permit.succeed()
-    error = DownError()
-    error.retry_after_seconds = 7.0  # type: ignore[attr-defined]  # as a client's error may have it
-
-    permit.fail(error)
-
-    assert rig.state is State.CLOSED
-    rig.breaker.transition_to(State.FORCED_OPEN)
-    assert rig.refused().__cause__ is None
-
-
-# --- calls in calls ----------------------------------------------------------------------------------------------
+# --- calls in calls -----------------------------------------------------------------------------------------------
 
 
 def test_a_function_may_call_through_its_own_breaker() -> None:
@@ -681,115 +475,7 @@ def test_no_lock_is_held_while_the_function_runs() -> None:
     assert seen == [State.CLOSED, 1, "other"]
 
 
-# --- clocks that misbehave ---------------------------------------------------------------------------------------
-
-
-class NaughtyClock(HandClock):
-    """Gives or raises what it is told to, else the time."""
-
-    wrong: Any = None
-
-    def monotonic(self) -> Any:
-        if isinstance(self.wrong, BaseException):
-            raise self.wrong
-        return super().monotonic() if self.wrong is None else self.wrong
-
-
-def summed_seconds(rig: Rig) -> list[float]:
-    return [one.sum_seconds for one in rig.breaker.figures() if isinstance(one, Distribution)]
-
-
-WRONG = [ValueError("no clock"), math.nan, math.inf, -math.inf, "noon", object()]
-
-
-@pytest.mark.parametrize("wrong", WRONG, ids=repr)
-@pytest.mark.parametrize("state", State)
-def test_a_clock_without_time_lets_calls_through_as_the_state_says(wrong: Any, state: State) -> None:
-    clock = NaughtyClock()
-    rig = rig_in(state, clock=clock)
-    clock.wrong = wrong
-
-    for _ in range(3):
-        assert rig.is_refused() is (ADMITTED_OF_TEN[state] == 0)
-
-    clock.wrong = None
-    snapshot = rig.breaker.snapshot()
-    assert snapshot.calls_in_flight == 0
-    assert snapshot.state is (State.CLOSED if state is State.HALF_OPEN else state)
-
-
-@pytest.mark.parametrize("wrong", WRONG, ids=repr)
-@pytest.mark.parametrize("state", [State.CLOSED, State.METRICS_ONLY, State.HALF_OPEN, State.FORCED_HALF_OPEN])
-def test_a_clock_that_stops_giving_time_during_a_call_loses_no_result(wrong: Any, state: State) -> None:
-    clock = NaughtyClock()
-    rig = rig_in(state, clock=clock)
-    rig.clock.advance(50)
-
-    def stop() -> str:
-        clock.wrong = wrong
-        return "result"
-
-    result = rig.call(stop)
-    clock.wrong = None
-
-    assert (result, rig.calls) == ("result", {"successful": 1})
-    assert summed_seconds(rig) == [0.0, 0.0]
-
-
-@pytest.mark.parametrize("wrong", WRONG[:3], ids=repr)
-def test_a_wait_that_begins_without_time_begins_when_the_call_did(wrong: Any) -> None:
-    clock = NaughtyClock()
-    rig = Rig(clock=clock)
-    rig.clock.advance(4)
-    rig.fail(3)
-
-    def stop() -> None:
-        clock.wrong = wrong
-        raise DownError
-
-    with pytest.raises(DownError):
-        rig.call(stop)
-    clock.wrong = None
-
-    assert rig.breaker.snapshot().remaining_seconds == 60.0
-
-
-def test_a_clock_that_begins_without_time_is_followed_when_it_has_one() -> None:
-    clock = NaughtyClock()
-    clock.wrong = OSError("no clock")
-    rig = Rig(clock=clock)
-    clock.wrong = None
-
-    rig.trip()
-
-    assert rig.breaker.snapshot().remaining_seconds == 60.0
-
-
-def test_a_clock_that_goes_back_makes_no_call_slow_and_no_duration_negative() -> None:
-    rig = Rig(sliding_window_type="time_based", sliding_window_size=10)
-
-    rig.succeed(3, seconds=-100)
-    rig.fail(2, seconds=-100)
-
-    snapshot = rig.breaker.snapshot()
-    assert (snapshot.slow_calls, snapshot.results) == (0, 5)
-    assert rig.calls == {"successful": 3, "failed": 2}
-    assert summed_seconds(rig) == [0.0, 0.0]
-
-
-def test_a_clock_that_goes_back_while_it_is_open_keeps_it_open_until_the_instant() -> None:
-    rig = Rig()
-    rig.trip()
-    rig.clock.advance(-30)
-
-    before = rig.refused().retry_after_seconds
-    rig.clock.advance(90)
-
-    assert before == 90.0
-    assert not rig.is_refused()
-
-
-# --- how it is made ----------------------------------------------------------------------------------------------
+# --- how it is made -----------------------------------------------------------------------------------------------
 
 
 def test_it_is_built_from_options_and_surroundings() -> None:
