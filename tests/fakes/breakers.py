@@ -25,6 +25,18 @@ SMALL = {
 """Options of a breaker that two failures of four calls open."""
 
 
+ADMITTED_OF_TEN = {
+    State.CLOSED: 10,
+    State.OPEN: 0,
+    State.HALF_OPEN: 4,
+    State.DISABLED: 10,
+    State.METRICS_ONLY: 10,
+    State.FORCED_OPEN: 0,
+    State.FORCED_HALF_OPEN: 4,
+}
+"""How many of ten calls that begin at once such a breaker lets in."""
+
+
 class DownError(Exception):
     """A failure."""
 
@@ -146,3 +158,22 @@ class Rig:
 
     def run(self, call: Call[Any]) -> Any:
         return self.pipeline.run(call)
+
+
+def rig_in(state: State, **options: Any) -> Rig:
+    """Return a breaker that has been brought to a state by hand and has told nothing yet."""
+    rig = Rig(**options)
+    if state is State.HALF_OPEN:
+        rig.breaker.transition_to(State.OPEN)
+    rig.breaker.transition_to(state)
+    rig.told.clear()
+    return rig
+
+
+def places(rig: Rig) -> int:
+    """Return how many of ten calls that begin now are let in; they are given back."""
+    permits = [rig.breaker.try_acquire() for _ in range(10)]
+    for permit in permits:
+        if permit is not None:
+            permit.release()
+    return sum(permit is not None for permit in permits)

@@ -46,8 +46,8 @@ GOOD = Decision(3, "open", 2, 1060.0)
         Decision(1, "open", -1, 1.0),
         Decision(1, "open", 0, math.nan),
         dataclasses.replace(GOOD, era="3"),  # type: ignore[arg-type]  # on purpose, as the next two
-        dataclasses.replace(GOOD, attempt=1.5),  # type: ignore[arg-type]
-        dataclasses.replace(GOOD, until=None),  # type: ignore[arg-type]
+        dataclasses.replace(GOOD, attempt=1.5),  # type: ignore[arg-type]  # on purpose
+        dataclasses.replace(GOOD, until=None),  # type: ignore[arg-type]  # on purpose
     ],
     ids=repr,
 )

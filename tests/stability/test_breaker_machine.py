@@ -13,18 +13,8 @@ from app.stability.breaker_states import State
 from app.stability.errors import IllegalTransitionError
 from app.stability.events import Event
 from app.stability.outcome import Classification
-from tests.fakes.breakers import AbsentError, BusyError, Rig
+from tests.fakes.breakers import AbsentError, BusyError, Rig, rig_in
 from tests.stability.test_breaker_states import PAIRS, REFUSED
-
-
-def rig_in(state: State, **options: Any) -> Rig:
-    """Return a breaker that has been brought to a state by hand and has told nothing yet."""
-    rig = Rig(**options)
-    if state is State.HALF_OPEN:
-        rig.breaker.transition_to(State.OPEN)
-    rig.breaker.transition_to(state)
-    rig.told.clear()
-    return rig
 
 
 def path(rig: Rig) -> list[tuple[str, str, str]]:
