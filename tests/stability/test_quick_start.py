@@ -13,9 +13,11 @@ PAGES = ROOT / "docs/stability"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-def test_the_quick_start_runs(tmp_path: Path) -> None:
+def run_page(name: str, tmp_path: Path) -> str:
+    """Run what a page shows, as one program, and return what it printed."""
     (tmp_path / "stability").symlink_to(ROOT / "app/stability")
-    blocks = BLOCK.findall((PAGES / "README.md").read_text(encoding="utf-8"))
+    blocks = BLOCK.findall((PAGES / name).read_text(encoding="utf-8"))
+    assert len(blocks) >= 2
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     command = [sys.executable, "-W", "error", "-c", "\n".join(blocks)]
 
@@ -28,9 +30,21 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
         check=False,
     )
 
-    assert len(blocks) >= 4
     assert done.returncode == 0, done.stderr
-    assert "circuit_breaker_calls {'name': 'inventory', 'kind': 'not_permitted'}" in done.stdout
+    return done.stdout
+
+
+def test_the_quick_start_runs(tmp_path: Path) -> None:
+    printed = run_page("README.md", tmp_path)
+
+    assert "circuit_breaker_calls {'name': 'inventory', 'kind': 'not_permitted'}" in printed
+
+
+def test_the_page_about_watching_runs(tmp_path: Path) -> None:
+    printed = run_page("observing.md", tmp_path)
+
+    assert "reason='the other side is moved'" in printed
+    assert 'inventory_circuit_breaker_state{name="inventory",state="forced_open"} 1.0' in printed
 
 
 def test_the_entry_page_leads_to_every_other_page() -> None:
