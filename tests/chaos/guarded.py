@@ -32,10 +32,17 @@ ATTEMPTS = 3
 BUDGET_FLOOR = 3
 MINIMUM = 10
 TRIALS = 3
-OPEN_SECONDS = 3
+OPEN_SECONDS = 2
 PLACES, QUEUE = 4, 2
 SLOW_SECONDS = 0.3
+_PIPELINES = (
+    *("storage_read", "storage_write", "storage_delete", "storage_list"),
+    *("database", "database_read", "database_write", "events"),
+)
 BREAKERS = ("storage_read", "storage_write", "storage_delete", "storage_list", "database")
+
+_ROUNDED_SECONDS = 0.06
+"""The operators' route tells tenths of a second."""
 
 _QUICK = f"""
 [profiles.development.defaults.retry]
@@ -54,10 +61,6 @@ minimum_number_of_calls = {MINIMUM}
 sliding_window_size = 20
 wait_duration_in_open_state_seconds = {OPEN_SECONDS}
 permitted_calls_in_half_open_state = {TRIALS}
-
-[profiles.development.pipelines.storage_read.circuit_breaker]
-slow_call_duration_threshold_seconds = {SLOW_SECONDS}
-slow_call_rate_threshold = 0.5
 
 [profiles.development.defaults.bulkhead]
 max_concurrent_calls = {PLACES}
@@ -83,10 +86,21 @@ sliding_window_size = 1000
 )
 """The same with retries for all, and with breakers that do not open."""
 
-WITHOUT_GUARDS = "\n".join(
-    f"[pipelines.{name}]\npolicies = []" for name in (*BREAKERS, "database_read", "database_write", "events")
-)
+WITHOUT_GUARDS = "\n".join(f"[pipelines.{name}]\npolicies = []" for name in _PIPELINES)
 """The same pipelines, and nothing in them."""
+
+WITH_AN_EYE_FOR_SLOWNESS = (
+    WITHOUT_GUARDS.replace("[]", '["circuit_breaker"]', 1)
+    + f"""
+[pipelines.storage_read.circuit_breaker]
+minimum_number_of_calls = {MINIMUM}
+sliding_window_size = 20
+failure_rate_threshold = 1.0
+slow_call_duration_threshold_seconds = {SLOW_SECONDS}
+slow_call_rate_threshold = 0.5
+"""
+)
+"""The same with nothing but a breaker before reads, which opens when they are slow."""
 
 
 class Figures:
@@ -147,10 +161,10 @@ class World:
     def _as_operator(self) -> dict[str, str]:
         return {"Authorization": str(self.operator.http.headers["Authorization"])}
 
-    def start_anew(self) -> None:
-        """Heal the store and close every breaker with fresh figures."""
+    def start_anew(self, breakers: tuple[str, ...] = BREAKERS) -> None:
+        """Heal the store and close breakers with fresh figures."""
         self.proxy.heal()
-        for name in reversed(BREAKERS):  # an open one of the database keeps operators out, too
+        for name in reversed(breakers):  # an open one of the database keeps operators out, too
             until(partial(self._has_set, name, "disabled"), f"{name} to be set")
             self.set_breaker(name, "closed")
 
@@ -168,6 +182,8 @@ class World:
     def wait_until_over(self, breaker: str) -> None:
         """Wait until an open breaker would let a call in."""
         until(lambda: self._wait_left(breaker) == 0, f"the wait of {breaker} to be over")
+        ends = time.monotonic() + _ROUNDED_SECONDS
+        until(lambda: time.monotonic() > ends, f"the rest of the wait of {breaker}")
 
     def _wait_left(self, breaker: str) -> float:
         """Return for how long a breaker still refuses every call."""

@@ -92,6 +92,20 @@ def user(world: World) -> Client:
     return world.product.new_user()
 
 
+@pytest.fixture(scope="module")
+def stranger(bare: World) -> Client:
+    user = bare.product.new_user()
+    user.upload()
+    return user
+
+
+@pytest.fixture
+def unguarded(bare: World, stranger: Client) -> Client:
+    """A user of the bare product, whose connections live: those of both products end together."""
+    until(lambda: set(at_once(stranger, CONNECTIONS, partial(status_of, PHOTOS))) == {200}, "connections that live")
+    return stranger
+
+
 @contextmanager
 def locked_photos(stack: Stack, mode: str = "ACCESS EXCLUSIVE") -> Iterator[Connection]:
     """Yield a transaction that all statements on photos have to wait for."""
@@ -285,16 +299,16 @@ def test_row_26_an_upload_that_meets_a_real_deadlock_comes_in_once(world: World,
     assert rows(world.stack, READY) >= 1
 
 
-def test_without_a_retry_a_lost_transaction_is_the_clients(bare: World) -> None:
-    user = bare.product.new_user()
+def test_without_a_retry_a_lost_transaction_is_the_clients(bare: World, unguarded: Client) -> None:
+    photos, used = unguarded.photos(), unguarded.used_bytes()
 
     with losing(bare.stack, "INSERT", "40P01", 1):
-        made = user.send(new_photo())
-    real = lose_a_deadlock(bare, user)
+        made = unguarded.send(new_photo())
+    real = lose_a_deadlock(bare, unguarded)
 
     assert_problem(made, 503)
     assert_problem(real, 503)
-    assert (user.photos(), user.used_bytes()) == ([], 0)
+    assert (unguarded.photos(), unguarded.used_bytes()) == (photos, used)
 
 
 def status_of(path: str, twin: Client) -> int:
@@ -355,16 +369,13 @@ def test_row_28_reads_do_not_notice_that_their_own_connections_were_ended(world:
     assert figures.retries("database_read", "succeeded_after_retry") == CONNECTIONS
 
 
-def test_without_a_retry_reads_end_with_their_connections(bare: World) -> None:
-    statuses = end_connections_in_use(bare, bare.product.new_user())
+def test_without_a_retry_reads_end_with_their_connections(bare: World, unguarded: Client) -> None:
+    statuses = end_connections_in_use(bare, unguarded)
 
     assert statuses == [503] * CONNECTIONS
 
 
-def test_without_a_retry_a_read_notices(bare: World) -> None:
-    user = bare.product.new_user()
-    user.upload()
-
-    statuses = read_while_connections_end(bare, user)
+def test_without_a_retry_a_read_notices(bare: World, unguarded: Client) -> None:
+    statuses = read_while_connections_end(bare, unguarded)
 
     assert set(statuses) == {200, 503}
