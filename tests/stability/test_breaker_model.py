@@ -48,13 +48,15 @@ OUTCOMES = st.tuples(
     st.sampled_from(["success", "failure", "success", "failure", "busy", *KINDS]),
     st.sampled_from([0.0, 0.0, SLOW, SLOW + 0.125]),
 )
+PAUSES = st.sampled_from([0.0, 0.25, 0.5, 1.0, 2.5])
+DRIZZLE = st.lists(st.tuples(PAUSES, st.sampled_from(["success", "success", "failure"])), min_size=1, max_size=8)
 PATHS = st.lists(st.sampled_from(STATES), min_size=1, max_size=3)
 OPTIONS = st.fixed_dictionaries(
     {
         "failure_rate_threshold": st.sampled_from([0.25, 0.5, 0.75, 1.0]),
         "slow_call_rate_threshold": st.sampled_from([0.25, 0.5, 1.0]),
         "sliding_window_type": st.sampled_from(["count_based", "time_based"]),
-        "sliding_window_size": st.sampled_from([5, 10, 20]),
+        "sliding_window_size": st.sampled_from([5, 5, 10, 20]),
         "minimum_number_of_calls": st.integers(1, 5),
         "permitted_calls_in_half_open_state": st.integers(1, 5),
         "wait_duration_in_open_state_seconds": st.sampled_from(["fixed", "growing"]),
@@ -382,13 +384,26 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             permit.fail(ERRORS[kind]())
         self.note("ended", self.model.finish(number, self.now, kind))
 
-    @rule(path=PATHS, kind=st.sampled_from(KINDS))
-    def be_overtaken(self, path: list[str], kind: str) -> None:
-        """Make a call during which it is moved by hand."""
+    @rule(path=PATHS, seconds=SECONDS, kind=st.sampled_from(KINDS))
+    def be_overtaken(self, path: list[str], seconds: float, kind: str) -> None:
+        """Make a call during which it is moved by hand and time passes."""
         self.begin_one()
         self.move(path)
+        self.wait(seconds)
         if self.number in self.permits:
             self.finish_one(self.number, kind)
+
+    @rule(steps=DRIZZLE, hanging=st.integers(0, 2), looks=st.booleans())
+    def drizzle(self, steps: list[tuple[float, str]], hanging: int, looks: bool) -> None:  # noqa: FBT001  # a rule
+        """Make quick calls with pauses between, while some hang: results leave a time window."""
+        self.call([("success", 0.0)] * 3)
+        for _ in range(hanging):
+            self.begin_one()
+        for pause, kind in steps:
+            self.wait(pause)
+            if looks:
+                self.look()
+            self.call([(kind, 0.0)])
 
     @rule(outcomes=st.lists(OUTCOMES, min_size=1, max_size=6))
     def try_again(self, outcomes: list[tuple[str, float]]) -> None:
@@ -473,7 +488,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
 
 
 ENOUGH = settings(
-    max_examples=400,
+    max_examples=500,
     stateful_step_count=50,
     deadline=None,
     derandomize=True,
