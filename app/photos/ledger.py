@@ -158,13 +158,14 @@ class UploadLedger:
         return None if row is None else _created(row)
 
     def _yield_to_winner(self, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer:
+        def work(connection: Connection) -> tuple[bool, Answer | None]:
+            if removal.abandon_pending(connection, reservation.photo_id, *reservation.still_mine):
+                return True, self._answer_duplicate(connection, photo)
+            removal.remove_stray(connection, reservation.photo_id, reservation.object_key, is_stored=True)
+            return False, None
+
         # In one transaction: between two, another request could claim the key that the first one frees.
-        with self._database.write() as connection:
-            was_mine = removal.abandon_pending(connection, reservation.photo_id, *reservation.still_mine)
-            if was_mine:
-                answer = self._answer_duplicate(connection, photo)
-            else:
-                removal.remove_stray(connection, reservation.photo_id, reservation.object_key, is_stored=True)
+        was_mine, answer = self._database.run_write(work)
         if not was_mine:
             raise _lease_lost()
         if answer is None:

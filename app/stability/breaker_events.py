@@ -12,7 +12,7 @@ from .events import Event
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StateTransitioned(Event):
-    """A breaker has left one state for another.
+    """A breaker has left one state for another, or an operator has given an opening another end.
 
     Attributes:
         source: The state that ended.

@@ -197,6 +197,8 @@ class StateMachine:
         if source is not target or cause == "reset":
             self.transitions[source, target] = self.transitions.get((source, target), 0) + 1
             self._bus.publish(event)
+        elif by != BREAKER:  # an operator has given an opening another end
+            self._bus.publish(event)
 
     def _write(self, mine: Decision) -> tuple[bool, Decision | None]:
         """Put a decision on the board; return whether it holds there, and what does: None when there is no board."""
@@ -228,7 +230,8 @@ class StateMachine:
             until = self._end_of(target, standing.attempt, now)
         source = self.visit.state
         self._begin(target, now, standing.attempt, until, shared=True)
-        if source is not target:
+        has_another_end = target is State.OPEN and standing.by != BREAKER
+        if source is not target or has_another_end:
             event = StateTransitioned(
                 name=self._name,
                 source=source,

@@ -126,6 +126,19 @@ def test_open_for_makes_an_opening_longer_or_shorter() -> None:
     assert rig.state is State.HALF_OPEN
 
 
+def test_an_operator_who_changes_the_end_of_an_opening_is_told_and_it_counts_as_no_transition() -> None:
+    rig = Rig()
+    rig.trip()
+    told, transitions = len(rig.told), dict(rig.breaker._machine.transitions)
+
+    rig.breaker.open_for(5, by="ada", reason="they said so")
+
+    (event,) = rig.told[told:]
+    assert isinstance(event, StateTransitioned)
+    assert (event.source, event.target, event.by, event.reason) == (State.OPEN, State.OPEN, "ada", "they said so")
+    assert rig.breaker._machine.transitions == transitions
+
+
 def test_what_only_metrics_are_kept_of_cannot_be_opened_for_a_time() -> None:
     rig = rig_in(State.METRICS_ONLY)
 

@@ -168,7 +168,7 @@ class Model:
             self.attempt = 0
         if target == "open" and until is None:
             self.attempt += 1
-        if target != self.state:
+        if target != self.state or cause == "manual":  # an operator may give an opening another end
             self.told.append((self.state, target, cause))
         self.state, self.kept = target, kept
         self.era += 1

@@ -41,6 +41,22 @@ def causes(rig: Rig) -> list[tuple[str, str]]:
     return [(event.target.value, event.cause) for event in rig.told if isinstance(event, StateTransitioned)]
 
 
+def test_another_end_of_an_opening_is_told_in_every_process_when_an_operator_chose_it() -> None:
+    host = Host()
+    host.rigs[0].trip()
+    host.look()
+    assert host.states == [State.OPEN] * 3
+    told = len(host.rigs[1].told)
+
+    host.rigs[0].breaker.open_for(600, by="ada", reason="it is moved")
+    host.look()
+
+    assert host.rigs[1].breaker.snapshot().remaining_seconds == pytest.approx(600, abs=1)
+    (event,) = host.rigs[1].told[told:]
+    assert isinstance(event, StateTransitioned)
+    assert (event.cause, event.by, event.reason) == ("adopted", "ada", "it is moved")
+
+
 # --- decisions ---------------------------------------------------------------------------------------------------
 
 
