@@ -77,6 +77,16 @@ def test_an_answer_is_given_again_until_its_time_is_over(clock: HandClock, sourc
     assert counts(cache) == {("memory", "miss"): 2, ("memory", "hit"): 1, ("source", "hit"): 2}
 
 
+def test_an_answer_with_a_time_below_a_second_is_kept_for_it(clock: HandClock, source: Source) -> None:
+    cache = Cache("photos", CacheOptions(ttl_seconds=0.5), clock=clock)
+
+    answers = [ask(cache, source) for _ in range(2)]
+    clock.advance(0.5)
+    answers.append(ask(cache, source))
+
+    assert answers == [1, 1, 2]
+
+
 def test_calls_without_a_key_pass(source: Source) -> None:
     cache = Cache("photos")
 
@@ -305,7 +315,7 @@ def test_a_returned_value_may_be_a_negative_answer(clock: HandClock) -> None:
 
     assert answers == [None] * 3
     assert len(calls) == 2
-    assert counts(cache)["memory", "negative"] == 1
+    assert counts(cache) == {("memory", "miss"): 2, ("memory", "negative"): 1, ("source", "negative"): 2}
 
 
 def test_an_exception_that_is_returned_comes_back_and_is_not_raised(clock: HandClock) -> None:
@@ -326,6 +336,7 @@ def test_a_rule_for_negative_results_that_raises_calls_it_none(
 
     assert answers == [1, 1]
     assert "the rule for negative results raised" in caplog.text
+    assert [record.__dict__["policy"] for record in caplog.records] == ["photos"]
 
 
 # --- Tiers ----------------------------------------------------------------------------------------------------------
@@ -337,6 +348,7 @@ class RemoteTier(MemoryTier):
     def __init__(self, clock: HandClock, name: str = "remote") -> None:
         super().__init__(name=name, clock=clock)
         self.error: BaseException | None = None
+        self.writes = 0
 
     def _fail(self) -> None:
         if self.error is not None:
@@ -348,6 +360,7 @@ class RemoteTier(MemoryTier):
 
     def put(self, key: str, entry: Entry, keep_seconds: float) -> None:
         self._fail()
+        self.writes += 1
         super().put(key, entry, keep_seconds)
 
     def remove(self, key: str) -> None:
@@ -361,7 +374,7 @@ def two_tiers(clock: HandClock) -> tuple[Cache, MemoryTier, RemoteTier]:
 
 
 def test_what_a_lower_tier_has_is_given_and_kept_above(clock: HandClock, source: Source) -> None:
-    cache, memory, _ = two_tiers(clock)
+    cache, memory, remote = two_tiers(clock)
     ask(cache, source)
     memory.clear()
     clock.advance(4.0)
@@ -370,6 +383,7 @@ def test_what_a_lower_tier_has_is_given_and_kept_above(clock: HandClock, source:
     kept = memory.get("a")
 
     assert answers == [1, 1]
+    assert remote.writes == 1  # it has it already
     assert kept == Entry("a", 1, 6.0)
     assert counts(cache)["remote", "hit"] == 1
 

@@ -16,6 +16,8 @@ from app.stability.call import Call
 from app.stability.configuration import build_pipelines
 from app.stability.context import PolicyContext
 from app.stability.errors import OptionError
+from app.stability.outcome import Classification
+from app.stability.pipeline import Pipeline
 from tests.fakes.clocks import HandClock
 from tests.house.source import ROOT
 
@@ -70,7 +72,8 @@ def test_a_program_gives_a_document_what_only_code_can_say() -> None:
     settings = {"ttl_seconds": 20.0, "negative_ttl_seconds": 5.0}
     document = {"pipelines": {"photos": {"policies": ["cache"], "cache": settings}}}
 
-    pipeline = build_pipelines(document, kinds={"cache": kind})["photos"]
+    pipelines = build_pipelines(document, kinds={"cache": kind})
+    pipeline = pipelines["photos"]
 
     def look() -> None:
         calls.append("a")
@@ -82,6 +85,26 @@ def test_a_program_gives_a_document_what_only_code_can_say() -> None:
 
     assert calls == ["a"]
     assert seen == [(20.0, "photos")]
+    assert {figure.labels["tier"] for figure in pipelines.figures() if figure.metric == "cache_entries"} == {
+        "first",
+        "second",
+    }
+    assert (kind.__name__, kind.__doc__) == (Cache.__name__, Cache.__doc__)
+
+
+def test_one_that_is_built_has_name_rules_and_clock_of_its_pipeline() -> None:
+    clock, values = HandClock(), iter([-1, 1, 2])
+    rules = Classification(failing_result=lambda value: value < 0)
+
+    cache = Cache.build(CacheOptions(ttl_seconds=10.0), PolicyContext("photos", rules, clock))
+    pipeline = Pipeline("guarded", [cache])
+    answers = []
+    for seconds in (0.0, 0.0, 9.0, 1.0):
+        clock.advance(seconds)
+        answers.append(pipeline.run(Call(lambda: next(values)).describe(key="a")))
+
+    assert answers == [-1, 1, 1, 2]
+    assert {figure.labels["name"] for figure in cache.figures()} == {"photos"}
 
 
 def test_two_tiers_of_one_name_are_refused() -> None:

@@ -16,34 +16,17 @@ from app.stability.cache import Cache, CacheOptions
 from app.stability.cache_tiers import Entry, MemoryTier
 from app.stability.call import Call
 from app.stability.deadline import Deadline, DeadlineExceededError, deadline_scope
+from app.stability.outcome import Classification
 from app.stability.pipeline import Pipeline
 from app.stability.single_flight import Flight, SingleFlight
 from tests.fakes.clocks import HandClock
+from tests.fakes.gates import PATIENCE, Flights, Gate, GatedSource, GatedTier
 
 CALLERS = 200
-PATIENCE = 30.0
-"""So long a test waits for what comes at once, in seconds."""
 
 OPTIONS = CacheOptions(
     ttl_seconds=10.0, stale_while_revalidate_seconds=5.0, stale_if_error_seconds=20.0, negative_ttl_seconds=4.0
 )
-
-
-class Flights(SingleFlight):
-    """Tells when somebody has boarded."""
-
-    def __init__(self, max_wait_seconds: float = PATIENCE) -> None:
-        super().__init__(max_wait_seconds)
-        self._boarded = threading.Semaphore(0)
-
-    def board(self, key: str) -> tuple[Flight, bool]:
-        found = super().board(key)
-        self._boarded.release()
-        return found
-
-    def wait_for_boardings(self, number: int) -> None:
-        for _ in range(number):
-            assert self._boarded.acquire(timeout=PATIENCE)
 
 
 class NoFlights(SingleFlight):
@@ -58,65 +41,6 @@ class NoVoids(SingleFlight):
 
     def void(self, key: str) -> None:
         pass
-
-
-class Gate:
-    """A place where a thread stands until the test lets it go on."""
-
-    def __init__(self) -> None:
-        self._reached = threading.Event()
-        self._opened = threading.Event()
-
-    def stand(self) -> None:
-        self._reached.set()
-        assert self._opened.wait(PATIENCE)
-
-    def wait_for_arrival(self) -> None:
-        assert self._reached.wait(PATIENCE)
-
-    def open(self) -> None:
-        self._opened.set()
-
-
-class GatedSource:
-    """Stands at its gate, then returns or raises."""
-
-    def __init__(self, result: Any = "value") -> None:
-        self.gate = Gate()
-        self.calls = 0
-        self.result = result
-
-    def __call__(self) -> Any:
-        self.calls += 1
-        self.gate.stand()
-        if isinstance(self.result, BaseException):
-            raise self.result
-        return self.result
-
-
-class GatedTier(MemoryTier):
-    """A lower tier with gates on the ways in and out, open unless a test closes one."""
-
-    def __init__(self, clock: HandClock) -> None:
-        super().__init__(name="remote", clock=clock)
-        self.before_put: Gate | None = None
-        self.after_put: Gate | None = None
-        self.after_get: Gate | None = None
-
-    def get(self, key: str) -> Entry | None:
-        found = super().get(key)
-        _pass(self.after_get)
-        return found
-
-    def put(self, key: str, entry: Entry, keep_seconds: float) -> None:
-        _pass(self.before_put)
-        super().put(key, entry, keep_seconds)
-        _pass(self.after_put)
-
-
-def _pass(gate: Gate | None) -> None:
-    if gate is not None:
-        gate.stand()
 
 
 @pytest.fixture
@@ -265,6 +189,65 @@ def test_a_leaders_error_goes_to_all_who_wait(
     assert counts(cache)["flight", result] == 4
 
 
+def test_a_leaders_error_that_is_an_answer_goes_to_all_who_wait(clock: HandClock, pool: ThreadPoolExecutor) -> None:
+    flights, source = Flights(), GatedSource(PermissionError("not yours"))
+    cache = cache_of(flights, clock, classification=Classification(failures=(ConnectionError,)))
+
+    futures = [pool.submit(ask, cache, source) for _ in range(3)]
+    flights.wait_for_boardings(3)
+    source.gate.open()
+
+    assert {repr(future.exception(PATIENCE)) for future in futures} == {"PermissionError('not yours')"}
+    assert source.calls == 1
+
+
+def test_a_leaders_value_that_is_a_failure_goes_to_all_who_wait(clock: HandClock, pool: ThreadPoolExecutor) -> None:
+    flights, source = Flights(), GatedSource(-1)
+    cache = cache_of(flights, clock, classification=Classification(failing_result=lambda value: value < 0))
+
+    futures = [pool.submit(ask, cache, source) for _ in range(3)]
+    flights.wait_for_boardings(3)
+    source.gate.open()
+
+    assert results(futures) == [-1] * 3
+    assert source.calls == 1
+
+
+RETURNED = ValueError("returned, not raised")
+
+
+@pytest.mark.parametrize(
+    ("entry", "becomes"),
+    [
+        (Entry("a", "value", 5.0), "value"),
+        (Entry("a", RETURNED, 5.0), RETURNED),
+        (Entry("a", "nothing", 4.0, is_negative=True), "nothing"),
+        (Entry("a", LookupError("a.jpg"), 4.0, is_negative=True), "LookupError('a.jpg')"),
+    ],
+)
+def test_what_the_leader_finds_in_a_lower_tier_goes_to_all_who_wait(
+    clock: HandClock, pool: ThreadPoolExecutor, entry: Entry, becomes: Any
+) -> None:
+    flights, remote = Flights(), GatedTier(clock)
+    remote.put("a", entry, 10.0)
+    remote.after_get = gate = Gate()
+    cache = cache_of(flights, clock, tiers=[MemoryTier(clock=clock), remote], negative=(LookupError,))
+
+    def outcome() -> Any:
+        try:
+            return ask(cache, lambda: "called")
+        except LookupError as error:
+            return repr(error)
+
+    leader = pool.submit(outcome)
+    flights.wait_for_boardings(1)
+    follower = pool.submit(outcome)
+    flights.wait_for_boardings(1)
+    gate.open()
+
+    assert results([leader, follower]) == [becomes, becomes]
+
+
 # --- Stale values ---------------------------------------------------------------------------------------------------
 
 
@@ -392,6 +375,26 @@ def test_a_leader_whose_own_time_is_over_lets_another_take_over(clock: HandClock
     source.gate.open()
 
     assert isinstance(leader.exception(PATIENCE), TimeoutError)
+    assert follower.result(PATIENCE) == "taken over"
+
+
+def test_a_leader_that_was_refused_for_its_own_lack_of_time_lets_another_take_over(
+    clock: HandClock, pool: ThreadPoolExecutor
+) -> None:
+    flights, source = Flights(), GatedSource(DeadlineExceededError())
+    cache = cache_of(flights, clock)
+
+    def lead() -> None:
+        with deadline_scope(Deadline(1.0, clock)):  # not over yet, and too short for the call
+            ask(cache, source)
+
+    leader = pool.submit(lead)
+    flights.wait_for_boardings(1)
+    follower = pool.submit(ask, cache, lambda: "taken over")
+    flights.wait_for_boardings(1)
+    source.gate.open()
+
+    assert leader.exception(PATIENCE) is source.result
     assert follower.result(PATIENCE) == "taken over"
 
 

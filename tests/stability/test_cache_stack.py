@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from app.stability.cache_stack import RESULTS, Found, Lifetimes, TierStack
 from app.stability.cache_tiers import Entry, MemoryTier
 from app.stability.errors import OptionError
+from app.stability.figures import Figure
 from tests.fakes.clocks import HandClock
 
 LIFETIMES = Lifetimes(fresh=60.0, stale=30.0, negative=5.0)
@@ -213,6 +215,18 @@ def test_a_tier_that_cannot_remove_is_told_and_counted_and_the_others_do() -> No
     assert counts(stack) == {("remote", "error"): 1}
 
 
+def test_a_tiers_failure_is_logged_with_what_it_was_doing_and_why(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    stack = stack_of(ScriptedTier("remote", ConnectionError()))
+
+    stack.look(0)("a")
+    stack.put(Entry("a", 1, 60.0))
+    stack.remove("a")
+
+    facts = [(r.__dict__["policy"], r.__dict__["tier"], r.args, r.exc_info and r.exc_info[0]) for r in caplog.records]
+    assert facts == [("photos", "remote", (what,), ConnectionError) for what in ("read", "write", "removal")]
+
+
 @pytest.mark.parametrize("names", [[], ["a", "a"], ["flight"], ["source"]])
 def test_tiers_that_cannot_be_told_apart_are_refused(names: list[str]) -> None:
     with pytest.raises(OptionError, match="names of their own"):
@@ -226,13 +240,12 @@ def test_every_result_of_every_tier_is_counted_from_zero_and_entries_where_they_
 
     first, second = list(stack.figures()), list(stack.figures())
 
-    requests = [(f.labels["tier"], f.labels["result"], f.value) for f in first[:-1]]
-    assert requests == [(tier, r, 0) for tier in ("memory", "remote", "flight", "source") for r in RESULTS]
-    assert (first[-1].metric, first[-1].value, first[-1].labels) == (
-        "cache_entries",
-        1,
-        {"name": "photos", "tier": "memory"},
-    )
+    assert first[:-1] == [
+        Figure("cache_requests", "counter", 0, {"name": "photos", "tier": tier, "result": result})
+        for tier in ("memory", "remote", "flight", "source")
+        for result in RESULTS
+    ]
+    assert first[-1] == Figure("cache_entries", "gauge", 1, {"name": "photos", "tier": "memory"})
     assert first == second
 
 

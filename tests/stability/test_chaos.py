@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import re
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from app.stability import chaos as module
 from app.stability.call import Call
 from app.stability.chaos import Chaos, ChaosInjected, ChaosOptions
 from app.stability.configuration import build_pipelines
+from app.stability.context import PolicyContext
 from app.stability.deadline import Deadline, DeadlineExceededError, deadline_scope
 from app.stability.errors import InjectedFaultError, OptionError
 from app.stability.events import Event, EventBus
@@ -88,10 +90,11 @@ def test_a_permission_that_is_no_bool_is_refused(allowed: Any) -> None:
 def test_a_fault_is_raised_in_the_place_of_the_call(clock: HandClock) -> None:
     policy = Chaos("photos", ALWAYS_FAULT, allowed=True, clock=clock)
 
-    with pytest.raises(InjectedFaultError, match="photos: a fault injected on purpose"):
-        run(policy)
+    for _ in range(2):
+        with pytest.raises(InjectedFaultError, match="photos: a fault injected on purpose"):
+            run(policy)
 
-    assert counts(policy) == {"fault": 1, "latency": 0, "outcome": 0}
+    assert counts(policy) == {"fault": 2, "latency": 0, "outcome": 0}
 
 
 def test_a_fault_may_be_any_exception() -> None:
@@ -111,6 +114,28 @@ def test_a_factory_that_makes_no_exception_gives_the_usual_fault(factory: Any) -
 
     with pytest.raises(InjectedFaultError):
         run(policy)
+
+
+def test_a_factory_that_raises_is_logged_with_its_policy(caplog: pytest.LogCaptureFixture) -> None:
+    policy = Chaos("photos", ALWAYS_FAULT, allowed=True, fault=_raise)
+    caplog.clear()
+
+    with pytest.raises(InjectedFaultError):
+        run(policy)
+
+    (record,) = caplog.records
+    assert record.__dict__["policy"] == "photos"
+    assert record.exc_info
+    assert record.exc_info[0] is ZeroDivisionError
+
+
+def test_whoever_starts_it_is_warned_by_name_and_for_how_long(caplog: pytest.LogCaptureFixture) -> None:
+    Chaos("photos", ChaosOptions(fault_rate=0.1, enabled_for_seconds=60.0), allowed=True)
+
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.__dict__["policy"] == "photos"
+    assert all(word in record.getMessage() for word in ("chaos", "60 s"))
 
 
 def test_a_delay_is_waited_before_the_call(clock: HandClock) -> None:
@@ -254,6 +279,30 @@ def test_the_faults_stay_where_they_are_when_another_rate_changes() -> None:
     assert [word == "fault" for word in other] == faults
 
 
+class LowestNumber(random.Random):
+    """Draws the lowest number that there is."""
+
+    def random(self) -> float:
+        return 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "becomes"),
+    [
+        (ChaosOptions(outcome_rate=1.0), "false"),
+        (ChaosOptions(latency_rate=1.0, latency_seconds=2.0), "real"),
+    ],
+)
+def test_a_rate_of_nothing_never_acts_whatever_is_drawn(
+    clock: HandClock, options: ChaosOptions, becomes: str
+) -> None:
+    policy = Chaos("photos", options, allowed=True, outcome="false", clock=clock)
+    policy._random = LowestNumber()
+
+    assert run(policy) == becomes
+    assert clock.slept == [2.0] * (options.latency_rate > 0)
+
+
 def test_threads_share_one_sequence() -> None:
     policy = Chaos("photos", some_of_each(), allowed=True, outcome="false")
     pipeline = Pipeline("photos", [policy])
@@ -335,6 +384,20 @@ def test_a_document_says_how_much_and_the_program_whether() -> None:
     pipelines = build_pipelines(DOCUMENT, kinds=kinds)
 
     assert pipelines["photos"].call(lambda: "real") == "false"
+
+
+def test_one_that_is_built_has_name_clock_and_bus_of_its_pipeline(clock: HandClock, bus: EventBus) -> None:
+    told: list[Event] = []
+    bus.subscribe(told.append)
+    kind = Chaos.given(allowed=True)
+
+    policy = kind.build(ALWAYS_LATE, PolicyContext("photos", clock=clock, bus=bus))
+
+    assert run(policy) == "real"
+    assert clock.slept == [2.0]
+    assert bus.flush()
+    assert told == [ChaosInjected(name="photos", operation="", kind="latency", seconds=2.0)]
+    assert (kind.__name__, kind.__doc__) == (Chaos.__name__, Chaos.__doc__)
 
 
 # --- The page -------------------------------------------------------------------------------------------------------

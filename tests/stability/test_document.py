@@ -46,6 +46,7 @@ def test_a_plan_knows_where_each_value_was_written() -> None:
     ("text", "says"),
     [
         ("pipeline = {}", "pipeline is nothing that can stand here; did you mean 'pipelines'?"),
+        ("profile = {}", "profile is nothing that can stand here; did you mean 'profiles'?"),
         ("pipelines = 1", "pipelines must be a table"),
         ("defaults = 1", "defaults must be a table"),
         ("shared = []", "shared must be a table"),
@@ -60,6 +61,12 @@ def test_a_plan_knows_where_each_value_was_written() -> None:
             "[profiles.production]\npipeline = 1",
             "profiles.production.pipeline is nothing that can stand here; did you mean 'pipelines'?",
         ),
+        (
+            "[profiles.production]\nprofile = 1",
+            "profiles.production.profile is nothing that can stand here; there are defaults, shared, pipelines",
+        ),
+        ("[profiles.production]\ndefaults = 1", "profiles.production.defaults must be a table"),
+        ("[profiles.production]\npipelines = 1", "profiles.production.pipelines must be a table"),
         (
             PIPELINE + "[profiles.production.pipelines.raed]\npolicies = []",
             "profiles.production.pipelines.raed changes a pipeline that does not exist; did you mean 'read'?",
@@ -100,6 +107,12 @@ def test_a_wrong_shape_is_refused_with_its_place(text: str, says: str) -> None:
 
     assert len(found.mistakes) == 1
     assert found.mistakes[0].startswith(says)
+
+
+def test_a_profile_that_is_no_table_hides_no_mistake_of_the_next() -> None:
+    found = plan("[profiles]\ntest = 1\n[profiles.production]\nshared = 1", "production")
+
+    assert found.mistakes == ["profiles.test must be a table", "profiles.production.shared must be a table"]
 
 
 def test_what_another_profile_uses_is_no_mistake_in_this_one() -> None:

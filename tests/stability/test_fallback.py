@@ -16,6 +16,7 @@ import app.stability
 from app.stability import fallback as module
 from app.stability.call import Call
 from app.stability.configuration import build_pipelines
+from app.stability.context import PolicyContext
 from app.stability.deadline import DeadlineExceededError
 from app.stability.errors import CallNotPermittedError, OptionError
 from app.stability.events import Event, EventBus
@@ -28,6 +29,7 @@ from app.stability.fallback import (
     FallbackUsed,
     has_failed,
 )
+from app.stability.figures import Figure
 from app.stability.outcome import Classification
 from app.stability.pipeline import Pipeline
 from tests.house.source import ROOT
@@ -79,10 +81,10 @@ def test_a_call_that_succeeds_takes_no_alternative() -> None:
 def test_the_first_alternative_answers_for_a_failed_call() -> None:
     policy = Fallback("cdn", [giving("origin", 2), giving("placeholder", 3)])
 
-    result = run(policy, raising(ConnectionError()))
+    results = [run(policy, raising(ConnectionError())) for _ in range(2)]
 
-    assert result == 2
-    assert counts(policy) == {("primary", "origin"): 1}
+    assert results == [2, 2]
+    assert counts(policy) == {("primary", "origin"): 2}
 
 
 def test_an_alternative_is_given_the_call_and_the_first_failure() -> None:
@@ -133,15 +135,18 @@ def test_one_error_raised_again_and_again_does_not_collect_notes_without_end() -
     assert len(first.__notes__) == len(set(first.__notes__)) == 16
 
 
-def test_an_error_that_takes_no_notes_is_raised_all_the_same() -> None:
+def test_an_error_that_takes_no_notes_is_raised_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
     class StubbornError(Exception):
         def add_note(self, note: str) -> None:
             raise TypeError(note)
 
+    caplog.set_level(logging.DEBUG)
     policy = Fallback("cdn", [failing("origin", OSError())])
 
     with pytest.raises(StubbornError):
         run(policy, raising(StubbornError()))
+
+    assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [TypeError]
 
 
 @pytest.mark.parametrize(
@@ -170,6 +175,7 @@ def test_a_condition_that_raises_does_not_apply_and_is_logged(caplog: pytest.Log
 
     assert result == 3
     assert "the condition of a fallback raised" in caplog.text
+    assert [(r.__dict__["policy"], r.__dict__["alternative"]) for r in caplog.records] == [("cdn", "odd")]
 
 
 def test_no_alternative_that_applies_leaves_the_error_as_it_is(bus: EventBus) -> None:
@@ -258,6 +264,26 @@ def test_a_failing_result_comes_back_when_the_alternatives_give_failures_too() -
     assert counts(policy) == {("primary", "origin"): 1, ("origin", "placeholder"): 1, ("placeholder", "none"): 1}
 
 
+def test_an_alternative_that_gives_a_failure_is_told_and_noted_as_one_that_raises(bus: EventBus) -> None:
+    told: list[Event] = []
+    bus.subscribe(told.append)
+    alternatives = [giving("origin", -2), giving("placeholder", -3)]
+    policy = Fallback("cdn", alternatives, ON_RESULTS, classification=NEGATIVE_FAILS, bus=bus)
+
+    with pytest.raises(ConnectionError) as raised:
+        run(policy, raising(ConnectionError()))
+
+    assert bus.flush()
+    assert [event.error for event in told if isinstance(event, FallbackUsed)] == [
+        "ConnectionError",
+        "FailingResultError",
+    ]
+    assert raised.value.__notes__ == [
+        f"fallback {name!r} failed too: FailingResultError: {FailingResultError(-2)}"
+        for name in ("origin", "placeholder")
+    ]
+
+
 def test_an_alternative_for_failing_results_sees_the_value() -> None:
     alternative = Alternative("repaired", lambda _call, error: error.args[0] * -10, when=FailingResultError)
     policy = Fallback("cdn", [alternative], ON_RESULTS, classification=NEGATIVE_FAILS)
@@ -295,10 +321,10 @@ def test_each_use_and_the_end_are_told(bus: EventBus) -> None:
 def test_every_way_it_can_go_is_counted_from_zero() -> None:
     policy = Fallback("cdn", [giving("origin", 2), giving("placeholder", 3)])
 
-    figures = [(f.metric, f.kind, f.value, f.labels["from"], f.labels["to"]) for f in policy.figures()]
+    figures = list(policy.figures())
 
     assert figures == [
-        ("fallback", "counter", 0, source, target)
+        Figure("fallback", "counter", 0, {"name": "cdn", "from": source, "to": target})
         for source, target in [
             ("primary", "origin"),
             ("primary", "placeholder"),
@@ -326,7 +352,7 @@ def test_options_choose_among_the_alternatives_and_order_them() -> None:
         ([giving("none", 1)], {}, "cannot be called 'none'"),
         ([giving("", 1)], {}, "cannot be called ''"),
         ([giving("cdn", 1)], {"primary": "cdn"}, "cannot be called 'cdn'"),
-        ([giving("a", 1)], {"alternatives": ("b",)}, "names 'b'; there are a"),
+        ([giving("a", 1), giving("c", 2)], {"alternatives": ("b",)}, "names 'b'; there are a, c"),
     ],
 )
 def test_alternatives_that_cannot_be_told_apart_or_found_are_refused(
@@ -358,6 +384,23 @@ def test_a_document_chooses_among_what_the_program_offers() -> None:
 def test_a_document_is_refused_where_the_program_offers_nothing() -> None:
     with pytest.raises(OptionError, match=re.escape("give kinds={'fallback': Fallback.given(…)}")):
         build_pipelines(DOCUMENT)
+
+
+def test_one_that_is_built_has_name_rules_and_bus_of_its_pipeline(bus: EventBus) -> None:
+    told: list[Event] = []
+    bus.subscribe(told.append)
+    kind = Fallback.given(giving("origin", 2))
+
+    policy = kind.build(FallbackOptions(), PolicyContext("photos", ONLY_CONNECTIONS, bus=bus))
+
+    assert run(policy, raising(ConnectionError())) == 2
+    with pytest.raises(LookupError):
+        run(policy, raising(LookupError()))
+    assert bus.flush()
+    assert [(event.name, event.error) for event in told if isinstance(event, FallbackUsed)] == [
+        ("photos", "ConnectionError")
+    ]
+    assert (kind.__name__, kind.__doc__) == (Fallback.__name__, Fallback.__doc__)
 
 
 # --- The page -------------------------------------------------------------------------------------------------------

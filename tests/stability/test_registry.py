@@ -27,8 +27,13 @@ BAD = {
     "undeclared": (
         "from dataclasses import dataclass\n"
         + GOOD
-        + "@dataclass(frozen=True, kw_only=True)\nclass O(Options):\n    a: int = 1\nGood.Options = O\nx = Good",
-        "a in its Options is not declared with option()",
+        + "@dataclass(frozen=True, kw_only=True)\nclass O(Options):\n    a: int = 1\n    b: int = 2\n"
+        + "Good.Options = O\nx = Good",
+        "a, b in its Options is not declared with option()",
+    ),
+    "foreign_options": (
+        "from dataclasses import dataclass\n" + GOOD + "@dataclass\nclass O: ...\nGood.Options = O\nx = Good",
+        "its Options is no dataclass made from stability.Options",
     ),
     "broken": ("raise RuntimeError('no licence')", "cannot be imported: RuntimeError: no licence"),
     "nameless": ("y = 1", "cannot be imported: AttributeError"),
@@ -112,13 +117,22 @@ def test_an_unknown_name_is_told_what_it_may_mean() -> None:
         find_kind("bulkhed")
 
 
+def test_a_hint_may_be_a_class_that_the_caller_adds() -> None:
+    with pytest.raises(OptionError, match=r"; did you mean 'unbuildable'\?"):
+        find_kind("unbuildabl", KINDS)
+
+
 @pytest.mark.parametrize(
     ("text", "candidates", "says"),
     [
         ("Retry", ["timeout", "retry"], "; did you mean 'retry'?"),
         ("zzz", ["timeout", "retry"], "; there are timeout, retry"),
         ("attempts", ["max_attempts", "base_seconds"], "; did you mean 'max_attempts'?"),
+        ("max", ["max_attempts", "base_seconds"], "; did you mean 'max_attempts'?"),
+        ("rate", ["failure_rate_threshold", "race"], "; did you mean 'failure_rate_threshold'?"),
         ("seconds", ["cap_seconds", "base_seconds"], "; did you mean 'cap_seconds'?"),
+        ("seconds", ["base_seconds", "cap_seconds"], "; did you mean 'cap_seconds'?"),
+        ("max", ["mix", "retry"], "; there are mix, retry"),
         ("re", ["timeout", "retry"], "; there are timeout, retry"),
         ("zzz", [], ""),
     ],

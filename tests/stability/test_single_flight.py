@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -173,6 +174,62 @@ def test_a_follower_takes_over_from_a_leader_whose_own_time_is_over(pool: Thread
 
     assert isinstance(leader.exception(PATIENCE), TimeoutError)
     assert follower.result(PATIENCE) == "taken over"
+
+
+def test_a_follower_takes_over_from_a_leader_that_was_refused_for_its_own_lack_of_time(
+    pool: ThreadPoolExecutor,
+) -> None:
+    flights, source, clock = CountingFlights(), Source(DeadlineExceededError()), HandClock()
+
+    def lead() -> None:
+        with deadline_scope(Deadline(1.0, clock)):  # not over yet, and too short for the call
+            flights.run("a", source)
+
+    leader = pool.submit(lead)
+    flights.wait_for_boardings(1)
+    follower = pool.submit(flights.run, "a", lambda: "taken over")
+    flights.wait_for_boardings(1)
+    source.release.set()
+
+    assert leader.exception(PATIENCE) is source.error
+    assert follower.result(PATIENCE) == "taken over"
+
+
+class EndlessFlight(Flight):
+    """Is not waited for in truth: remembers how long it was to be."""
+
+    waits: ClassVar[list[float]] = []
+
+    def wait(self, seconds: float) -> bool:
+        self.waits.append(seconds)
+        return False
+
+
+@pytest.mark.parametrize(
+    ("left_seconds", "waited", "gives_up"),
+    [(-1.0, 0.0, True), (0.5, 0.5, True), (30.0, 30.0, True), (60.0, 30.0, False)],
+)
+def test_a_follower_waits_for_what_is_left_of_its_time_and_then_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+    left_seconds: float,
+    waited: float,
+    gives_up: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    monkeypatch.setattr(EndlessFlight, "waits", [])
+    flights, flight, clock = SingleFlight(30.0), EndlessFlight("a"), HandClock()
+    raised = False
+
+    with deadline_scope(Deadline(100.0, clock)):
+        clock.advance(100.0 - left_seconds)
+        try:
+            has_answer = flights.follow(flight)
+        except DeadlineExceededError:
+            raised = True
+        else:
+            assert not has_answer
+
+    assert flight.waits == [waited]
+    assert raised is gives_up
 
 
 def test_a_leader_that_hangs_holds_no_follower_beyond_its_own_deadline(pool: ThreadPoolExecutor) -> None:
@@ -385,6 +442,30 @@ def test_a_write_that_nobody_overtook_stays() -> None:
     assert not flights.is_doomed("a")
 
 
+def test_an_invalidation_after_a_write_has_nothing_to_take_back() -> None:
+    flights = SingleFlight()
+    flight, _ = flights.board("a")
+    flights.begin_write(flight)
+    flights.end_write(flight)
+
+    flights.void("a")
+
+    assert flight.is_void
+    assert not flights.is_doomed("a")
+
+
+def test_a_child_that_ends_the_write_of_its_parent_dooms_nothing() -> None:
+    of_parent, of_child = SingleFlight(), SingleFlight()
+    flight, _ = of_parent.board("a")
+    of_parent.begin_write(flight)
+    of_parent.void("a")
+
+    assert of_child.end_write(flight)
+    of_child.take_back(flight)
+
+    assert not of_child.is_doomed("a")
+
+
 def test_leaving_a_flight_that_was_replaced_leaves_the_other_one_alone() -> None:
     flights = SingleFlight()
     old, _ = flights.board("a")
@@ -412,6 +493,14 @@ def test_an_error_that_gives_no_true_copy_has_none(error: Exception) -> None:
     assert fresh_copy(error) is None
 
 
+def test_why_an_error_cannot_be_copied_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    fresh_copy(TwoArgumentsError(1, 2))
+
+    assert [record.exc_info and record.exc_info[0] for record in caplog.records] == [TypeError]
+
+
 def test_a_copy_has_arguments_and_attributes_and_no_history() -> None:
     error = ConnectionError("down")
     with pytest.raises(ConnectionError):
@@ -433,8 +522,9 @@ def test_an_error_ends_with_its_caller_when_that_ones_deadline_has_passed() -> N
     without = ends_with_caller(DeadlineExceededError())
     with deadline_scope(Deadline(5.0, clock)) as own:
         unnamed, named = ends_with_caller(DeadlineExceededError()), ends_with_caller(own.exceeded())
+        clock.advance(4.5)
         of_an_attempt, other = ends_with_caller(inner), ends_with_caller(OSError())
-        clock.advance(5.0)
+        clock.advance(0.5)
         late = ends_with_caller(OSError())
 
     assert (without, unnamed, named, of_an_attempt, other, late) == (False, True, True, False, False, True)
