@@ -156,15 +156,6 @@ def test_a_partition_that_comes_back_for_its_guarantee_is_the_next_one_in() -> N
     end()
 
 
-def test_it_is_built_from_what_surrounds_it() -> None:
-    context = PolicyContext("uploads", clock=HandClock())
-
-    built = AdaptiveLimit.build(AdaptiveLimitOptions(initial_limit=7), context)
-
-    assert (built.name, built.limit, built.in_use) == ("uploads", 7, 0)
-    assert AdaptiveLimit("x").options == AdaptiveLimitOptions()
-
-
 # --- What moves it --------------------------------------------------------------------------------------------------
 
 
@@ -264,6 +255,39 @@ def test_shares_follow_the_limit() -> None:
     assert policy._partitions.find("read").guaranteed == 5
 
 
+def test_the_share_of_failed_calls_is_that_of_all_calls_of_the_window() -> None:
+    clock = HandClock()
+    policy = limit_of(100, clock=clock)
+    results = iter([OSError, *[int] * 10])
+
+    def function() -> object:
+        result = next(results)()
+        if isinstance(result, OSError):
+            raise result
+        return result
+
+    after = window(policy, clock, function)
+
+    assert after == int(100 * 10 / 11 + 4 * 10 / 11)
+
+
+def test_what_is_usual_is_the_mean_of_all_calls_of_a_window_and_then_of_the_long_window() -> None:
+    clock = HandClock()
+    policy = limit_of(100, clock=clock, long_window=99)
+    usual = []
+
+    for first, last in [(0.01, 0.09)] * 11 + [(0.02, 0.1)]:
+        for seconds in [first] * 5 + [last] * 5 + [(first + last) / 2]:
+            run(policy, lambda seconds=seconds: clock.advance(seconds))  # type: ignore[misc]  # bound now
+        clock.advance(1.0)
+        assert policy.in_use == 0
+        policy._close_window(clock.monotonic())
+        usual.append(policy._gradient.usual_seconds)
+
+    assert usual[:11] == pytest.approx([0.05] * 11)
+    assert usual[11] == pytest.approx(0.05 + 0.01 * 2 / 100)
+
+
 # --- Broken surroundings --------------------------------------------------------------------------------------------
 
 
@@ -287,6 +311,43 @@ def test_a_clock_that_goes_again_moves_the_limit_again() -> None:
         run(policy)
 
     assert policy.limit == 24
+
+
+def test_a_call_whose_end_no_clock_has_seen_says_nothing() -> None:
+    clock = BrokenClock(5.0)
+    policy = limit_of(20, clock=clock)
+
+    for reading in (None, float("nan"), float("inf"), 4.0):
+        clock.reading = 5.0
+        run(policy, lambda reading=reading: setattr(clock, "reading", reading))  # type: ignore[misc]  # bound now
+
+    assert policy.in_use == 0
+    assert (policy._successes, policy._failures) == (0, 0)
+
+
+def test_an_instant_without_end_does_not_hold_the_limit_for_ever() -> None:
+    clock = BrokenClock(5.0)
+    policy = limit_of(20, clock=clock)
+    hold(policy, 15)
+    for _ in range(11):
+        run(policy)
+
+    clock.reading = float("inf")
+    run(policy)
+    during = policy.limit
+    for clock.reading in (7.0, 9.0):
+        for _ in range(11):
+            run(policy)
+
+    assert (during, policy.limit) == (20, 28)
+
+
+def test_a_clock_that_raises_at_the_start_is_told_with_the_name_of_the_limit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    limit_of(20, clock=BrokenClock(None))
+
+    assert [vars(record)["policy"] for record in caplog.records] == ["storage"]
 
 
 def test_an_interrupt_while_the_end_is_measured_loses_no_place() -> None:
@@ -403,6 +464,23 @@ def test_a_document_can_say_it_all() -> None:
     assert policy is not None
     assert policy.options.partitions == {"health": 0.1, "read": 0.5}
     assert policy._partitions.find("read").guaranteed == 5
+
+
+def test_it_is_built_from_what_surrounds_it() -> None:
+    clock, bus, events = HandClock(), EventBus(), list[Event]()
+    bus.subscribe(events.append)
+    context = PolicyContext("storage_read", Classification(ignored=(AbsentError,)), clock, bus)
+
+    built = AdaptiveLimit.build(AdaptiveLimitOptions(initial_limit=100, smoothing=1.0), context)
+
+    assert (built.name, built.limit, built.in_use) == ("storage_read", 100, 0)
+    assert AdaptiveLimit("x").options == AdaptiveLimitOptions()
+    assert window(built, clock, fail(AbsentError())) == 100
+    assert window(built, clock, int) == 104
+    hold(built, 104)
+    assert refusal(built).name == "storage_read"
+    bus.close()
+    assert [(type(event), event.name) for event in events] == [(CallsShed, "storage_read")]
 
 
 def test_figures_say_the_limit_and_who_uses_it() -> None:

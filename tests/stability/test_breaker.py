@@ -19,6 +19,7 @@ from app.stability.errors import BulkheadFullError, CallNotPermittedError
 from app.stability.events import EventBus
 from app.stability.outcome import Classification
 from app.stability.pipeline import Pipeline
+from tests.fakes.board import MemoryBoard
 from tests.fakes.breakers import ADMITTED_OF_TEN, AbsentError, DownError, Rig, places, rig_in
 from tests.fakes.clocks import HandClock
 
@@ -479,15 +480,24 @@ def test_no_lock_is_held_while_the_function_runs() -> None:
 
 
 def test_it_is_built_from_options_and_surroundings() -> None:
-    clock, bus, rules = HandClock(), EventBus(), Classification(ignored=(AbsentError,))
+    clock, bus, rules, board = HandClock(), EventBus(), Classification(ignored=(AbsentError,)), MemoryBoard()
+    told: list[str] = []
+    bus.subscribe(lambda event: told.append(event.name))
     options = CircuitBreakerOptions(minimum_number_of_calls=1, sliding_window_size=1)
 
-    breaker = CircuitBreaker.build(options, PolicyContext("storage", rules, clock, bus))
+    breaker = CircuitBreaker.build(options, PolicyContext("storage", rules, clock, bus, board=board))
+    with pytest.raises(AbsentError), breaker.acquire():
+        raise AbsentError
+    after_an_ignored_error = breaker.state
     with pytest.raises(DownError), breaker.acquire():
         raise DownError
 
     assert (breaker.name, breaker.options, breaker.state) == ("storage", options, State.OPEN)
+    assert after_an_ignored_error is State.CLOSED
     assert breaker.snapshot().remaining_seconds == 60.0
+    assert board.standing["storage"].state == State.OPEN.value
+    bus.close()
+    assert told == ["storage"]
 
 
 def test_it_needs_nothing_but_a_name() -> None:

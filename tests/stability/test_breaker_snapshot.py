@@ -61,9 +61,9 @@ def test_one_series_of_seven_is_on(state: State) -> None:
     rig = Rig()
     move(rig, state)
 
-    series = {one.labels["state"]: one.value for one in figures(rig, "circuit_breaker_state")}
+    series = {one.labels["state"]: (one.kind, one.value) for one in figures(rig, "circuit_breaker_state")}
 
-    assert series == {one.value: float(one is state) for one in State}
+    assert series == {one.value: ("gauge", float(one is state)) for one in State}
 
 
 @pytest.mark.parametrize("state", State)
@@ -128,6 +128,7 @@ def test_a_reset_of_a_closed_breaker_is_counted_too() -> None:
 
     (counted,) = figures(rig, "circuit_breaker_transitions")
     assert counted.labels == {"name": "storage", "from": "closed", "to": "closed"}
+    assert counted.kind == "counter"
 
 
 def test_every_metric_carries_the_breakers_name_and_looking_counts_nothing() -> None:

@@ -71,12 +71,19 @@ def test_a_call_that_finds_a_place_is_not_asked_for_its_deadline() -> None:
 
 
 def test_it_is_built_from_what_surrounds_it() -> None:
-    clock = HandClock()
-    context = PolicyContext("storage_read", clock=clock)
+    bus, events = EventBus(), list[Event]()
+    bus.subscribe(events.append)
+    clock = BrokenClock(7.0)
+    context = PolicyContext("storage_read", clock=clock, bus=bus)
 
-    built = Bulkhead.build(BulkheadOptions(max_concurrent_calls=3), context)
+    built = Bulkhead.build(BulkheadOptions(max_concurrent_calls=3, max_queue_length=0), context)
 
     assert (built.name, built.options.max_concurrent_calls, built.in_use) == ("storage_read", 3, 0)
+    assert built._now() == 7.0
+    assert [built.try_acquire() for _ in range(3)] == [True] * 3
+    assert refusal(built).reason == QUEUE_FULL
+    bus.close()
+    assert [(type(event), event.name) for event in events] == [(CallsShed, "storage_read")]
     assert Bulkhead("x").options == BulkheadOptions()
 
 

@@ -270,6 +270,27 @@ def test_the_pace_of_a_queue_is_a_moving_mean() -> None:
         caller.leave()
 
 
+def test_calls_that_leave_at_one_instant_count_as_no_time_in_the_pace() -> None:
+    pace = module._Pace()
+    pace.begin(1.0)
+
+    pace.served(1.0)
+    at_once = pace.seconds_for(3)
+    pace.served(1.8)
+
+    assert at_once == 0.0
+    assert pace.seconds_for(1) == pytest.approx(0.1)  # 0 + 0.8 / 8
+
+
+def test_a_time_without_end_is_no_pace() -> None:
+    pace = module._Pace()
+    pace.begin(1.0)
+
+    pace.served(float("inf"))
+
+    assert pace.seconds_for(1) is None
+
+
 def test_the_pace_of_bad_times_is_forgotten_with_the_queue(meanwhile: Meanwhile) -> None:
     clock = HandClock()
     bulkhead, callers = moving_queue(clock)
@@ -307,6 +328,41 @@ def test_codel_drops_calls_of_a_queue_that_stands() -> None:
     assert [caller.refused for caller in callers if caller is not dropped] == [None] * 4
     callers[4].leave()
     assert (bulkhead.in_use, bulkhead.queue_size) == (0, 0)
+
+
+def test_of_two_that_wait_in_a_queue_that_stands_the_first_is_dropped() -> None:
+    clock = HandClock()
+    bulkhead = bulkhead_of(1, clock=clock, codel_target_seconds=0.005, codel_interval_seconds=0.1)
+    callers = [enter(bulkhead) for _ in range(4)]
+
+    clock.advance(1.0)
+    callers[0].leave()
+    until(lambda: callers[1].is_inside)  # waited a second: the interval begins
+    clock.advance(0.1)
+    callers[1].leave()
+    until(lambda: callers[3].is_inside)
+
+    assert shed(bulkhead) == {CODEL: 1}
+    callers[3].leave()
+    callers[2].leave()
+    assert callers[2].refused is not None
+
+
+def test_waits_below_the_target_drop_nobody_though_the_queue_is_never_empty() -> None:
+    clock = HandClock()
+    bulkhead = bulkhead_of(1, clock=clock, codel_target_seconds=1.0, codel_interval_seconds=2.0)
+    callers = [enter(bulkhead) for _ in range(3)]
+
+    for _ in range(8):  # two wait all the time, for 0.8 s each, for 3.2 s in all
+        clock.advance(0.4)
+        served = callers.pop(0)
+        served.leave()
+        until(lambda: callers[0].is_inside or callers[0].is_done)
+        callers.append(enter(bulkhead))
+
+    assert shed(bulkhead) == {}
+    for caller in callers:
+        caller.leave()
 
 
 def test_fifo_drops_nobody() -> None:

@@ -123,6 +123,17 @@ def test_a_queue_that_stands_again_soon_is_dropped_from_at_the_rate_that_worked(
     assert instants == [80.0, 88.0, 95.1875]
 
 
+def test_two_drops_after_the_first_are_a_rate_to_remember_at_any_time_of_day() -> None:
+    judge = codel()
+    drop_instants(judge, 1000.0, 1044.0)  # at 1016, 1032 and 1043.31: the count went from 1 to 3
+    judge.drops(1044.0, SHORT, is_last=False)
+
+    instants = drop_instants(judge, 1046.0, 1075.0)
+
+    # It stands from 1046 to 1062; the count starts at 3 - 1 = 2, so the next one comes after 16/√2 = 11.31.
+    assert instants == [1062.0, 1073.375]
+
+
 def test_the_rate_that_worked_is_forgotten_after_sixteen_intervals() -> None:
     judge = codel()
     drop_instants(judge, 0.0, 61.0)

@@ -41,6 +41,11 @@ def timeout(seconds: float, name: str = "timeout") -> Member:
             ["retry begins no attempt with less than 2 s left, but an attempt has 1 s"],
         ),
         (
+            [member("retry", max_attempts=2, minimum_attempt_seconds=2), timeout(1)],
+            28,
+            ["retry begins no attempt with less than 2 s left, but an attempt has 1 s"],
+        ),
+        (
             [timeout(5), timeout(8, "attempt_timeout")],
             None,
             ["attempt_timeout (8 s) must not exceed timeout (5 s), which ends the call before"],
@@ -79,6 +84,8 @@ def test_times_that_cannot_be_are_contradictions(
         ([timeout(5), Member("retry", "retry", None)], 28),
         ([Member("timeout", "timeout", None), timeout(5)], None),
         ([timeout(5), member("bulkhead"), timeout(5, "attempt_timeout")], 5),
+        ([member("retry", minimum_attempt_seconds=1), timeout(1)], 28),
+        ([timeout(5), Member("pool", "pool", timeout(8).options)], None),
     ],
 )
 def test_times_that_fit_are_none(members: list[Member], deadline: float | None) -> None:
@@ -136,6 +143,18 @@ def test_a_breaker_whose_calls_cannot_be_slow_is_told(slow: float, cut: float, i
         f"calls a call slow after {slow:g} s, but attempt_timeout ends it after {cut:g} s: only failures are counted"
     )
     assert found == ([f"circuit_breaker {says}"] if is_told else [])
+
+
+def test_a_timeout_that_stands_directly_inside_a_breaker_cuts_its_calls_off() -> None:
+    breaker = member("circuit_breaker", slow_call_duration_threshold_seconds=9)
+
+    assert len(list(find_cautions([breaker, timeout(8)]))) == 1
+
+
+def test_only_a_breaker_is_told_that_its_calls_cannot_be_slow() -> None:
+    watch = Member("watch", "watch", member("circuit_breaker", slow_call_duration_threshold_seconds=9).options)
+
+    assert list(find_cautions([watch, timeout(8)])) == []
 
 
 def test_a_breaker_without_a_timeout_inside_may_call_anything_slow() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from dataclasses import dataclass
@@ -65,6 +66,35 @@ def test_policies_are_linked_in_the_order_of_the_document() -> None:
     assert pipelines.cautions == ()
 
 
+def test_each_pipeline_has_the_name_by_which_it_is_found() -> None:
+    pipelines = build(DEVELOPMENT_AND_PRODUCTION)
+
+    assert {name: pipeline.name for name, pipeline in pipelines.items()} == {"read": "read", "write": "write"}
+
+
+def test_a_profile_that_the_program_does_not_know_is_refused() -> None:
+    found = mistakes(DEVELOPMENT_AND_PRODUCTION, profile="development", profiles=("development", "staging"))
+
+    assert len(found) == 1
+    assert "profiles.production" in found[0]
+
+
+def test_a_kind_of_the_program_s_own_may_have_defaults() -> None:
+    document = '[defaults.again]\nmax_attempts = 2\n[pipelines.read]\npolicies = ["again"]\n'
+
+    pipelines = build(document, kinds={"again": Again})
+
+    assert pipelines.find_all(Again)["read"].options == AgainOptions(max_attempts=2)
+
+
+def test_the_cautions_of_every_pipeline_are_told() -> None:
+    twice = 'policies = ["circuit_breaker", "retry"]\n'
+
+    pipelines = build(f"[pipelines.read]\n{twice}[pipelines.write]\n{twice}")
+
+    assert [caution.split(":")[0] for caution in pipelines.cautions] == ["pipelines.read", "pipelines.write"]
+
+
 def test_an_empty_list_of_policies_lets_calls_pass() -> None:
     assert build("[pipelines.read]\npolicies = []\n")["read"].policies == ()
 
@@ -76,7 +106,7 @@ def test_an_empty_list_of_policies_lets_calls_pass() -> None:
 def test_the_more_specific_place_wins_and_a_profile_among_equals(
     profile: str | None, read: int, write: int, wait: float
 ) -> None:
-    pipelines = build(DEVELOPMENT_AND_PRODUCTION, profile=profile)
+    pipelines = build(DEVELOPMENT_AND_PRODUCTION, profile=profile, profiles=("development", "production"))
 
     fuses, retries = pipelines.find_all(Fuse), pipelines.find_all(Again)
     assert fuses["read"].options == FuseOptions(minimum_number_of_calls=read)
@@ -196,12 +226,90 @@ def test_a_mistake_in_a_common_place_is_told_once() -> None:
     assert mistakes(document) == ("defaults.circuit_breaker.minimum_number_of_calls must be ≥ 1, ≤ 1000",)
 
 
-def test_a_mistake_of_a_profile_is_told_in_that_profile() -> None:
+@pytest.mark.parametrize("profile", [None, "development", "production"])
+def test_a_mistake_of_a_profile_is_told_in_every_profile(profile: str | None) -> None:
     document = DEVELOPMENT_AND_PRODUCTION.replace("= 15", "= 0")
 
-    assert len(build(document, profile="development")) == 2
-    assert mistakes(document, profile="production") == (
-        "profiles.production.defaults.circuit_breaker.minimum_number_of_calls must be ≥ 1, ≤ 1000",
+    found = mistakes(document, profile=profile, profiles=("development", "production"))
+
+    assert found == ("profiles.production.defaults.circuit_breaker.minimum_number_of_calls must be ≥ 1, ≤ 1000",)
+
+
+def test_a_profile_that_is_not_in_force_is_judged_in_full() -> None:
+    document = (
+        READ
+        + """
+    [profiles.test]
+    foo = 1
+    [profiles.test.defaults.retry]
+    max_attempt = 2
+    [profiles.production.defaults.rety]
+    [profiles.production.pipelines.read]
+    policies = ["timeout", "retri", "attempt_timeout"]
+    [profiles.production.pipelines.read.attempt_timeout]
+    kind = "timeout"
+    timeout_seconds = 31
+    [profiles.staging.pipelines.read.retry]
+    base_seconds = 30
+    """
+    )
+
+    found = mistakes(document)
+
+    assert found == (
+        "profiles.test.foo is nothing that can stand here; there are defaults, shared, pipelines",
+        "profiles.test.defaults.retry.max_attempt is no option of retry; did you mean 'max_attempts'?",
+        "profiles.production.defaults.rety is for no policy; did you mean 'retry'?",
+        "in profile production: pipelines.read.retri: there is no policy 'retri'; did you mean 'retry'? " + OWN_NAME,
+        "in profile production: pipelines.read: attempt_timeout (31 s) must not exceed timeout (30 s), which ends the "
+        "call before",
+        "in profile staging: pipelines.read.retry: base_seconds must not exceed cap_seconds",
+    )
+
+
+def test_a_mistake_that_every_profile_has_is_told_once_and_without_one() -> None:
+    document = READ + "[pipelines.read.retry]\nbase_seconds = 30\n[profiles.test]\n[profiles.production]\n"
+
+    assert mistakes(document) == ("pipelines.read.retry: base_seconds must not exceed cap_seconds",)
+
+
+def test_the_deadline_from_outside_is_that_of_the_profile_in_force() -> None:
+    document = READ + "[profiles.production.defaults.retry]\nbase_seconds = 10\n"
+
+    assert build(document, deadline_seconds=5)
+    assert mistakes(document, deadline_seconds=5, profile="production") == (
+        "pipelines.read: retry may take 20 s of waiting between attempts, more than the deadline (5 s)",
+    )
+
+
+def test_a_misspelt_profile_is_refused_with_the_one_that_is_meant() -> None:
+    document = DEVELOPMENT_AND_PRODUCTION.replace("profiles.production", "profiles.prodution")
+
+    assert mistakes(document, profile="production") == ("profiles.production is missing; did you mean 'prodution'?",)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, math.nan, math.inf, 10**400, True, "28"])
+def test_a_deadline_is_a_finite_number_above_0(seconds: Any) -> None:
+    assert mistakes(READ, deadline_seconds=seconds) == ("deadline_seconds must be a finite number above 0",)
+
+
+def test_a_profile_is_a_text() -> None:
+    assert mistakes(READ, profile=5, deadline_seconds=0) == (
+        "profile must be a text",
+        "deadline_seconds must be a finite number above 0",
+    )
+
+
+def test_a_classification_is_for_a_pipeline_or_a_shared_policy() -> None:
+    document = READ + '[shared.places]\nkind = "bulkhead"\n'
+    known = dict.fromkeys(("read", "places"), Classification())
+
+    assert build(document, classifications=known)
+    assert mistakes(document, classifications={**known, "raed": Classification()}) == (
+        "classifications: 'raed' is no pipeline and no shared policy; did you mean 'read'?",
+    )
+    assert mistakes(document, names=("read", "write"), classifications={"write": Classification()}) == (
+        "pipelines.write is missing",
     )
 
 

@@ -211,6 +211,17 @@ def test_an_upstream_is_told_the_rest_in_whole_milliseconds_rounded_down(clock: 
         assert deadline_header_value() == "2249"
 
 
+def test_an_upstream_is_asked_as_long_as_a_whole_millisecond_is_left(clock: HandClock) -> None:
+    clock.advance(-1000)  # to 0, where a millisecond is one to the last bit
+    told = []
+
+    for seconds in (0.001, 0.0015):
+        with deadline_scope(Deadline(seconds, clock)):
+            told.append(deadline_header_value())
+
+    assert told == ["1", "1"]
+
+
 def test_an_upstream_is_told_nothing_where_there_is_no_deadline() -> None:
     assert deadline_header_value() is None
 

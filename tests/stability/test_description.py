@@ -19,6 +19,11 @@ class _Odd(Options):
     size: int = option(3, "A size", unit="calls", low=1)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Bare(Options):
+    rate: float = option(0.5, "A ratio", above=0, high=1)
+
+
 def named(seconds: float) -> float:
     return seconds
 
@@ -40,6 +45,12 @@ def test_the_text_says_order_value_unit_and_origin() -> None:
         "",
         "write: no policies",
     ]
+
+
+def test_columns_are_as_wide_as_what_stands_in_them() -> None:
+    policy = describe_policy("bare", "bare", _Bare(), {})
+
+    assert format_pipelines([PipelineDescription("read", (policy,))]).splitlines()[-1] == "    rate  0.5  default"
 
 
 @pytest.mark.parametrize(("size", "text"), [(1, "1 call"), (2, "2 calls")])
@@ -75,8 +86,10 @@ def test_a_script_gets_the_same_with_range_and_meaning() -> None:
         (2.50, "2.5"),
         ("count_based", "count_based"),
         ((500, 503.0), "[500, 503]"),
+        ([503, 500], "[503, 500]"),
         (frozenset({3, 1}), "[1, 3]"),
-        ({"read": 0.5}, "{read = 0.5}"),
+        (frozenset({8, 1}), "[1, 8]"),
+        ({"read": 0.5, "health": 0.1}, "{read = 0.5, health = 0.1}"),
         (named, "named"),
         (ValueError, "ValueError"),
     ],

@@ -128,6 +128,19 @@ def test_the_first_windows_make_a_plain_mean() -> None:
     assert limit.usual_seconds == pytest.approx(0.2)
 
 
+def test_nothing_is_usual_before_the_first_window() -> None:
+    assert gradient().usual_seconds == 0
+
+
+def test_the_plain_mean_is_that_of_the_first_ten_windows() -> None:
+    limit = gradient(long_window=99)
+
+    for mean in (*[0.1] * 9, 0.2):
+        limit.update(mean, 0.0, 0)
+
+    assert limit.usual_seconds == pytest.approx(0.11)
+
+
 def test_later_windows_move_the_mean_by_the_weight_of_the_long_window() -> None:
     limit = settled(0.1, long_window=99)
 
@@ -143,6 +156,15 @@ def test_what_is_usual_comes_down_faster_after_a_long_overload() -> None:
 
     assert limit.usual_seconds == pytest.approx((0.4 - 0.3 * 2 / 100) * 0.95)
     assert limit.limit == 104
+
+
+def test_what_is_usual_does_not_come_down_faster_for_calls_half_as_long() -> None:
+    limit = gradient()
+
+    limit.update(3.0, 0.0, 100)
+    limit.update(1.0, 0.0, 100)
+
+    assert limit.usual_seconds == 2.0  # the mean of both, twice what is now and not more than twice
 
 
 def test_calls_that_take_no_time_are_not_slow() -> None:

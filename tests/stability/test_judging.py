@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -29,7 +30,16 @@ def test_a_right_policy_is_ready_and_says_where_its_values_are_from() -> None:
     assert mistakes == []
     assert ready == {wanted.place: ReadyPolicy(wanted, KINDS["retry"], AgainOptions(max_attempts=2))}
     described = ready[wanted.place].describe()
+    assert (described.name, described.kind, described.is_shared) == ("retry", "retry", False)
     assert [option.origin for option in described.options][:2] == ["pipelines.read.retry", "default"]
+
+
+def test_a_shared_policy_with_a_name_of_its_own_is_described_as_one() -> None:
+    described = ReadyPolicy(
+        replace(plan("retry", "again"), is_shared=True), KINDS["retry"], AgainOptions()
+    ).describe()
+
+    assert (described.name, described.kind, described.is_shared) == ("again", "retry", True)
 
 
 @pytest.mark.parametrize(
@@ -71,4 +81,5 @@ def test_arrays_and_tables_of_a_document_cannot_be_changed_afterwards() -> None:
 def test_defaults_may_be_for_known_policies_only() -> None:
     found = list(judge_defaults({"retry": "defaults.retry", "rety": "profiles.production.defaults.rety"}, KINDS))
 
+    assert list(judge_defaults({"own": "defaults.own"}, KINDS | {"own": KINDS["retry"]})) == []
     assert found == ["profiles.production.defaults.rety is for no policy; did you mean 'retry'?"]

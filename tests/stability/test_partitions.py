@@ -52,6 +52,16 @@ def test_where_one_place_each_is_too_much_the_largest_gives_way() -> None:
     assert guaranteed(partitions) == {"read": 2, "health": 1, "upload": 1, "list": 1}
 
 
+def test_the_largest_gives_way_by_no_more_than_it_must() -> None:
+    partitions = Partitions({"read": 0.8, "health": 0.05, "upload": 0.15}, 5)
+
+    assert guaranteed(partitions) == {"read": 3, "health": 1, "upload": 1}
+
+
+def test_a_limit_of_one_place_is_guaranteed_too() -> None:
+    assert guaranteed(Partitions({"read": 0.5}, 1)) == {"read": 1}
+
+
 @pytest.mark.parametrize("name", ["health", "read", "upload", "background", "", "no such partition"])
 def test_one_partition_alone_may_have_the_whole_limit(name: str) -> None:
     partitions = Partitions(SHARES, 20)
@@ -102,6 +112,20 @@ def test_a_claim_reaches_as_far_as_the_guarantee_and_no_further() -> None:
     assert [partitions.take(partitions.find("health"), 0.0) for _ in range(3)] == ["", "", LIMIT_REACHED]
 
 
+def test_a_claim_is_for_what_the_partition_does_not_have_yet() -> None:
+    partitions = Partitions(SHARES, 20)
+    for _ in range(4):
+        partitions.take(partitions.find("read"), 0.0)
+    fill(partitions, "background")
+    partitions.take(partitions.find("read"), 0.0)
+
+    for _ in range(7):
+        partitions.give_back(partitions.find("background"))
+
+    assert partitions.take(partitions.find("background"), 0.0) == ""  # seven free, ten less four of them claimed
+    assert partitions.take(partitions.find("background"), 0.0) == PARTITION_REACHED
+
+
 def test_claims_of_two_partitions_add_up() -> None:
     partitions = Partitions(SHARES, 20)
     fill(partitions, "background")
@@ -124,6 +148,18 @@ def test_a_refusal_beyond_the_guarantee_claims_nothing() -> None:
     partitions.give_back(partitions.find("read"))
 
     assert partitions.take(partitions.find(""), 0.0) == ""
+
+
+def test_who_has_all_of_its_guarantee_claims_nothing() -> None:
+    partitions = Partitions(SHARES, 20)
+    for _ in range(10):
+        partitions.take(partitions.find("read"), 0.0)
+    fill(partitions, "background")
+
+    partitions.take(partitions.find("read"), 0.0)
+    partitions.give_back(partitions.find("read"))
+
+    assert partitions.take(partitions.find("background"), 0.0) == ""
 
 
 def test_a_partition_that_does_not_ask_again_lends_again() -> None:

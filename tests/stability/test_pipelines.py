@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from app.stability import Call, Pipeline, PolicyContext
+from app.stability.description import PipelineDescription, describe_policy
 from app.stability.pipelines import Pipelines
 from tests.fakes.policies import Again, Recorder
 
@@ -15,12 +16,16 @@ class _Silent:
 
 
 def test_they_are_a_mapping_in_order() -> None:
-    pipelines = Pipelines({"write": Pipeline("write"), "read": Pipeline("read")}, {}, {"write": (), "read": ()})
+    described = describe_policy("retry", "retry", Again.Options(), {})
+
+    pipelines = Pipelines(
+        {"write": Pipeline("write"), "read": Pipeline("read")}, {}, {"write": (), "read": [described]}
+    )
 
     assert list(pipelines) == ["write", "read"]
     assert len(pipelines) == 2
     assert pipelines["read"].name == "read"
-    assert [described.name for described in pipelines.described] == ["write", "read"]
+    assert pipelines.described == (PipelineDescription("write", ()), PipelineDescription("read", (described,)))
 
 
 def test_a_shared_policy_is_found_and_counted_once() -> None:

@@ -372,7 +372,8 @@ def test_a_store_of_its_own_making_decides() -> None:
 def test_while_a_store_fails_calls_pass_and_it_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     bus, events = EventBus(), list[Event]()
     bus.subscribe(events.append)
-    policy = limit_of(1, bus=bus, store=Remote(OSError(), ValueError(), 0.0, OSError()))
+    errors = [OSError("lost"), ValueError(), OSError("lost again")]
+    policy = limit_of(1, bus=bus, store=Remote(*errors[:2], 0.0, errors[2]))
 
     with caplog.at_level(logging.ERROR):
         results = [run(policy) for _ in range(4)]
@@ -380,7 +381,8 @@ def test_while_a_store_fails_calls_pass_and_it_is_told_once(caplog: pytest.LogCa
 
     assert results == ["done"] * 4
     assert events == [RateStoreFailed(name="uploads", error="OSError")] * 2
-    assert len(caplog.records) == 2
+    assert [vars(record)["policy"] for record in caplog.records] == ["uploads"] * 2
+    assert [record.exc_info and record.exc_info[1] for record in caplog.records] == [errors[0], errors[2]]
     assert Figure("rate_limit_store_failures", "counter", 3, {"name": "uploads"}) in list(policy.figures())
 
 
@@ -419,9 +421,17 @@ def test_what_the_function_raises_is_not_taken_for_the_stores() -> None:
 
 
 def test_it_is_built_from_what_surrounds_it() -> None:
-    built = RateLimit.build(RateLimitOptions(limit=3), PolicyContext("uploads", clock=NanosecondClock()))
+    bus, events = EventBus(), list[Event]()
+    bus.subscribe(events.append)
+    context = PolicyContext("uploads", clock=NanosecondClock(), bus=bus)
 
-    assert (built.name, built.options.limit) == ("uploads", 3)
+    built = RateLimit.build(RateLimitOptions(limit=4, burst=1), context)
+
+    assert (built.name, built.options.limit) == ("uploads", 4)
+    assert run(built) == "done"
+    assert refusal(built).retry_after_seconds == 0.25
+    bus.close()
+    assert [(type(event), event.name) for event in events] == [(CallsShed, "uploads")]
     assert RateLimit("x").options == RateLimitOptions()
 
 

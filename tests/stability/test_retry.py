@@ -301,6 +301,22 @@ def test_what_the_other_side_asks_for_is_the_least_wait(clock: HandClock, failur
     assert clock.slept == [4.0]
 
 
+def test_what_the_other_side_asks_for_holds_after_any_attempt(clock: HandClock) -> None:
+    policy = retry_of(clock, classification=Classification(failing_statuses=frozenset({503})))
+
+    run(policy, Dependency(Answer(503), Answer(503, retry_after_seconds=5.0), Answer(200)))
+
+    assert clock.slept == [0.5, 5.0]
+
+
+def test_a_wait_of_nothing_can_be_drawn(clock: HandClock) -> None:
+    policy = retry_of(clock, random=FixedRandom(0.0))
+
+    run(policy, Dependency(ConnectionError(), "content"))
+
+    assert clock.slept == [0.0]
+
+
 def test_a_longer_backoff_is_not_shortened_by_what_the_other_side_asks_for(clock: HandClock) -> None:
     policy = retry_of(clock, random=FixedRandom(0.9))
 

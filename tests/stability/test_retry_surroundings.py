@@ -212,6 +212,7 @@ def test_surroundings_that_raise_end_the_retries_with_the_call_s_own_error(
     assert counts(policy)["stopped"] == 1
     assert policy.budget.remaining == 3
     assert "the surroundings of a retry raised" in caplog.text
+    assert [vars(record)["policy"] for record in caplog.records] == ["storage"]
 
 
 @pytest.mark.parametrize("number", [float("nan"), -0.5, 1.5, float("inf"), float("-inf")])
@@ -297,11 +298,14 @@ def test_a_listener_hears_of_each_wait_and_of_the_end(clock: HandClock, bus: Eve
 def test_a_returned_failure_is_told_as_a_result(clock: HandClock, bus: EventBus) -> None:
     listener = Listener(bus)
     statuses = Classification(failing_statuses=frozenset({503}))
-    policy = retry_of(clock, RetryOptions(max_attempts=1), bus=bus, classification=statuses)
+    policy = retry_of(clock, RetryOptions(max_attempts=2), bus=bus, classification=statuses)
 
     run(policy, Dependency(Answer(503)))
 
-    assert listener.events == [RetriesExhausted(name="storage", operation="", attempts=1, error="result")]
+    assert listener.events == [
+        RetryScheduled(name="storage", operation="", attempt=1, wait_seconds=0.5, error="result"),
+        RetriesExhausted(name="storage", operation="", attempts=2, error="result"),
+    ]
 
 
 def test_a_spent_budget_is_told_once_until_a_retry_is_granted_again(clock: HandClock, bus: EventBus) -> None:
@@ -315,6 +319,20 @@ def test_a_spent_budget_is_told_once_until_a_retry_is_granted_again(clock: HandC
 
     assert (before, after) == (1, 2)
     assert counts(policy) == {"scheduled": 2, "exhausted": 2, "budget_spent": 8}
+
+
+def test_a_budget_that_others_have_spent_is_told_with_the_first_call_that_got_none(
+    clock: HandClock, bus: EventBus
+) -> None:
+    listener = Listener(bus)
+    budget = RetryBudget(floor=1)
+    budget.take()
+
+    policy = retry_of(clock, bus=bus, budget=budget)
+    with pytest.raises(ConnectionError):
+        Pipeline("storage", [policy]).run(Call(Dependency(ConnectionError())).describe(operation="put"))
+
+    assert listener.events == [RetryBudgetSpent(name="storage", operation="put", error="ConnectionError")]
 
 
 def test_counters_begin_at_zero_and_the_budget_at_its_floor(clock: HandClock) -> None:
@@ -391,7 +409,7 @@ def test_an_option_outside_its_range_is_refused(wrong: dict[str, Any]) -> None:
     ("options", "word"),
     [
         (RetryOptions(max_attempts=1), "nothing is retried"),
-        (RetryOptions(max_attempts=5, budget_floor=3), "budget_floor"),
+        (RetryOptions(max_attempts=5, budget_floor=3), "budget_floor (3) is less than the 4 retries"),
         (RetryOptions(max_attempts=4, budget_floor=3), None),
     ],
 )

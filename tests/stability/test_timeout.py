@@ -97,9 +97,10 @@ def test_a_call_without_time_is_refused_before_it_runs(clock: HandClock) -> None
 
     with deadline_scope(Deadline(2.0, clock)):
         clock.advance(2)
-        with pytest.raises(DeadlineExceededError):
+        with pytest.raises(DeadlineExceededError) as raised:
             run(policy, lambda: runs.append(1))
 
+    assert raised.value.refused is True, "it would count against whoever was not even asked"
     assert runs == []
     assert counts(policy) == {"refused": 1}
 
@@ -223,6 +224,7 @@ def test_a_clock_that_raises_before_the_call_leaves_only_the_outer_deadline(
 
     assert seen is outer
     assert "a clock raised" in caplog.text
+    assert [vars(record)["policy"] for record in caplog.records] == ["storage"]
 
 
 def test_a_clock_that_raises_after_the_call_loses_neither_result_nor_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -247,6 +249,7 @@ def test_a_clock_that_raises_after_the_call_loses_neither_result_nor_error(caplo
     assert current_deadline() is None
     assert counts(policy) == {}
     assert "a clock raised" in caplog.text
+    assert [vars(record)["policy"] for record in caplog.records] == ["storage", "storage"]
 
 
 class _NoNumber(HandClock):
