@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from app.stability.cache import Cache, CacheOptions
 from app.stability.cache_tiers import Entry, MemoryTier
-from app.stability.call import Call
 from app.stability.deadline import Deadline, DeadlineExceededError, deadline_scope
 from app.stability.errors import CallNotPermittedError
 from app.stability.outcome import Classification
-from app.stability.pipeline import Pipeline
 from app.stability.single_flight import Flight, SingleFlight
+from tests.fakes.caches import RemoteTier, ask, counts
 from tests.fakes.clocks import HandClock
 
 
@@ -52,18 +50,6 @@ def source() -> Source:
     return Source()
 
 
-def ask(cache: Cache, source: Callable[[], Any], key: str = "a") -> Any:
-    return Pipeline("photos", [cache]).run(Call(source).describe(key=key))
-
-
-def counts(cache: Cache) -> dict[tuple[str, str], float]:
-    return {
-        (f.labels["tier"], f.labels["result"]): f.value
-        for f in cache.figures()
-        if f.metric == "cache_requests" and f.value
-    }
-
-
 def test_an_answer_is_given_again_until_its_time_is_over(clock: HandClock, source: Source) -> None:
     cache = Cache("photos", ONLY_FRESH, clock=clock)
 
@@ -75,6 +61,14 @@ def test_an_answer_is_given_again_until_its_time_is_over(clock: HandClock, sourc
 
     assert answers == [1, 1, 2]
     assert counts(cache) == {("memory", "miss"): 2, ("memory", "hit"): 1, ("source", "hit"): 2}
+
+
+def test_an_answer_is_stale_exactly_when_its_time_is_over(clock: HandClock, source: Source) -> None:
+    cache = Cache("photos", OPTIONS, clock=clock)
+    ask(cache, source)
+    clock.advance(10.0)
+
+    assert ask(cache, source) == 2
 
 
 def test_an_answer_with_a_time_below_a_second_is_kept_for_it(clock: HandClock, source: Source) -> None:
@@ -342,32 +336,6 @@ def test_a_rule_for_negative_results_that_raises_calls_it_none(
 # --- Tiers ----------------------------------------------------------------------------------------------------------
 
 
-class RemoteTier(MemoryTier):
-    """Another tier, which can be dead."""
-
-    def __init__(self, clock: HandClock, name: str = "remote") -> None:
-        super().__init__(name=name, clock=clock)
-        self.error: BaseException | None = None
-        self.writes = 0
-
-    def _fail(self) -> None:
-        if self.error is not None:
-            raise self.error
-
-    def get(self, key: str) -> Entry | None:
-        self._fail()
-        return super().get(key)
-
-    def put(self, key: str, entry: Entry, keep_seconds: float) -> None:
-        self._fail()
-        self.writes += 1
-        super().put(key, entry, keep_seconds)
-
-    def remove(self, key: str) -> None:
-        self._fail()
-        super().remove(key)
-
-
 def two_tiers(clock: HandClock) -> tuple[Cache, MemoryTier, RemoteTier]:
     memory, remote = MemoryTier(clock=clock), RemoteTier(clock)
     return Cache("photos", OPTIONS, tiers=[memory, remote], negative=(MissingError,)), memory, remote
@@ -402,7 +370,7 @@ def test_a_negative_answer_of_a_lower_tier_is_raised_and_kept_above(clock: HandC
 
 
 def test_a_stale_value_of_a_lower_tier_helps_and_goes_up(clock: HandClock, source: Source) -> None:
-    cache, memory, _ = two_tiers(clock)
+    cache, memory, remote = two_tiers(clock)
     ask(cache, source)
     memory.clear()
     clock.advance(12.0)
@@ -412,6 +380,7 @@ def test_a_stale_value_of_a_lower_tier_helps_and_goes_up(clock: HandClock, sourc
 
     assert answer == 1
     assert memory.get("a") == Entry("a", 1, -2.0)
+    assert remote.writes == 1  # it has it already
     assert counts(cache)["remote", "stale"] == 1
 
 
@@ -423,6 +392,27 @@ def test_a_fresh_value_below_is_preferred_to_a_stale_one_above(clock: HandClock,
 
     assert ask(cache, source) == "of another process"
     assert source.calls == 1
+
+
+@pytest.mark.parametrize(
+    ("second", "answer"),
+    [
+        (None, "of the third"),
+        (Entry("a", "stale", 0.0), "of the third"),
+        (Entry("a", "of the second", 0.5), "of the second"),
+    ],
+)
+def test_tiers_are_asked_in_order_until_one_has_a_fresh_value(
+    clock: HandClock, source: Source, second: Entry | None, answer: str
+) -> None:
+    tiers = [RemoteTier(clock, name) for name in ("first", "second", "third")]
+    cache = Cache("photos", OPTIONS, tiers=tiers)
+    tiers[2].put("a", Entry("a", "of the third", 5.0), 5.0)
+    if second is not None:
+        tiers[1].put("a", second, 5.0)
+
+    assert ask(cache, source) == answer
+    assert tiers[2].counts.hits == (answer == "of the third")
 
 
 def test_of_two_stale_values_the_fresher_one_helps(clock: HandClock, source: Source) -> None:

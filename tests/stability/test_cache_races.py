@@ -6,7 +6,7 @@ Each guard has its control: the same race without it goes wrong.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
@@ -14,11 +14,10 @@ import pytest
 
 from app.stability.cache import Cache, CacheOptions
 from app.stability.cache_tiers import Entry, MemoryTier
-from app.stability.call import Call
 from app.stability.deadline import Deadline, DeadlineExceededError, deadline_scope
 from app.stability.outcome import Classification
-from app.stability.pipeline import Pipeline
 from app.stability.single_flight import Flight, SingleFlight
+from tests.fakes.caches import ask, counts
 from tests.fakes.clocks import HandClock
 from tests.fakes.gates import PATIENCE, Flights, Gate, GatedSource, GatedTier
 
@@ -58,18 +57,6 @@ def cache_of(flights: SingleFlight, clock: HandClock, **more: Any) -> Cache:
     cache = Cache("photos", OPTIONS, clock=clock, **more)
     cache._flights = flights
     return cache
-
-
-def ask(cache: Cache, source: Callable[[], Any], key: str = "a") -> Any:
-    return Pipeline("photos", [cache]).run(Call(source).describe(key=key))
-
-
-def counts(cache: Cache) -> dict[tuple[str, str], float]:
-    return {
-        (f.labels["tier"], f.labels["result"]): f.value
-        for f in cache.figures()
-        if f.metric == "cache_requests" and f.value
-    }
 
 
 def results(futures: list[Future[Any]]) -> list[Any]:
@@ -330,7 +317,8 @@ def test_who_has_no_more_time_to_wait_gets_a_stale_value(clock: HandClock, pool:
 
 
 def test_a_leader_that_hangs_is_replaced_and_keeps_nothing(clock: HandClock, pool: ThreadPoolExecutor) -> None:
-    cache, source = cache_of(SingleFlight(0.02), clock), GatedSource("late")
+    options = CacheOptions(max_flight_wait_seconds=0.02)
+    cache, source = Cache("photos", options, clock=clock), GatedSource("late")
     leader = pool.submit(ask, cache, source)
     source.gate.wait_for_arrival()
 
@@ -453,12 +441,12 @@ def answer_or_source(cache: Cache) -> Any:
 
 
 def write_lands_after_the_invalidation(
-    flights: SingleFlight, clock: HandClock, pool: ThreadPoolExecutor
+    flights: SingleFlight, clock: HandClock, pool: ThreadPoolExecutor, *above: MemoryTier
 ) -> tuple[list[Any], Cache]:
-    """Return what is given while an old value lies in the lower tier, and after its writer has come back."""
+    """Return what is given while an old value lies in the lowest tier, and after its writer has come back."""
     remote, before, after = GatedTier(clock), Gate(), Gate()
     remote.before_put, remote.after_put = before, after
-    cache = cache_of(flights, clock, tiers=[MemoryTier(clock=clock), remote])
+    cache = cache_of(flights, clock, tiers=[*above, remote])
     leader = pool.submit(ask, cache, lambda: "old")
     before.wait_for_arrival()
 
@@ -472,10 +460,12 @@ def write_lands_after_the_invalidation(
     return [*answers, answer_or_source(cache)], cache
 
 
+@pytest.mark.parametrize("tiers_above", [0, 1])
 def test_a_write_that_lands_after_the_invalidation_is_seen_by_nobody_and_taken_back(
-    clock: HandClock, pool: ThreadPoolExecutor
+    clock: HandClock, pool: ThreadPoolExecutor, tiers_above: int
 ) -> None:
-    answers, cache = write_lands_after_the_invalidation(SingleFlight(), clock, pool)
+    above = [MemoryTier(clock=clock)] * tiers_above
+    answers, cache = write_lands_after_the_invalidation(SingleFlight(), clock, pool, *above)
 
     assert answers == ["asks the source"] * 2
     assert [ask(cache, lambda: "new"), ask(cache, lambda: "third call")] == ["new", "new"]
@@ -484,7 +474,7 @@ def test_a_write_that_lands_after_the_invalidation_is_seen_by_nobody_and_taken_b
 def test_control_without_the_guard_a_write_that_lands_later_is_seen_and_stays(
     clock: HandClock, pool: ThreadPoolExecutor
 ) -> None:
-    answers, _ = write_lands_after_the_invalidation(NoVoids(), clock, pool)
+    answers, _ = write_lands_after_the_invalidation(NoVoids(), clock, pool, MemoryTier(clock=clock))
 
     assert answers == ["old", "old"]
 

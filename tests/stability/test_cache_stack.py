@@ -147,14 +147,21 @@ def test_what_the_caller_does_not_accept_is_a_lie() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "is_found"), [(None, False), (Entry("a", 1, 5.0), True), (Entry("a", 1, -5.0), False)]
+    ("answer", "is_found"),
+    [
+        (None, False),
+        (Entry("a", 1, 5.0), True),
+        (Entry("a", 1, 0.1), True),
+        (Entry("a", 1, 0.0), False),
+        (Entry("a", 1, -5.0), False),
+    ],
 )
 def test_a_glance_finds_what_is_fresh_and_counts_nothing(answer: Any, is_found: bool) -> None:  # noqa: FBT001  # a parameter of the test
     stack = stack_of(ScriptedTier(answer=answer))
 
     found = stack.glance("a")
 
-    assert (found is not None) is is_found
+    assert found == (Found(answer, 0) if is_found else None)
     assert counts(stack) == {}
 
 
@@ -165,6 +172,7 @@ def test_entries_are_written_lowest_tier_first_and_kept_for_their_stale_time() -
     stack.put(Entry("a", 1, 60.0))
     stack.put(Entry("b", 1, 5.0, is_negative=True))
     stack.put(Entry("c", 1, -10.0), below=1)
+    stack.put(Entry("d", 1, 0.1, is_negative=True), below=1)
 
     assert log == [
         "remote put a 60 90",
@@ -172,6 +180,7 @@ def test_entries_are_written_lowest_tier_first_and_kept_for_their_stale_time() -
         "remote put b 5 5",
         "memory put b 5 5",
         "memory put c -10 20",
+        "memory put d 0.1 0.1",
     ]
 
 
@@ -227,9 +236,11 @@ def test_a_tiers_failure_is_logged_with_what_it_was_doing_and_why(caplog: pytest
     assert facts == [("photos", "remote", (what,), ConnectionError) for what in ("read", "write", "removal")]
 
 
-@pytest.mark.parametrize("names", [[], ["a", "a"], ["flight"], ["source"]])
-def test_tiers_that_cannot_be_told_apart_are_refused(names: list[str]) -> None:
-    with pytest.raises(OptionError, match="names of their own"):
+@pytest.mark.parametrize(
+    ("names", "says"), [([], "none"), (["a", "a"], "a, a"), (["flight"], "flight"), (["source"], "source")]
+)
+def test_tiers_that_cannot_be_told_apart_are_refused_by_name(names: list[str], says: str) -> None:
+    with pytest.raises(OptionError, match=f"names of their own, not {says}$"):
         stack_of(*(ScriptedTier(name) for name in names))
 
 
