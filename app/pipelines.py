@@ -69,20 +69,26 @@ def load_pipelines(
         ConfigurationError: With every mistake in the file.
     """
     given = settings.stability.pipelines_file
+    path = config_folder / _FILE_NAME if given is None else given
+    kinds = {"chaos": Chaos.given(allowed=settings.chaos.enabled)}
     try:
+        document = read_document(path)
         pipelines = build_pipelines(
-            read_document(config_folder / _FILE_NAME if given is None else given),
+            document,
             profile=settings.profile,
             profiles=PROFILES,
             names=NAMES,
             deadline_seconds=settings.server.request_deadline_seconds,
             classifications=classifications,
             context=context,
-            kinds={"chaos": Chaos.given(allowed=settings.chaos.enabled)},
+            kinds=kinds,
         )
         _require_breaker_alone(pipelines["database"])
+        for profile in document.get("profiles", ()):
+            _require_breaker_alone(build_pipelines(document, profile=profile, kinds=kinds)["database"], profile)
     except OptionError as error:
-        mistakes = [f"{_place(settings)}: {mistake}" for mistake in error.mistakes]
+        told = [mistake.removeprefix(f"{path}: ") for mistake in error.mistakes]
+        mistakes = [f"{_place(settings)}: {mistake}" for mistake in told]
         raise ConfigurationError(mistakes, profile=settings.profile) from error
     return pipelines
 
@@ -115,13 +121,13 @@ def load_configuration(
     return Configuration(judged.loaded, pipelines, cautions)
 
 
-def _require_breaker_alone(database: Pipeline) -> None:
+def _require_breaker_alone(database: Pipeline, profile: str | None = None) -> None:
     if any(not isinstance(policy, CircuitBreaker) for policy in database.policies):
         mistake = (
             'pipelines.database.policies may hold "circuit_breaker" and nothing else: a block that uses a connection '
             "can neither be done again nor queued. Put retry and timeout into database_read and database_write"
         )
-        raise OptionError([mistake])
+        raise OptionError([mistake if profile is None else f"in profile {profile}: {mistake}"])
 
 
 def _place(settings: Settings) -> str:

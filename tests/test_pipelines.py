@@ -139,6 +139,40 @@ def test_nothing_but_a_breaker_can_stand_around_every_use_of_the_database(folder
     assert "pipelines.database.policies may hold" in mistakes[0]
 
 
+def test_a_mistake_of_another_profile_is_refused_in_this_one(folders: Folders) -> None:
+    retry = SMALLEST.replace("policies = []", 'policies = ["retry"]', 1)
+    folders.write(retry + "[profiles.test]\nfoo = 1\n[profiles.production.defaults.retry]\nmax_attempts = 0\n")
+
+    mistakes, profile = folders.mistakes()
+
+    assert profile == "development"
+    assert [mistake.removeprefix("config/stability.toml: ") for mistake in mistakes] == [
+        "profiles.test.foo is nothing that can stand here; there are defaults, shared, pipelines",
+        "profiles.production.defaults.retry.max_attempts must be ≥ 1, ≤ 100",
+    ]
+
+
+def test_the_database_has_its_breaker_alone_in_every_profile(folders: Folders) -> None:
+    folders.write(SMALLEST + '[profiles.production.pipelines.database]\npolicies = ["retry"]\n')
+
+    mistakes, profile = folders.mistakes()
+
+    assert profile == "development"
+    assert len(mistakes) == 1
+    assert mistakes[0].startswith(
+        "config/stability.toml: in profile production: pipelines.database.policies may hold"
+    )
+
+
+def test_the_deadline_of_one_profile_is_not_asked_of_another(folders: Folders) -> None:
+    policies = '[pipelines.events]\npolicies = ["retry"]\n'
+    slow = "[profiles.production.defaults.retry]\nbase_seconds = 10\n"
+    folders.write(SMALLEST.replace("[pipelines.events]\npolicies = []\n", policies) + slow)
+    settings = Settings(server=ServerSettings(request_deadline_seconds=5))
+
+    assert load_pipelines(settings, config_folder=folders.config)
+
+
 def test_mistakes_of_settings_and_pipelines_are_told_together(folders: Folders) -> None:
     folders.write(SMALLEST.replace("policies = []", 'policies = ["retri"]', 1))
 

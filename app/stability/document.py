@@ -76,12 +76,16 @@ class Plan:
 
     Attributes:
         pipelines: The policies of each pipeline, outermost first.
+        profiles: The profiles that have tables.
+        shared: The names of the policies that pipelines may share.
         default_kinds: The places of ``[defaults.KIND]`` tables by kind.
         mistakes: Everything that is wrong with shape and names, one sentence each.
         cautions: What works and is probably not meant.
     """
 
     pipelines: dict[str, tuple[PolicyPlan, ...]] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()
+    shared: tuple[str, ...] = ()
     default_kinds: dict[str, str] = field(default_factory=dict)
     mistakes: list[str] = field(default_factory=list)
     cautions: list[str] = field(default_factory=list)
@@ -102,7 +106,7 @@ def read_document(path: Path) -> dict[str, Any]:
     """Read a TOML file.
 
     Raises:
-        OptionError: It is missing, cannot be read, or is no TOML; one sentence that does not name the file.
+        OptionError: It is missing, cannot be read, or is no TOML; one sentence, after the path and a colon.
     """
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
@@ -112,7 +116,7 @@ def read_document(path: Path) -> dict[str, Any]:
         mistake = f"no valid TOML: {error}"
     except (OSError, UnicodeDecodeError):
         mistake = "cannot be read as a UTF-8 text file"
-    raise OptionError([mistake])
+    raise OptionError([f"{path}: {mistake}"])
 
 
 def plan_document(
@@ -127,7 +131,7 @@ def plan_document(
     Args:
         document: As :mod:`tomllib` gives it.
         profile: Whose overrides hold; None for nobody's.
-        profiles: The profiles that may stand there; None for any.
+        profiles: The profiles that may stand there; None for any, and the chosen one must when others do.
         names: The pipelines that must stand there, and no others; None for any.
     """
     plan = Plan()
@@ -153,11 +157,19 @@ class _Reader:
         self._profiles = dict(self._children("profiles", document))
         self.pipelines = list(dict(self._children("pipelines", document)))
         self._shared = list(dict(self._children("shared", document)))
+        plan.profiles, plan.shared = tuple(self._profiles), tuple(self._shared)
 
     def read_profile_names(self, known: Collection[str] | None) -> None:
         for name in self._profiles:
             if known is not None and name not in known:
                 self._wrong(f"profiles.{name}", f"is no profile{hint(name, known)}")
+        chosen = self._profile
+        if chosen is None or chosen in self._profiles:
+            return
+        if known is not None and chosen not in known:
+            self._wrong(f"profiles.{chosen}", f"is no profile{hint(chosen, known)}")
+        elif known is None and self._profiles:
+            self._wrong(f"profiles.{chosen}", f"is missing{hint(chosen, self._profiles)}")
 
     def read_tables(self) -> None:
         self._read_layer("", {key: value for key, value in self._document.items() if key != "profiles"}, base=True)

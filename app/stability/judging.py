@@ -43,8 +43,8 @@ def judge_defaults(default_kinds: Mapping[str, str], kinds: Mapping[str, type[Po
         default_kinds: The place of each table by kind.
         kinds: Classes that the caller adds by name.
     """
+    known = known_names(kinds) if default_kinds else ()
     for kind, place in default_kinds.items():
-        known = known_names(kinds)
         if kind not in known:
             yield f"{place} is for no policy{hint(kind, known)}"
 

@@ -127,7 +127,9 @@ def test_what_another_profile_uses_is_no_mistake_in_this_one() -> None:
     policies = ["cache", "places", "chaos"]
     """
 
-    found = {profile: plan(text, profile) for profile in ("production", "development")}
+    both = ("production", "development")
+
+    found = {profile: plan(text, profile, both) for profile in both}
 
     assert found["production"].mistakes == found["production"].cautions == []
     assert [policy.name for policy in found["production"].pipelines["read"]] == ["retry"]
@@ -135,12 +137,40 @@ def test_what_another_profile_uses_is_no_mistake_in_this_one() -> None:
     assert [policy.name for policy in found["development"].pipelines["read"]] == ["cache", "places", "chaos"]
 
 
+@pytest.mark.parametrize(
+    ("profiles", "says"),
+    [
+        (None, ["profiles.production is missing; did you mean 'prodution'?"]),
+        (("prodution", "test"), ["profiles.production is no profile; did you mean 'prodution'?"]),
+        (("prodution", "production"), []),
+    ],
+)
+def test_the_chosen_profile_is_one_of_the_document_or_of_the_program(
+    profiles: Collection[str] | None, says: list[str]
+) -> None:
+    text = PIPELINE + "[profiles.prodution]\n"
+
+    assert plan(text, "production", profiles).mistakes == says
+    assert plan(text, "prodution", profiles).mistakes == []
+
+
+def test_a_document_without_profiles_holds_in_every_one() -> None:
+    assert plan(PIPELINE, "production").mistakes == []
+    assert plan(PIPELINE, "staging", ()).mistakes == ["profiles.staging is no profile"]
+
+
+def test_a_plan_names_profiles_and_shared_policies() -> None:
+    found = plan(PIPELINE + "[shared.places]\n[profiles.test]\n[profiles.production]\n")
+
+    assert (found.profiles, found.shared) == (("test", "production"), ("places",))
+
+
 def test_a_profile_that_is_not_chosen_is_not_judged_further() -> None:
     text = (
         PIPELINE + "[profiles.test]\npipelines = 1\n[profiles.production.pipelines]\nread = 1\nwrite = {policies=1}\n"
     )
 
-    assert plan(text, "development").mistakes == []
+    assert plan(text).mistakes == []
 
 
 def test_defaults_of_a_kind_hold_for_policies_with_names_of_their_own() -> None:
@@ -170,16 +200,19 @@ def test_tables_that_nothing_uses_are_told() -> None:
 def test_a_file_that_is_no_toml_is_refused(tmp_path: Path, content: bytes, says: str) -> None:
     (tmp_path / "pipelines.toml").write_bytes(content)
 
-    with pytest.raises(OptionError, match=says):
+    with pytest.raises(OptionError, match=says) as caught:
         read_document(tmp_path / "pipelines.toml")
+
+    assert str(caught.value).startswith(f"{tmp_path / 'pipelines.toml'}: {says}")
 
 
 def test_a_file_is_read_or_missing(tmp_path: Path) -> None:
     (tmp_path / "pipelines.toml").write_text(PIPELINE, encoding="utf-8")
 
-    with pytest.raises(OptionError, match="the file is missing"):
+    with pytest.raises(OptionError, match="is missing") as caught:
         read_document(tmp_path / "gone.toml")
 
+    assert caught.value.mistakes == (f"{tmp_path / 'gone.toml'}: the file is missing",)
     assert read_document(tmp_path / "pipelines.toml") == {"pipelines": {"read": {"policies": ["retry"]}}}
 
 
