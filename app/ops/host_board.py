@@ -3,6 +3,12 @@
 Each breaker has one entry: the decision that holds, and how the trial calls of its era stand. Both change in one
 write, so that they belong together whoever dies when. Whatever the page cannot answer is None, and the breaker that
 asked goes on by itself.
+
+Each process remembers what it has last read and written, of all breakers, and puts it back when the page has
+forgotten it: was cut off, overwritten, or made anew. On a page that forgets nothing eras only grow, so what is
+remembered comes back only when the page says nothing, or something of no higher era that was decided earlier; in
+any other case the page is right. What was decided on a page after it had forgotten stays, and of two processes of
+which one remembers a later decision, that one has the last word.
 """
 
 from __future__ import annotations
@@ -11,12 +17,13 @@ import struct
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Final
 
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage, boot_id
 from app.stability.board import Decision, ProbeCounts
+from app.stability.clock import SYSTEM_CLOCK, Clock
 
 BREAKER_NAME_BYTES_MAX: Final = 64
 """How long a breaker's name may be, in UTF-8, to be shared."""
@@ -30,6 +37,7 @@ _STATE_BYTES_MAX = 24
 _BREAKER = "breaker"
 _RECORD: Final = struct.Struct("<QIdd4I3B")
 _COUNT_MAX = 2**32 - 1
+_LOOK_AROUND_SECONDS = 1.0
 _ENDLESS_STATES = frozenset({"disabled", "metrics_only", "forced_open", "forced_half_open"})
 
 
@@ -57,18 +65,26 @@ class BoardEntry:
         """Number of the decision that holds; 0 when none does."""
         return 0 if self.decision is None else self.decision.era
 
+    def is_forgotten_by(self, page: BoardEntry) -> bool:
+        """Whether this, which was once on the page, has to be put back in place of what the page says now."""
+        return self.era > 0 and (page.era == 0 or (page.era <= self.era and page.decided_at < self.decided_at))
+
 
 class HostBoard:
     """A :class:`app.stability.board.Board` on a state page. Thread-safe.
 
     Args:
         page: Of this host.
-        now: The wall clock, for showing when something was decided.
+        now: The wall clock, for showing when something was decided and for telling which of two is the later.
+        clock: Times how often it looks at what the page says of all breakers.
     """
 
-    def __init__(self, page: StatePage, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(self, page: StatePage, *, now: Callable[[], float] = time.time, clock: Clock = SYSTEM_CLOCK) -> None:
         self._page = page
         self._now = now
+        self._monotonic = clock.monotonic
+        self._remembered: dict[str, BoardEntry] = {}
+        self._look_around_at = -inf
 
     @property
     def works(self) -> bool:
@@ -78,20 +94,39 @@ class HostBoard:
     def announce(self, names: Iterable[str]) -> None:
         """Say which breakers there are, so that operators find them before anything is decided about them."""
         for name in names:
-            if _is_sharable(name):
-                self._page.change(_PREFIX + name, lambda raw: pack_entry(BoardEntry()) if raw is None else None)
+            self._change(name, lambda entry: entry if entry.era == 0 else None)
 
     def entries(self) -> dict[str, BoardEntry] | None:
-        """Return every breaker that was announced or decided about; None when the page is lost."""
+        """Return every breaker that was announced or decided about; None when the page is lost.
+
+        What the page has forgotten and this process remembers is put back first.
+        """
+        self._look_around_at = self._monotonic() + _LOOK_AROUND_SECONDS
         said = self._page.entries()
         if said is None:
             return None
-        return {name.removeprefix(_PREFIX): read_entry(raw) for name, raw in said.items() if name.startswith(_PREFIX)}
+        found = {
+            name.removeprefix(_PREFIX): read_entry(raw) for name, raw in said.items() if name.startswith(_PREFIX)
+        }
+        for name, entry in found.items():
+            self._remember(name, entry)
+        for name in tuple(self._remembered):
+            if self._is_forgotten(name, found.get(name)) and self._change(name, lambda _: None):
+                found[name] = self._remembered[name]
+        return found
 
     def read(self, name: str) -> Decision | None:
         """Return what holds for a breaker; None when nothing was decided yet, or the page is lost."""
-        raw = self._page.read(_PREFIX + name) if _is_sharable(name) else None
-        return None if raw is None else read_entry(raw).decision
+        if not _is_sharable(name):
+            return None
+        raw = self._page.read(_PREFIX + name)
+        found = None if raw is None else read_entry(raw)
+        if self._is_forgotten(name, found) or self._monotonic() >= self._look_around_at:
+            found = (self.entries() or {}).get(name, found)
+        if found is None:
+            return None
+        self._remember(name, found)
+        return found.decision
 
     def decide(self, name: str, decision: Decision) -> Decision | None:
         """Write a decision if it follows what holds; see :meth:`app.stability.board.Board.decide`."""
@@ -148,12 +183,33 @@ class HostBoard:
     def _change(self, name: str, changed: Callable[[BoardEntry], BoardEntry | None]) -> bool:
         if not _is_sharable(name):
             return False
+        holds: list[BoardEntry] = []
 
         def rewritten(raw: bytes | None) -> bytes | None:
-            entry = changed(BoardEntry() if raw is None else read_entry(raw))
-            return None if entry is None else pack_entry(entry)
+            found = None if raw is None else read_entry(raw)
+            is_forgotten = self._is_forgotten(name, found)
+            before = self._remembered[name] if is_forgotten else found or BoardEntry()
+            after = changed(before)
+            if after is None and not is_forgotten:
+                holds.extend([] if found is None else [found])
+                return None
+            holds.append(after or before)
+            return pack_entry(holds[0])
 
-        return self._page.change(_PREFIX + name, rewritten)
+        is_done = self._page.change(_PREFIX + name, rewritten)
+        if is_done and holds:
+            self._remember(name, holds[0])
+        return is_done
+
+    def _is_forgotten(self, name: str, found: BoardEntry | None) -> bool:
+        remembered = self._remembered.get(name)
+        if remembered is None:
+            return False
+        return found is None or remembered.is_forgotten_by(found)
+
+    def _remember(self, name: str, entry: BoardEntry) -> None:
+        if not self._is_forgotten(name, entry):  # another thread may have written since this one has read
+            self._remembered[name] = entry
 
 
 def find_board(environ: Mapping[str, str], on_loss: Callable[[], None] = lambda: None) -> HostBoard | None:

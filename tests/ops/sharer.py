@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,25 @@ def one(board: HostBoard) -> list[object]:
     return [before and before.era, after and after.era]
 
 
+def keep(board: HostBoard) -> list[object]:
+    """Read, let the page be harmed, and go on using the board until a newcomer reads the same as before."""
+    before = board.read(NAME)
+    say("knows")
+    sys.stdin.readline()
+    newcomer, ends = None, time.monotonic() + 10
+    while newcomer != before and time.monotonic() < ends:
+        board.read("another")
+        newcomer = HostBoard(StatePage(Path(PAGE_NAME), writable=False)).read(NAME)
+    return [before and before.era, newcomer and newcomer.era]
+
+
+def entry(board: HostBoard) -> list[object]:
+    """Say what the page says."""
+    found = (board.entries() or {})[NAME]
+    assert found.decision is not None
+    return [found.decision.state, found.decision.by, found.decision.reason, found.decided_at]
+
+
 def stop(_: HostBoard) -> None:
     """Stop while holding the lock, until somebody ends it."""
 
@@ -131,6 +151,8 @@ def main(arguments: list[str]) -> None:
         "wins": wins,
         "endless": endless,
         "one": one,
+        "keep": keep,
+        "entry": entry,
         "stop": stop,
         "die": die,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import random
 import signal
 import tempfile
 import threading
@@ -226,7 +227,179 @@ def test_of_a_page_that_is_lost_nothing_is_kept(tmp_path: Path) -> None:
     assert operators_entries(StatePage(tmp_path / "none", writable=False), 0.0) == {}
 
 
+# What a page has forgotten and a process remembers.
+
+FORCED = Decision(5, "forced_open", 0, math.inf, "ada@cli", "the store is being moved")
+RESET = Decision(6, "closed", 0, math.inf, "ada@cli", "moved")
+
+
+class Worker:
+    """One process's board of the page, with a wall clock and a monotonic one that stand where they are put."""
+
+    def __init__(self, path: Path) -> None:
+        self.clock = HandClock()
+        self.wall = 100.0
+        self.board = HostBoard(StatePage(path, clock=self.clock), now=lambda: self.wall, clock=self.clock)
+
+
+def forget(path: Path) -> None:
+    """Put an empty page in the place of the one that was there."""
+    with path.open("r+b") as file:
+        file.seek(offset_of(0))
+        file.write(bytes(PAGE_BYTES - offset_of(0)))
+
+
+def decided(board: HostBoard, decision: Decision) -> None:
+    """Put a decision of any era on a page that says nothing, or that of the next era on one that does."""
+    assert board.decide(NAME, decision) == decision
+
+
+def page_says(path: Path) -> BoardEntry | None:
+    """Return what a process reads that remembers nothing."""
+    return (HostBoard(StatePage(path, writable=False)).entries() or {}).get(NAME)
+
+
+def test_what_a_page_has_forgotten_comes_back_as_it_was_with_its_trial_calls(path: Path) -> None:
+    worker = Worker(path)
+    decided(worker.board, FORCED)
+    worker.board.take_probe(NAME, 5, 3)
+    worker.board.record_probe(NAME, 5, failed=True, slow=False)
+    before = page_says(path)
+    forget(path)
+
+    read = worker.board.read(NAME)
+
+    assert read == FORCED
+    assert before == page_says(path) == BoardEntry(FORCED, 100.0, 1, ProbeCounts(1, 1, 0))
+
+
+@pytest.mark.parametrize("used", ["another", "list", "decide"])
+def test_a_use_of_any_breaker_brings_all_back_after_a_second(path: Path, used: str) -> None:
+    operator, worker = Worker(path), Worker(path)
+    decided(operator.board, FORCED)
+    worker.board.announce(["another"])
+    worker.board.read("another")
+    forget(path)
+    worker.clock.advance(1)
+
+    answers = {
+        "another": lambda: worker.board.read("another"),
+        "list": lambda: (worker.board.entries() or {})[NAME].decision,
+        "decide": lambda: worker.board.decide(NAME, Decision(1, "open", 1, 7.0)),
+    }[used]()
+
+    assert answers == (None if used == "another" else FORCED)
+    assert page_says(path) == BoardEntry(FORCED, 100.0)
+    assert (HostBoard(StatePage(path)).entries() or {}).keys() == ({NAME} if used == "decide" else {NAME, "another"})
+
+
+def test_a_decision_that_follows_what_is_remembered_counts_on_a_page_that_has_forgotten(path: Path) -> None:
+    worker = Worker(path)
+    decided(worker.board, FORCED)
+    forget(path)
+
+    assert worker.board.decide(NAME, RESET) == RESET
+    assert page_says(path) == BoardEntry(RESET, 100.0)
+
+
+def test_an_older_memory_does_not_undo_what_follows_it_on_the_page(path: Path) -> None:
+    stale, operator = Worker(path), Worker(path)
+    decided(operator.board, FORCED)
+    stale.board.read(NAME)
+    operator.wall = 50.0  # a clock that was put back says nothing where eras do
+    decided(operator.board, RESET)
+
+    read = stale.board.read(NAME)
+
+    assert read == RESET
+    assert page_says(path) == BoardEntry(RESET, 50.0)
+
+
+@pytest.mark.parametrize("era", [1, 5])
+def test_what_was_decided_on_a_page_after_it_had_forgotten_stays(path: Path, era: int) -> None:
+    stale, operator = Worker(path), Worker(path)
+    decided(stale.board, FORCED)
+    forget(path)
+    operator.wall = 101.0
+    reset = Decision(era, "closed", 0, math.inf, "ada@cli", "moved")
+    decided(operator.board, reset)
+
+    reads = [stale.board.read(NAME), stale.board.read(NAME)]
+    forget(path)
+    again = stale.board.read(NAME)
+
+    assert [*reads, again] == [reset] * 3
+    assert page_says(path) == BoardEntry(reset, 101.0)
+
+
+@pytest.mark.parametrize("stale_is_first", [True, False])
+def test_of_two_memories_the_later_has_the_last_word(path: Path, *, stale_is_first: bool) -> None:
+    stale, fresh = Worker(path), Worker(path)
+    decided(stale.board, FORCED)
+    fresh.board.read(NAME)
+    fresh.wall = 101.0
+    decided(fresh.board, RESET)
+    forget(path)
+
+    for worker in (stale, fresh) if stale_is_first else (fresh, stale):
+        worker.board.read(NAME)
+
+    assert page_says(path) == BoardEntry(RESET, 101.0)
+    assert stale.board.read(NAME) == RESET
+
+
+def test_what_could_not_be_written_is_not_remembered(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(path)
+    decided(worker.board, FORCED)
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "pwrite", lambda *_: 0)
+        refused = worker.board.decide(NAME, RESET)
+    forget(path)
+
+    assert refused is None
+    assert worker.board.read(NAME) == FORCED
+
+
+def test_a_page_that_can_be_neither_made_nor_read_is_no_error(tmp_path: Path) -> None:
+    folder = tmp_path / "state"
+    folder.mkdir()
+    worker = Worker(folder / PAGE_NAME)
+    decided(worker.board, FORCED)
+    (folder / PAGE_NAME).unlink()
+    folder.rmdir()
+    folder.touch()
+    worker.board._page.close()
+
+    assert worker.board.read(NAME) is None
+    assert worker.board.entries() is None
+    assert not worker.board.works
+
+
 # With real processes.
+
+
+@pytest.mark.parametrize("harm", ["cut off", "overwritten", "deleted"])
+def test_a_process_that_knows_gives_a_harmed_page_back_what_an_operator_said(
+    path: Path, board: HostBoard, harm: str
+) -> None:
+    decided(board, FORCED)
+    keeper = start(path, "keep")
+    go(keeper)
+    assert keeper.stdout is not None
+    assert keeper.stdin is not None
+    assert keeper.stdout.readline() == "knows\n"
+    if harm == "deleted":
+        path.unlink()
+    else:
+        path.write_bytes(b"" if harm == "cut off" else random.Random(4).randbytes(PAGE_BYTES))
+
+    keeper.stdin.write("harmed\n")
+    kept = said(keeper)
+    newcomer = start(path, "entry")
+    go(newcomer)
+
+    assert kept == [5, 5]
+    assert said(newcomer) == ["forced_open", "ada@cli", "the store is being moved", 1_770_000_000.0]
 
 
 def test_four_processes_get_as_many_trial_calls_as_there_are(path: Path, board: HostBoard) -> None:
