@@ -1,7 +1,8 @@
 """Commands about circuit breakers: ``breakers list``, ``show``, ``set`` and ``reset``.
 
 They act through the page that the workers of the running server share (:mod:`app.ops.state`), not through a request:
-they work while the server is full or hangs. What they decide holds in every worker with its next call.
+they work while the server is full or hangs. What they decide holds in every worker with its next call, and is
+recorded beside the page, with who and why.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ The last four hold until you set another one: over reloads, restarts and reboots
 """
 _COLUMNS: Final = ("name", "state", "ends", "since", "by", "reason")
 _FOR_SECONDS_MAX = 86_400.0
+_REASON_BYTES_MAX = 200
 _WAIT_SECONDS = 60.0
 _TRIES = 5
 
@@ -97,10 +99,16 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         dest="seconds",
         metavar="SECONDS",
         type=_seconds,
-        help="with open: for how long, up to a day (default: the breaker's own wait)",
+        help="with open: for how long, a number of seconds up to a day, 86400 (default: the breaker's own wait)",
     )
     for command in (change, reset):
-        command.add_argument("--reason", metavar="TEXT", default="", help="why; for the log and whoever looks next")
+        command.add_argument(
+            "--reason",
+            metavar="TEXT",
+            type=_reason,
+            default="",
+            help=f"why, up to {_REASON_BYTES_MAX} bytes in UTF-8; for the log and whoever looks next",
+        )
     for command in (listing, show, change, reset):
         command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -229,7 +237,6 @@ class _Desk:
     ) -> str | None:
         from app.stability import Decision  # noqa: PLC0415  # --help does not wait for it
 
-        said = " ".join(reason.split())
         standing = self._board.read(name)
         for _ in range(_TRIES):
             before = _state_of(standing)
@@ -237,9 +244,10 @@ class _Desk:
             if wanted is None:
                 return None
             attempt, until = wanted
-            mine = Decision(1 if standing is None else standing.era + 1, target, attempt, until, _operator(), said)
+            mine = Decision(1 if standing is None else standing.era + 1, target, attempt, until, _operator(), reason)
             standing = self._board.decide(name, mine)
             if standing is mine:
+                _record(name, before, mine)
                 return before
             if standing is None:
                 raise _lost()
@@ -273,11 +281,51 @@ def _configured_options() -> dict[str, CircuitBreakerOptions]:
     return {name: breaker.options for name, breaker in pipelines.find_all(CircuitBreaker).items()}
 
 
+def _record(name: str, before: str, decision: Decision) -> None:
+    from app.server.state_folder import (  # noqa: PLC0415  # --help does not wait for it
+        CHANGES_NAME,
+        STATE_FOLDER,
+        record_change,
+    )
+
+    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    ends_in = round(decision.until - time.monotonic(), 1) if math.isfinite(decision.until) else None
+    facts = {
+        "timestamp": now,
+        "breaker": name,
+        "before": before,
+        "after": decision.state,
+        "ends_in_seconds": ends_in,
+        "by": decision.by,
+        "reason": decision.reason,
+        "era": decision.era,
+    }
+    try:
+        record_change(STATE_FOLDER, facts)
+    except OSError as error:
+        trouble = error.strerror or error
+        print(f"warning: {STATE_FOLDER / CHANGES_NAME} does not record this: {trouble}", file=sys.stderr)
+
+
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
     if not 0 < seconds <= _FOR_SECONDS_MAX:
-        raise argparse.ArgumentTypeError(f"must be more than 0 and at most {_FOR_SECONDS_MAX:g}")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of seconds; give one that is more than 0 and at most {_FOR_SECONDS_MAX:g}, "
+            "without a unit: --for 600"
+        )
     return seconds
+
+
+def _reason(text: str) -> str:
+    said = " ".join(text.split())
+    length = len(said.encode("utf-8", "replace"))
+    if length > _REASON_BYTES_MAX:
+        raise argparse.ArgumentTypeError(f"{length} bytes are too many; it has room for {_REASON_BYTES_MAX}")
+    return said
 
 
 def _operator() -> str:

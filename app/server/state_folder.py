@@ -2,8 +2,9 @@
 
 ::
 
-    var/run/state/page-1    the page; found by commands that run in the same working folder
-    var/run/state/lock      held by every process of every server that runs in this working folder
+    var/run/state/page-1            the page; found by commands that run in the same working folder
+    var/run/state/lock              held by every process of every server that runs in this working folder
+    var/run/state/changes.ndjson    what operators have changed by command; only ever added to
 
 A start that finds the lock free is alone: it makes a new page and takes over what operators said and nobody took
 back. One that finds another server joins its page: they are one host. A reload and an upgrade of the running server
@@ -12,11 +13,13 @@ change nothing.
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import json
 import logging
 import os
 import time
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -28,6 +31,9 @@ _log = logging.getLogger(__name__)
 
 STATE_FOLDER: Final = Path("var/run/state")
 """Where it is in a working folder."""
+
+CHANGES_NAME: Final = "changes.ndjson"
+"""The name of the record of changes in that folder."""
 
 _LOCK = "lock"
 _TRIES = 5
@@ -77,6 +83,26 @@ def server_runs(folder: Path) -> bool:
         return False
     finally:
         os.close(lock)
+
+
+def record_change(folder: Path, facts: Mapping[str, object]) -> None:
+    """Add a line to the record of what operators have changed by command: one JSON object, in one write.
+
+    Args:
+        folder: Usually :data:`STATE_FOLDER`; exists.
+        facts: Who has changed what, when and why.
+
+    Raises:
+        OSError: It cannot be added.
+    """
+    line = json.dumps(facts).encode() + b"\n"
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    descriptor = os.open(folder / CHANGES_NAME, flags, 0o600)
+    try:
+        if os.write(descriptor, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    finally:
+        os.close(descriptor)
 
 
 def _is_alone(lock: int) -> bool:

@@ -15,15 +15,16 @@ import pytest
 
 from app.cli import breakers
 from app.cli.main import main
-from app.ops.host_board import HostBoard
+from app.ops.host_board import REASON_BYTES_MAX, HostBoard
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage
-from app.server.state_folder import STATE_FOLDER, open_state_folder
+from app.server.state_folder import CHANGES_NAME, STATE_FOLDER, open_state_folder
 from app.stability import CircuitBreaker, Decision, State
 from tests.fakes.clocks import HandClock
 from tests.server.running import running
 
 FORCED = Decision(1, "forced_open", 0, math.inf, "ada@cli", "the store is being moved")
 STORAGE = "storage_read"
+RECORD = STATE_FOLDER / CHANGES_NAME
 
 
 @pytest.fixture(autouse=True)
@@ -267,6 +268,9 @@ def test_a_name_that_does_not_exist_is_answered_with_the_nearest(run: Run, board
         ["set", STORAGE, "open", "--for", "0"],
         ["set", STORAGE, "open", "--for", "nan"],
         ["set", STORAGE, "open", "--for", "90000"],
+        ["set", STORAGE, "open", "--for", "10m"],
+        ["set", STORAGE, "open", "--reason", "r" * 201],
+        ["reset", STORAGE, "--reason", "ö" * 101],
         [],
     ],
 )
@@ -281,6 +285,76 @@ def test_wrong_usage_is_exit_2_and_changes_nothing(
     assert code == 2
     assert capsys.readouterr().err
     assert board.entries() == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--for", "10m"], "'10m' is no number of seconds; give one that is more than 0 and at most 86400"),
+        (["--reason", "ö" * 101], "argument --reason: 202 bytes are too many; it has room for 200"),
+    ],
+)
+def test_wrong_usage_is_said_with_what_would_be_right(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["breakers", "set", STORAGE, "open", *arguments])
+
+    assert message in capsys.readouterr().err
+
+
+def test_the_help_says_how_long_a_reason_may_be_and_that_much_is_kept(
+    run: Run, board: HostBoard, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("reset", STORAGE, "--reason", "r" * REASON_BYTES_MAX)
+    with pytest.raises(SystemExit):
+        main(["breakers", "reset", "--help"])
+
+    decision = board.read(STORAGE)
+    assert decision is not None
+    assert decision.reason == "r" * REASON_BYTES_MAX
+    assert f"up to {REASON_BYTES_MAX} bytes" in " ".join(capsys.readouterr().out.split())
+
+
+def recorded() -> list[dict[str, Any]]:
+    """Return the record of changes."""
+    return [json.loads(line) for line in RECORD.read_text(encoding="utf-8").splitlines()]
+
+
+def test_every_change_is_recorded_with_who_and_why_before_and_after_though_no_worker_sees_it(
+    run: Run, board: HostBoard
+) -> None:
+    run("set", STORAGE, "open", "--for", "300", "--reason", "für\u2028jetzt")
+    run("set", STORAGE, "open")
+    run("set", STORAGE, "metrics_only")
+    run("set", STORAGE, "half_open", "--reason", "refused")
+    run("reset", STORAGE)
+
+    lines = recorded()
+    last = board.read(STORAGE)
+    assert last is not None
+    assert [(line["breaker"], line["before"], line["after"], line["reason"], line["era"]) for line in lines] == [
+        (STORAGE, "closed", "open", "für jetzt", 1),
+        (STORAGE, "open", "metrics_only", "", 2),
+        (STORAGE, "metrics_only", "closed", "", 3),
+    ]
+    assert {line["by"] for line in lines} == {last.by}
+    assert lines[0]["ends_in_seconds"] == pytest.approx(300, abs=30)
+    assert lines[1]["ends_in_seconds"] is None
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", line["timestamp"]) for line in lines)
+    assert RECORD.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_record_that_cannot_be_written_is_a_warning_and_the_change_holds(run: Run, board: HostBoard) -> None:
+    RECORD.mkdir()
+
+    code, out, error = run("set", STORAGE, "forced_open")
+
+    decision = board.read(STORAGE)
+    assert (code, out.split(".")[0]) == (0, f"{STORAGE}: closed -> forced_open")
+    assert error == "warning: var/run/state/changes.ndjson does not record this: Is a directory\n"
+    assert decision is not None
+    assert decision.state == "forced_open"
 
 
 def test_a_page_that_is_lost_is_said_to_be(run: Run, board: HostBoard) -> None:

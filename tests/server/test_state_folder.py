@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import math
 import os
 import signal
@@ -15,7 +16,7 @@ import pytest
 
 from app.ops.host_board import HostBoard, find_board
 from app.ops.state import PAGE_NAME, TEMPORARY_PREFIX, VARIABLE, StatePage
-from app.server.state_folder import STATE_FOLDER, open_state_folder, server_runs
+from app.server.state_folder import CHANGES_NAME, STATE_FOLDER, open_state_folder, record_change, server_runs
 from app.stability.board import Decision
 from tests.server.running import environment, running, until
 
@@ -101,6 +102,35 @@ def test_the_next_start_keeps_what_operators_said_and_tells_it(
     assert sorted(path.name for path in folder.iterdir()) == ["lock", PAGE_NAME]
     (record,) = caplog.records
     assert (vars(record)["breaker"], vars(record)["state"], vars(record)["by"]) == ("a", "forced_open", "ada@cli")
+
+
+def test_a_record_of_changes_grows_by_a_line_each_and_outlives_a_start(folder: Path) -> None:
+    open_state_folder(folder, {})
+
+    record_change(folder, {"by": "ada@cli", "reason": "one\ntwo"})
+    open_state_folder(folder, {})
+    record_change(folder, {"by": "\udcff"})
+
+    lines = (folder / CHANGES_NAME).read_text(encoding="ascii").splitlines()
+    assert [json.loads(line) for line in lines] == [{"by": "ada@cli", "reason": "one\ntwo"}, {"by": "\udcff"}]
+
+
+def test_a_record_that_is_cut_by_a_full_disk_is_an_error(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_state_folder(folder, {})
+    monkeypatch.setattr(os, "write", lambda *_: 3)
+
+    with pytest.raises(OSError, match="No space left on device"):
+        record_change(folder, {"by": "ada@cli"})
+
+
+def test_a_record_is_not_written_through_a_link(folder: Path, tmp_path: Path) -> None:
+    open_state_folder(folder, {})
+    (folder / CHANGES_NAME).symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(OSError, match="symbolic links"):
+        record_change(folder, {"by": "ada@cli"})
+
+    assert not (tmp_path / "elsewhere").exists()
 
 
 def test_a_second_server_joins_the_page_of_the_first(folder: Path) -> None:
