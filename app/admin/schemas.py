@@ -5,17 +5,30 @@ from __future__ import annotations
 import datetime as dt
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints
 
 from app.http.fields import Line
 from app.http.operations import RequestModel
+from app.ops.host_board import REASON_BYTES_MAX
 
 FOR_SECONDS_MAX = 86_400.0
 
 BreakerState = Literal["closed", "open", "half_open", "disabled", "metrics_only", "forced_open", "forced_half_open"]
 """The states of a circuit breaker, as :class:`app.stability.State` has them."""
 
-Reason = Annotated[Line, StringConstraints(max_length=200), Field(examples=["the store is being moved"])]
+
+def _refuse_long(reason: str) -> str:
+    if len(reason.encode("utf-8", "replace")) > REASON_BYTES_MAX:
+        raise ValueError(f"must have at most {REASON_BYTES_MAX} bytes in UTF-8")
+    return reason
+
+
+Reason = Annotated[
+    Line,
+    StringConstraints(max_length=REASON_BYTES_MAX),
+    AfterValidator(_refuse_long),
+    Field(examples=["the store is being moved"]),
+]
 Rate = Annotated[float | None, Field(description="0 to 1; null while there are too few results", examples=[0.25])]
 
 
@@ -29,7 +42,9 @@ class BreakerChange(RequestModel):
         le=FOR_SECONDS_MAX,
         description="with open only: for how long instead of the breaker's own wait",
     )
-    reason: Reason = Field(description="why; for the log and for whoever looks next")
+    reason: Reason = Field(
+        description=f"why, up to {REASON_BYTES_MAX} bytes in UTF-8; for the log and for whoever looks next"
+    )
 
 
 class BreakerFigures(BaseModel):

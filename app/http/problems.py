@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -121,11 +122,16 @@ def answer(problem: Problem, detail: str, *, retry_after_seconds: float | None =
     return Response(orjson.dumps(document), problem.status, headers, content_type=MEDIA_TYPE)
 
 
-def install(app: Flask) -> None:
-    """Answer every error of an app with a problem document."""
+def install(app: Flask, *, listed_at: str = "/docs") -> None:
+    """Answer every error of an app with a problem document.
+
+    Args:
+        app: The app.
+        listed_at: The path at which it lists its routes.
+    """
     app.register_error_handler(errors.PhotoApiError, _answer_ours)
     app.register_error_handler(DeadlineExceededError, _answer_deadline)
-    app.register_error_handler(HTTPException, _answer_werkzeug)
+    app.register_error_handler(HTTPException, partial(_answer_werkzeug, listed_at=listed_at))
     app.register_error_handler(Exception, _answer_unforeseen)
 
 
@@ -147,21 +153,22 @@ def _answer_deadline(_error: DeadlineExceededError) -> Response:
     return answer(PROBLEMS[DeadlineExceededError], "The request took too long. Try again.")
 
 
-def _answer_werkzeug(error: HTTPException) -> Response:
+def _answer_werkzeug(error: HTTPException, *, listed_at: str) -> Response:
     status = error.code or 500
     if isinstance(error, SecurityError):
         return answer(HOST_NOT_ALLOWED, "Use a host name that this server is configured for.")
     if isinstance(error, RequestEntityTooLarge):
         return answer(PROBLEMS[errors.PayloadTooLargeError], "The body is too large for this route.")
     problem = _BY_STATUS.get(status) or Problem(status, "malformed-request", error.name)
-    response = answer(problem, _WERKZEUG_DETAILS.get(status, error.name + "."))
+    detail = _WERKZEUG_DETAILS.get(status, error.name + ".").format(listed_at=listed_at)
+    response = answer(problem, detail)
     if isinstance(error, MethodNotAllowed) and error.valid_methods:
         response.headers["Allow"] = ", ".join(sorted(error.valid_methods))
     return response
 
 
 _WERKZEUG_DETAILS = {
-    404: "There is nothing at this path. The routes are listed at /docs.",
+    404: "There is nothing at this path. The routes are listed at {listed_at}.",
     405: "This path does not know this method; see the Allow header.",
 }
 

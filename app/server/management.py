@@ -34,7 +34,7 @@ def build_operations_app(blueprints: Iterable[Blueprint]) -> Flask:
             returned, see :func:`app.http.operations.mount`.
     """
     app = Flask("photo-api-operations", static_folder=None)
-    problems.install(app)
+    problems.install(app, listed_at="/openapi.json")
 
     def begin() -> None:
         g.request_id = choose_request_id(request.headers.get("X-Request-Id", ""))

@@ -137,6 +137,7 @@ def test_the_states_are_those_of_the_breaker() -> None:
         ({"state": "closed"}, "/reason"),
         ({"state": "closed", "reason": " "}, "/reason"),
         ({"state": "closed", "reason": "r" * 201}, "/reason"),
+        ({"state": "closed", "reason": "ö" * 101}, "/reason"),
         ({"state": "closed", "reason": "r", "for": 1}, "/for"),
         ({"state": "closed", "reason": "r", "for_seconds": 1}, "/for_seconds"),
         ({"state": "open", "reason": "r", "for_seconds": 0}, "/for_seconds"),
@@ -196,6 +197,32 @@ def test_what_was_bound_to_a_request_is_not_bound_to_the_next(listener: Listener
     listener.get(MAIL)
 
     assert bound() == {}
+
+
+def test_a_path_that_does_not_exist_is_answered_with_where_the_routes_of_this_listener_are(
+    listener: Listener,
+) -> None:
+    detail = listener.get("/nowhere").get_json()["detail"]
+
+    path = detail.removeprefix("There is nothing at this path. The routes are listed at ").removesuffix(".")
+    assert path == "/openapi.json"
+    assert listener.client.get(path).status_code == 200
+
+
+def test_what_a_page_has_forgotten_is_shown_again(listener: Listener, tmp_path: Path) -> None:
+    listener.put({"state": "forced_open", "reason": "moving"})
+    before = listener.get(MAIL).get_json()
+    (tmp_path / PAGE_NAME).write_bytes(b"")
+
+    after = listener.get(MAIL).get_json()
+
+    assert after == before
+    assert (after["state"], after["by"], after["reason"], after["is_shared"]) == (
+        "forced_open",
+        str(ADA),
+        "moving",
+        True,
+    )
 
 
 def test_a_path_that_does_not_exist_is_logged_without_itself(
