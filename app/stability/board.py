@@ -14,6 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -139,9 +140,10 @@ class CheckedBoard:
         try:
             answer = question()
         except Exception:  # noqa: BLE001  # a board's mistake is its own
-            if not self._is_broken:
-                _log.exception("the board raised; each process decides for itself until it answers again")
-            self._is_broken = True
+            was_broken, self._is_broken = self._is_broken, True  # first, for a log handler that uses a breaker
+            if not was_broken:
+                with suppress(Exception):  # a log handler's mistake is its own, too
+                    _log.exception("the board raised; each process decides for itself until it answers again")
             return None
         self._is_broken = False
         return answer

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import copy
 import logging
+import sys
 from bisect import bisect_left
 from collections.abc import Iterator
+from contextlib import suppress
 from math import inf, isfinite, nan
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -40,6 +42,9 @@ if TYPE_CHECKING:
     from .figures import Distribution, Figure
 
 _log = logging.getLogger(__name__)
+
+_LATEST = sys.float_info.max
+"""An instant that no clock reaches; beyond it nothing can be added."""
 
 _CODE = "code"
 """Who moved a breaker by hand when no name is given."""
@@ -120,19 +125,23 @@ class CircuitBreaker:
                 key = call if call not in running else object()
                 running[key] = began
             else:
-                if began < visit.refuses_until:
+                if -_LATEST < began < _LATEST and began < visit.refuses_until:
                     count_refusal()
                     raise CallNotPermittedError(name, visit.word, visit.ends_at - began) from self._last_failure
-                visit, began, key = self._admit(call)
+                key = object()
+                try:
+                    visit, began = self._admit(key)
+                except BaseException:
+                    machine.visit.running.pop(key, None)  # where an interrupt came on the way back
+                    raise
                 running = visit.running
             try:
                 result = proceed(call)
                 if judges_results:
                     self._returned(visit, key, began, result)
                     return result
-                # The usual case, written out: one more quick success while the window is full of them changes counts
-                # only. A failure that comes to the window meanwhile has come after this call. The frame that is saved
-                # was a tenth of the whole guard.
+                # The usual case, written out, which saves a tenth: one more quick success while the window is full of
+                # them changes counts only. A failure that comes to the window meanwhile has come after this call.
                 window = visit.window
                 if window is not None and window.calm:
                     try:
@@ -148,8 +157,11 @@ class CircuitBreaker:
                                 return result
                 self._record(visit, key, began, False)
             except BaseException as error:
-                if key in running:  # not settled: the function raised, or an interrupt came in between
-                    self._raised(visit, key, began, error)
+                try:
+                    if key in running:  # not settled: the function raised, or an interrupt came in between
+                        self._raised(visit, key, began, error)
+                finally:
+                    running.pop(key, None)  # where an interrupt came in between there, too
                 raise
             return result
 
@@ -162,7 +174,11 @@ class CircuitBreaker:
             CallNotPermittedError: The breaker lets no call through.
         """
         permit = Permit(self)
-        permit._visit, permit._began, _ = self._admit(permit)  # noqa: SLF001  # two parts of one thing
+        try:
+            permit._visit, permit._began = self._admit(permit)  # noqa: SLF001  # two parts of one thing
+        except BaseException:
+            self._machine.visit.running.pop(permit, None)  # as in link()
+            raise
         return permit
 
     def try_acquire(self) -> Permit | None:
@@ -216,10 +232,10 @@ class CircuitBreaker:
 
         Raises:
             IllegalTransitionError: It cannot be opened from where it is.
-            ValueError: The seconds are no number above 0.
+            ValueError: The seconds are no finite number above 0.
         """
-        if not seconds > 0:
-            message = f"a breaker is opened for more than 0 seconds, not for {seconds}"
+        if not 0 < seconds <= _LATEST:
+            message = f"a breaker is opened for a finite time above 0 s, not for {seconds} s; FORCED_OPEN has no end"
             raise ValueError(message)
         self.open_until(self._now() + seconds, by=by, reason=reason)
 
@@ -244,8 +260,8 @@ class CircuitBreaker:
             self._machine.reset(now, by=by, reason=reason)
             self._last_failure = None
 
-    def _admit(self, key: object) -> tuple[Visit, float, object]:
-        """Ask the state machine; return who admitted the call, when, and the key by which it is in flight.
+    def _admit(self, key: object) -> tuple[Visit, float]:
+        """Ask the state machine; return who admitted the call that is in flight by this key, and when.
 
         Raises:
             CallNotPermittedError: Nobody did.
@@ -254,10 +270,8 @@ class CircuitBreaker:
         with self._lock:
             visit = self._machine.admit(now)
             if visit is not None:
-                if key in visit.running:  # see link()
-                    key = object()
                 visit.running[key] = now
-                return visit, now, key
+                return visit, now
             refusing = self._machine.visit
         self._tally.not_permitted.add()
         raise CallNotPermittedError(self.name, refusing.word, refusing.retry_at - now) from self._last_failure
@@ -265,7 +279,9 @@ class CircuitBreaker:
     def _returned(self, visit: Visit, key: object, began: float, result: Any) -> None:
         try:
             outcome = self._classification.of_result(result)
-        except BaseException:  # an interrupt, or a classification of the caller's own that raises
+        except Exception:  # noqa: BLE001  # a log handler's that is told of a rule's mistake, or a subclass's
+            outcome = Outcome.IGNORED
+        except BaseException:  # an interrupt
             self._give_back(visit, key)
             raise
         if outcome is Outcome.IGNORED:
@@ -282,6 +298,8 @@ class CircuitBreaker:
             return
         try:
             outcome = self._classification.of_error(error)
+        except Exception:  # noqa: BLE001  # as above
+            outcome = Outcome.IGNORED
         except BaseException:  # as above
             self._give_back(visit, key)
             raise
@@ -289,9 +307,11 @@ class CircuitBreaker:
             self._give_back(visit, key, ignored=True)
             return
         failed = outcome is Outcome.FAILURE
-        if failed and key in visit.running and self._machine.visit is visit:
-            self._last_failure = _without_frames(error)  # first, for those who are refused because of it
-        now_on = self._record(visit, key, began, failed)
+        try:
+            if failed and key in visit.running and self._machine.visit is visit:
+                self._last_failure = _without_frames(error)  # first, for those who are refused because of it
+        finally:
+            now_on = self._record(visit, key, began, failed)
         if failed and now_on is not None:
             self._follow_order(now_on, error)
 
@@ -302,7 +322,7 @@ class CircuitBreaker:
             seconds = now - began
         except Exception:  # noqa: BLE001  # the call has its result; the clock must not take it away
             now = seconds = nan
-        if 0.0 <= seconds <= self._slow_after:
+        if 0.0 <= seconds <= self._slow_after and -_LATEST < now < _LATEST:
             slow = False
         else:
             now, seconds, slow = self._unusual(now, began, seconds)
@@ -325,14 +345,15 @@ class CircuitBreaker:
                 tally.successful_seconds += seconds
             move = visit.record(now, failed, slow)
             if slow or move is not None:
-                machine.follow(move, now)
+                machine.follow(visit, move, now)
             return machine.visit
 
     def _unusual(self, now: float, began: float, seconds: float) -> tuple[float, float, bool]:
         """Return end, duration and slowness of a call that was slow, or whose clock went wrong meanwhile."""
-        if 0.0 <= seconds < inf:
+        if 0.0 <= seconds < inf and -_LATEST < now < _LATEST:
             return now, seconds, True
-        self._last_now = max(self._last_now, began)
+        if -_LATEST < began < _LATEST:
+            self._last_now = max(self._last_now, began)
         return self._now(), 0.0, False
 
     def _give_back(self, visit: Visit, key: object, *, ignored: bool = False) -> None:
@@ -350,7 +371,9 @@ class CircuitBreaker:
         """Open for as long as a failure says, where that is asked for."""
         if not self.options.open_on_retry_after:
             return
-        seconds = self._classification.retry_after(said)
+        seconds = None
+        with suppress(Exception):  # as in _returned()
+            seconds = self._classification.retry_after(said)
         if seconds is None:
             return
         seconds = min(seconds, self.options.max_ordered_open_seconds)
@@ -363,7 +386,8 @@ class CircuitBreaker:
         try:
             now = float(self._monotonic())
         except Exception:  # noqa: BLE001  # whatever a clock raises or gives
-            _log.exception("the clock of %s gives no time; its time stands still", self.name)
+            with suppress(Exception):  # a log handler's mistake is its own
+                _log.exception("the clock of %s gives no time; its time stands still", self.name)
             return self._last_now
         if not isfinite(now):
             return self._last_now
@@ -406,10 +430,13 @@ class Permit:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Settle it."""
-        if error is None:
-            self.succeed()
-        else:
-            self.fail(error)
+        try:
+            if error is None:
+                self.succeed()
+            else:
+                self.fail(error)
+        finally:
+            self._visit.running.pop(self, None)  # where an interrupt came in between
 
 
 def _without_frames(error: Exception) -> Exception | None:

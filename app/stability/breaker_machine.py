@@ -14,9 +14,8 @@ this process decides for itself.
 from __future__ import annotations
 
 import logging
-import math
-import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from math import inf
 from typing import TYPE_CHECKING, Final
@@ -26,6 +25,7 @@ from .breaker_events import BreakerReset, StateTransitioned, ThresholdCrossed
 from .breaker_states import State, can_move
 from .breaker_visits import Closed, Disabled, ForcedHalfOpen, ForcedOpen, HalfOpen, MetricsOnly, Move, Open, Visit
 from .errors import IllegalTransitionError
+from .locks import after_fork, make_lock
 from .probes import HostProbes, LocalProbes, ProbeLedger
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ _BY_RESULTS = frozenset({State.CLOSED, State.OPEN, State.HALF_OPEN})
 _WAIT_SECONDS_MAX = 86_400.0
 _WAIT_SECONDS_INSTEAD = 60.0
 _DECIDING_TRIES = 5
+_BY_HAND = frozenset({"manual", "reset"})
 
 
 class StateMachine:
@@ -67,7 +68,8 @@ class StateMachine:
     def __init__(
         self, name: str, options: CircuitBreakerOptions, now: float, *, bus: EventBus, board: Board | None
     ) -> None:
-        self.lock = threading.Lock()
+        self.lock = make_lock()
+        self._is_asking = False
         self.attempt = 0
         self.transitions: dict[tuple[State, State], int] = {}
         self._name = name
@@ -78,16 +80,15 @@ class StateMachine:
         self._known: tuple[int, str, float] | None = None
         self._look_at = inf if board is None else now
         self.visit: Visit = Closed(options, now)
-        self._cap_due()
+        self._cap_due(self.visit)
+        after_fork(self._begin_in_child)
 
     def attend(self, now: float) -> None:
         """Adopt what others decided, and let time do its part."""
         if now >= self._look_at:
             self._look(now)
-        move = self.visit.tick(now)
-        if move is not None:
-            self._follow(move, now)
-        self._cap_due()
+        visit = self.visit
+        self.follow(visit, visit.tick(now), now)
 
     def admit(self, now: float) -> Visit | None:
         """Return the visit that admits a call, None when it is refused."""
@@ -96,13 +97,14 @@ class StateMachine:
         self.attend(now)
         if isinstance(self.visit, Open) and self.visit.wait_is_over(now):
             self._enter(State.HALF_OPEN, now, "wait_over")
-        return self.visit if self.visit.admit(now) else None
+        visit = self.visit
+        return visit if visit.admit(now) else None
 
-    def follow(self, move: Move | None, now: float) -> None:
-        """Go where a result has led, if anywhere."""
-        if move is not None:
+    def follow(self, visit: Visit, move: Move | None, now: float) -> None:
+        """Go where a visit has led, if anywhere, unless whoever interrupted it has ended it meanwhile."""
+        if move is not None and self.visit is visit:
             self._follow(move, now)
-        self._cap_due()  # the visit may have set a time of its own
+        self._cap_due(self.visit)  # the visit may have set a time of its own
 
     def move_to(self, target: State, now: float, *, by: str, reason: str) -> None:
         """Do what an operator asks; to the state that it is in already: nothing.
@@ -173,20 +175,36 @@ class StateMachine:
         by: str = BREAKER,
         reason: str = "",
     ) -> None:
-        """Decide for a state, here and on the board, and begin it; or begin what the board says instead."""
-        attempt = self.attempt
+        """Decide for a state and begin it, when it is known until when."""
+        if self._is_asking and cause not in _BY_HAND:
+            return  # the open wait is being asked for, and whoever it asks uses this breaker: it decides already
+        attempt, stay = self.attempt, self.visit
         if target is State.CLOSED:
             attempt = 0
         elif target is State.OPEN and until is None:
             attempt += 1
+        decision = Decision(0, target.value, attempt, inf if until is None else until, by, reason)
         if until is None:
-            until = self._end_of(target, attempt, now)
-        holds, standing = self._write(Decision(self._board_era + 1, target.value, attempt, until, by, reason))
+            try:
+                decision = replace(decision, until=self._end_of(target, attempt, now))
+            except BaseException:  # an interrupt in the function that says the wait; the decision stands
+                decision = replace(decision, until=now + _WAIT_SECONDS_INSTEAD)
+                self._decide(target, now, cause, rate, decision)
+                raise
+        if self.visit is stay:  # else that function has moved the breaker itself
+            self._decide(target, now, cause, rate, decision)
+
+    def _decide(self, target: State, now: float, cause: str, rate: float | None, decision: Decision) -> None:
+        """Decide for a state, here and on the board, and begin it; or begin what the board says instead."""
+        by, reason = decision.by, decision.reason
+        holds, standing = self._write(replace(decision, era=self._board_era + 1))
         if standing is not None and not holds:
             self._adopt(standing, now)
             return
         source = self.visit.state
-        self._begin(target, now, attempt, until, shared=holds)
+        self._begin(target, now, decision.attempt, decision.until, shared=holds)
+        if standing is not None:
+            self._known = _sense(standing)
         event: Event
         if cause == "reset":
             event = BreakerReset(name=self._name, by=by, reason=reason)
@@ -213,7 +231,7 @@ class StateMachine:
             standing = self._board.decide(self._name, mine)
         if standing is None:
             return False, None
-        self._board_era, self._known = standing.era, _sense(standing)
+        self._board_era = standing.era
         return _sense(standing) == _sense(mine), standing
 
     def _look(self, now: float) -> None:
@@ -225,11 +243,12 @@ class StateMachine:
 
     def _adopt(self, standing: Decision, now: float) -> None:
         target, until = State(standing.state), standing.until
-        self._board_era, self._known = standing.era, _sense(standing)
+        self._board_era = standing.era
         if target is State.HALF_OPEN and until == inf:  # lost permits would keep it there for ever
             until = self._end_of(target, standing.attempt, now)
         source = self.visit.state
         self._begin(target, now, standing.attempt, until, shared=True)
+        self._known = _sense(standing)  # last: what is interrupted before is adopted at the next look
         has_another_end = target is State.OPEN and standing.by != BREAKER
         if source is not target or has_another_end:
             event = StateTransitioned(
@@ -243,9 +262,9 @@ class StateMachine:
             self._bus.publish(event)
 
     def _begin(self, target: State, now: float, attempt: int, until: float, *, shared: bool) -> None:
-        self.attempt = attempt
-        self.visit = self._visit(target, now, until, shared=shared)
-        self._cap_due()
+        visit = self._visit(target, now, until, shared=shared)
+        self._cap_due(visit)
+        self.attempt, self.visit = attempt, visit
 
     def _visit(self, target: State, now: float, until: float, *, shared: bool) -> Visit:
         options, before = self._options, self.visit
@@ -278,19 +297,35 @@ class StateMachine:
         wait = self._options.wait_duration_in_open_state_seconds
         if not callable(wait):
             return wait
+        if self._is_asking:  # by itself: an operator's opening from within it
+            return _WAIT_SECONDS_INSTEAD
+        self._is_asking = True
+        try:
+            return self._asked_wait(wait, attempt)
+        finally:
+            self._is_asking = False
+
+    def _asked_wait(self, wait: Callable[[int], float], attempt: int) -> float:
         try:
             seconds = float(wait(attempt))
         except Exception:  # noqa: BLE001  # whatever it raises, the breaker has to open
-            _log.exception("the open wait of %s raised; %g s instead", self._name, _WAIT_SECONDS_INSTEAD)
+            with suppress(Exception):  # a log handler's mistake is its own
+                _log.exception("the open wait of %s raised; %g s instead", self._name, _WAIT_SECONDS_INSTEAD)
             return _WAIT_SECONDS_INSTEAD
-        if math.isnan(seconds) or not 0 < seconds <= _WAIT_SECONDS_MAX:
-            _log.error("the open wait of %s is no time; %g s instead", self._name, _WAIT_SECONDS_INSTEAD)
+        if not 0 < seconds <= _WAIT_SECONDS_MAX:
+            with suppress(Exception):  # as above
+                _log.error("the open wait of %s is no time; %g s instead", self._name, _WAIT_SECONDS_INSTEAD)
             return _WAIT_SECONDS_INSTEAD
         return seconds
 
-    def _cap_due(self) -> None:
+    def _begin_in_child(self) -> None:
+        """Put right what the parent's other threads were about, in a forked child."""
+        self._is_asking = False
+        self.visit.begin_in_child()
+
+    def _cap_due(self, visit: Visit) -> None:
         """Make the visit ask again no later than the next look at the board."""
-        visit, look_at = self.visit, self._look_at
+        look_at = self._look_at
         visit.due = min(visit.due, look_at)
         visit.refuses_until = min(visit.refuses_until, look_at)
 

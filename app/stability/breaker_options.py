@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +23,7 @@ def _limit_mistake(value: Any) -> str | None:
 
 
 def _seconds_mistake(value: Any) -> str | None:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and not math.isnan(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
     return None if is_number and 0 < value <= _SECONDS_MAX else f"must be > 0, ≤ {_SECONDS_MAX:g}"
 
 

@@ -35,10 +35,9 @@ class LockFreeCounter:
 
     def read(self) -> int:
         """Return how often :attr:`add` was called; for one thread at a time."""
-        # Looking at the next number takes it, so the looks are taken off again.
-        count = next(self._numbers) - self._reads
+        # Looking at the next number takes it, so the looks are taken off again; no interrupt comes between the two.
         self._reads += 1
-        return count
+        return next(self._numbers) - self._reads + 1
 
 
 class Tally:

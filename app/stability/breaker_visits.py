@@ -96,6 +96,11 @@ class Visit:
         """Return what else there is to tell, where a move is only told."""
         return None
 
+    def begin_in_child(self) -> None:
+        """Forget the calls that were under way when this process was forked: they are the parent's to end."""
+        self.running.clear()
+        self.due = self.refuses_until = -inf
+
     @property
     def in_flight_slow(self) -> int:
         """How many calls in flight were slow when they were last counted."""
@@ -293,7 +298,7 @@ class HalfOpen(_Judging):
 
     def admit(self, _now: float) -> bool:
         """Give out one of the permits of this visit."""
-        return self._ledger.take(self._permits)
+        return self._ledger.take(self._permits, len(self.running))
 
     def give_back(self) -> None:
         """Take a permit back from a call that came to no result."""

@@ -21,8 +21,13 @@ class ProbeLedger(Protocol):
         """The results so far."""
         ...
 
-    def take(self, limit: int) -> bool:
-        """Take one of ``limit`` trial calls; False when all are taken."""
+    def take(self, limit: int, running: int) -> bool:
+        """Take one of ``limit`` trial calls; False when all are taken.
+
+        Args:
+            limit: How many there are.
+            running: How many that were taken here have come to no end yet.
+        """
         ...
 
     def give_back(self) -> None:
@@ -35,24 +40,19 @@ class ProbeLedger(Protocol):
 
 
 class LocalProbes:
-    """A :class:`ProbeLedger` for one process."""
+    """A :class:`ProbeLedger` for one process: what is taken is what runs or has ended, and nothing else is kept."""
 
-    __slots__ = ("_taken", "counts")
+    __slots__ = ("counts",)
 
     def __init__(self) -> None:
-        self._taken = 0
         self.counts = ProbeCounts(0, 0, 0)
 
-    def take(self, limit: int) -> bool:
+    def take(self, limit: int, running: int) -> bool:
         """Take one, if one is left."""
-        if self._taken >= limit:
-            return False
-        self._taken += 1
-        return True
+        return self.counts.results + running < limit
 
     def give_back(self) -> None:
-        """Give one back."""
-        self._taken -= 1
+        """Do nothing: it does not run any more."""
 
     def record(self, *, failed: bool, slow: bool) -> None:
         """Count a result."""
@@ -83,19 +83,18 @@ class HostProbes:
         """All results of the host as of the last one here; this process's own while the board is lost."""
         return self._shared or self._local.counts
 
-    def take(self, limit: int) -> bool:
+    def take(self, limit: int, running: int) -> bool:
         """Take one on the board; from this process's own limit while the board is lost."""
         granted = self._board.take_probe(self._name, self._era, limit)
         if granted is False:
             return False
-        taken = self._local.take(limit)
+        taken = self._local.take(limit, running)
         if granted and not taken:  # the board has forgotten what this process took
             self._board.return_probe(self._name, self._era)
         return taken
 
     def give_back(self) -> None:
         """Give one back."""
-        self._local.give_back()
         self._board.return_probe(self._name, self._era)
 
     def record(self, *, failed: bool, slow: bool) -> None:

@@ -6,7 +6,9 @@ Both keep running totals, so that recording and reading cost the same whatever t
     time-based    buckets of a tenth of the window, at most one second each; a bucket leaves as a whole,
                   and is there only when it has results
 
-Not thread-safe: the breaker's lock is held around every call.
+Not thread-safe: the breaker's lock is held around every call. A signal or a fork comes in between all the same, but
+CPython lets them in only where a function begins, after a call and at the end of a loop: what has to change together
+is written without any of these.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from typing import Protocol
 _FULL = 1
 _FAILED = 2
 _SLOW = 4
+_LAST_TICK = 10**309
+"""Of a clock that is so far that its ticks cannot be counted."""
 
 
 class Window(Protocol):
@@ -79,8 +83,8 @@ class CountWindow:
             newest |= _SLOW
         if newest != oldest:
             self._ring[index] = newest
-            self.failures += bool(newest & _FAILED) - bool(oldest & _FAILED)
-            self.slow += bool(newest & _SLOW) - bool(oldest & _SLOW)
+            self.failures += (newest & _FAILED) // _FAILED - (oldest & _FAILED) // _FAILED
+            self.slow += (newest & _SLOW) // _SLOW - (oldest & _SLOW) // _SLOW
             if not oldest:
                 self.results += 1
             self.calm = self.results == self._size and not (self.failures or self.slow)
@@ -133,10 +137,14 @@ class TimeWindow:
         gone = self._tick_of(now) - self._count
         buckets = self._buckets
         while buckets and buckets[0][0] <= gone:
-            _, results, failures, slow = buckets.popleft()
+            _, results, failures, slow = buckets[0]
+            del buckets[0]
             self.results -= results
             self.failures -= failures
             self.slow -= slow
 
     def _tick_of(self, now: float) -> int:
-        return math.floor(now / self._bucket_seconds)
+        try:
+            return math.floor(now / self._bucket_seconds)
+        except OverflowError:
+            return _LAST_TICK if now > 0 else -_LAST_TICK

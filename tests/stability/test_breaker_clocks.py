@@ -28,7 +28,7 @@ def summed_seconds(rig: Rig) -> list[float]:
     return [one.sum_seconds for one in rig.breaker.figures() if isinstance(one, Distribution)]
 
 
-WRONG = [ValueError("no clock"), math.nan, math.inf, -math.inf, "noon", object()]
+WRONG = [ValueError("no clock"), math.nan, math.inf, -math.inf, 10**400, -(10**400), "noon", object()]
 
 
 @pytest.mark.parametrize("wrong", WRONG, ids=repr)
@@ -116,3 +116,19 @@ def test_a_clock_that_goes_back_while_it_is_open_keeps_it_open_until_the_instant
 
     assert before == 90.0
     assert not rig.is_refused()
+
+
+@pytest.mark.parametrize("far", [1e308, -1e308, 10**400, -(10**400)], ids=["1e308", "-1e308", "10**400", "-10**400"])
+@pytest.mark.parametrize("kind", ["count_based", "time_based"])
+def test_a_clock_of_a_far_future_or_past_takes_no_result_and_opens_as_ever(far: float, kind: str) -> None:
+    clock = NaughtyClock()
+    clock.wrong = far
+    rig = Rig(clock=clock, sliding_window_type=kind, count_calls_in_flight_as_slow=False)
+
+    rig.succeed(2)
+    rig.fail(2)
+
+    assert rig.state is State.OPEN
+    assert rig.calls == {"successful": 2, "failed": 2}
+    rig.breaker.transition_to(State.FORCED_OPEN)
+    assert rig.is_refused()

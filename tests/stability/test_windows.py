@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import sys
 from collections import deque
 from collections.abc import Callable
@@ -183,3 +184,23 @@ def test_a_count_window_stays_one_byte_per_result() -> None:
 
     assert window._ring is ring
     assert len(ring) == 1000
+
+
+@pytest.mark.parametrize("now", [1e308, -1e308])
+def test_a_time_window_takes_in_what_comes_at_an_instant_too_far_to_count(now: float) -> None:
+    window = TimeWindow(1.0)
+
+    window.record(now, True, False)
+    window.record(now, False, True)
+
+    assert totals(window) == (2, 1, 1)
+
+
+def changes_together(function: Callable[..., Any]) -> list[str]:
+    """Return the instructions of a method, but for its beginning, at which a signal or a fork can come in."""
+    names = [instruction.opname for instruction in dis.get_instructions(function)]
+    return [name for name in names if name.startswith(("CALL", "JUMP_BACKWARD")) and "INTRINSIC" not in name]
+
+
+def test_nothing_can_come_in_while_a_count_window_takes_in_a_result() -> None:
+    assert changes_together(CountWindow.record) == []
