@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import requests
 from sqlalchemy import update
 
 from app.accounts.models import User
+from app.ops.state import PAGE_NAME
+from app.server.state_folder import STATE_FOLDER
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client, new_photo
 from tests.servers.product import Product, until
@@ -72,6 +75,35 @@ def test_what_an_administrator_sets_holds_in_every_worker(product: Product, admi
         product.command("breakers", "reset", "storage_write", "--reason", "moved")
     until(lambda: seen_by_all(product, admin, "closed"), "every worker to follow the command")
     assert owner.upload()["status"] == "created"
+
+
+def test_what_an_operator_said_outlives_a_page_that_was_cut_off_and_all_workers(
+    product: Product, admin: Client
+) -> None:
+    product.command("breakers", "set", "storage_write", "forced_open", "--reason", "the store is being moved")
+    try:
+        until(lambda: seen_by_all(product, admin, "forced_open"), "every worker to follow")
+        before = told_by_command(product)
+        os.truncate(product.folder / STATE_FOLDER / PAGE_NAME, 0)
+
+        until(lambda: seen_by_all(product, admin, "forced_open"), "every worker to be asked again")
+        view = ask(product, admin, "GET", f"{ADMIN}/storage_write").json()
+        until(lambda: told_by_command(product) is not None, "the page to be made anew")
+        after = told_by_command(product)
+        product.kill_workers()
+
+        assert (view["is_shared"], view["by"], view["reason"]) == (True, before["by"], "the store is being moved")
+        assert after == before
+        until(lambda: seen_by_all(product, admin, "forced_open"), "every new worker to follow")
+    finally:
+        product.command("breakers", "reset", "storage_write", "--reason", "moved")
+    until(lambda: seen_by_all(product, admin, "closed"), "every worker to follow the command")
+
+
+def told_by_command(product: Product) -> Any:
+    """Return what the command says of the breaker of writing; None while the page is lost."""
+    shown = product.command("breakers", "show", "storage_write", "--json", check=False)
+    return json.loads(shown.stdout) if shown.returncode == 0 else None
 
 
 JPEG = {"Content-Type": "image/jpeg"}
