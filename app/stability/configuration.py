@@ -20,11 +20,10 @@ from .composition import Member, find_cautions, find_contradictions
 from .context import PolicyContext, PolicyKind
 from .document import Plan, PolicyPlan, plan_document
 from .errors import OptionError
-from .judging import ReadyPolicy, judge_defaults, judge_policy
+from .judging import ReadyPolicy, judge_classifications, judge_defaults, judge_policy
 from .outcome import Classification
 from .pipeline import Pipeline
 from .pipelines import Pipelines
-from .registry import hint
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
@@ -66,10 +65,7 @@ def build_pipelines(
     plan = plan_document(document, profile=profile, profiles=profiles, names=names)
     judged = _judge(plan, kinds, deadline_seconds)
     mistakes = judged.mistakes
-    known = (*plan.pipelines, *plan.shared, *(names or ()))
-    for name in classifications:
-        if name not in known:
-            mistakes.append(f"classifications: {name!r} is no pipeline and no shared policy{hint(name, known)}")
+    mistakes += judge_classifications(classifications, (*plan.pipelines, *plan.shared, *(names or ())))
     for other in plan.profiles:
         if other != profile:
             elsewhere = plan_document(document, profile=other, profiles=profiles, names=names)

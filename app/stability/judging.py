@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Any
@@ -47,6 +47,18 @@ def judge_defaults(default_kinds: Mapping[str, str], kinds: Mapping[str, type[Po
     for kind, place in default_kinds.items():
         if kind not in known:
             yield f"{place} is for no policy{hint(kind, known)}"
+
+
+def judge_classifications(names: Iterable[str], known: Collection[str]) -> Iterator[str]:
+    """Yield what is wrong with the names that failures are classified for.
+
+    Args:
+        names: As the program gives them.
+        known: The pipelines and the shared policies.
+    """
+    for name in names:
+        if name not in known:
+            yield f"classifications: {name!r} is no pipeline and no shared policy{hint(str(name), known)}"
 
 
 def judge_policy(

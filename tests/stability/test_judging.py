@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from app.stability.document import PolicyPlan, Setting
-from app.stability.judging import ReadyPolicy, judge_defaults, judge_policy
+from app.stability.judging import ReadyPolicy, judge_classifications, judge_defaults, judge_policy
 from tests.fakes.policies import KINDS, AgainOptions
 
 
@@ -83,3 +83,9 @@ def test_defaults_may_be_for_known_policies_only() -> None:
 
     assert list(judge_defaults({"own": "defaults.own"}, KINDS | {"own": KINDS["retry"]})) == []
     assert found == ["profiles.production.defaults.rety is for no policy; did you mean 'retry'?"]
+
+
+def test_a_classification_of_nothing_is_told_what_it_may_mean() -> None:
+    found = list(judge_classifications(["read", "raed"], ("read", "places")))
+
+    assert found == ["classifications: 'raed' is no pipeline and no shared policy; did you mean 'read'?"]
