@@ -40,6 +40,14 @@ def test_the_quick_start_runs(tmp_path: Path) -> None:
     assert "circuit_breaker_calls {'name': 'inventory', 'kind': 'not_permitted'}" in printed
 
 
+def test_the_page_about_files_runs(tmp_path: Path) -> None:
+    printed = run_page("configuration.md", tmp_path)
+
+    assert printed.startswith("inventory: timeout > retry > circuit_breaker\n")
+    assert re.search(r"^ +max_attempts +2 attempts +profiles\.production\.defaults\.retry$", printed, re.MULTILINE)
+    assert "Warning" not in printed
+
+
 def test_the_page_about_watching_runs(tmp_path: Path) -> None:
     printed = run_page("observing.md", tmp_path)
 
