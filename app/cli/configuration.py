@@ -19,9 +19,9 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     check = subparsers.add_parser(
         "check-config",
         help="say whether settings and pipelines are right, with every mistake",
-        description="Judge all settings and the pipelines of config/stability.toml as a start would, without "
-        "touching database or storage, and print the pipelines as they will run. What works and is probably "
-        "not meant is a warning on standard error.",
+        description="Judge all settings and the pipelines of config/stability.toml as a start would, those of the "
+        "other profiles too, without touching database or storage, and print the pipelines as they will run. What "
+        "works and is probably not meant is a warning on standard error.",
         epilog="exit codes: 0 right; 78 wrong, with every mistake on standard error, with --json on standard output",
     )
     check.add_argument(

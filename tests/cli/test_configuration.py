@@ -67,6 +67,18 @@ def test_mistakes_of_settings_and_pipelines_are_told_together(tmp_path: Path) ->
     assert "PHOTO_API_STABILITY__PIPELINES_FILE: pipelines.storage_raed is no pipeline of this program" in done.stderr
 
 
+def test_what_production_would_refuse_is_refused_in_development(tmp_path: Path) -> None:
+    text = (ROOT / "config/stability.toml").read_text(encoding="utf-8")
+    (tmp_path / "mine.toml").write_text(
+        text.replace("failure_rate_threshold = 0.2", "failure_rate_threshold = 20"), "utf-8"
+    )
+
+    done = run(tmp_path, "check-config", PHOTO_API_STABILITY__PIPELINES_FILE="mine.toml")
+
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "profiles.production.defaults.circuit_breaker.failure_rate_threshold must be > 0, ≤ 1\n" in done.stderr
+
+
 def test_what_is_probably_not_meant_is_a_warning(tmp_path: Path) -> None:
     text = (ROOT / "config/stability.toml").read_text(encoding="utf-8")
     foolish = text.replace('"retry", "circuit_breaker"', '"circuit_breaker", "retry"')
