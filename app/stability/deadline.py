@@ -18,6 +18,7 @@ import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from contextvars import ContextVar, Token
+from typing import Any
 
 from .clock import SYSTEM_CLOCK, Clock
 
@@ -39,11 +40,14 @@ class Deadline:
     """An instant on a monotonic clock. Immutable and thread-safe.
 
     Args:
-        seconds: From now, greater than 0.
+        seconds: From now, greater than 0; ``inf`` for one without an end.
         clock: Where "now" comes from.
 
     Attributes:
         at: The instant, in the seconds of its clock.
+
+    Raises:
+        ValueError: The seconds are no number (``nan``) or a bool; under such a deadline nothing would end.
     """
 
     __slots__ = ("_monotonic", "at")
@@ -51,6 +55,10 @@ class Deadline:
     def __init__(self, seconds: float, clock: Clock = SYSTEM_CLOCK) -> None:
         self._monotonic = monotonic = clock.monotonic  # looked up once: a guarded call asks up to three times
         self.at = monotonic() + seconds
+        given: Any = seconds
+        if not given <= math.inf or given is True or given is False:
+            message = f"a deadline needs a number of seconds from now, not {given!r}"
+            raise ValueError(message)
 
     def remaining_seconds(self) -> float:
         """Return the seconds left; negative once the deadline has passed."""

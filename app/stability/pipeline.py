@@ -35,6 +35,7 @@ class Pipeline:
         policies: Outermost first; none of them twice, because it would wait for itself. Empty lets all calls pass.
 
     Raises:
+        TypeError: Something is no policy.
         ValueError: A policy stands there twice.
     """
 
@@ -42,6 +43,10 @@ class Pipeline:
         if len({id(policy) for policy in policies}) != len(policies):
             message = f"the pipeline {name!r} has one and the same policy twice"
             raise ValueError(message)
+        for policy in policies:
+            if isinstance(policy, type) or not callable(getattr(policy, "execute", None)):
+                message = f"the pipeline {name!r} has {policy!r}, which is no policy: it needs a method execute()"
+                raise TypeError(message)
         self.name = name
         self.policies = tuple(policies)
         entry: Proceed = _invoke
@@ -69,8 +74,13 @@ class Pipeline:
         """Return the function with the policies around it: ``@pipeline``.
 
         Raises:
-            TypeError: It is a coroutine function: only the making of its coroutine would be guarded.
+            TypeError: It cannot be called, or is a coroutine function: only the making of its coroutine would be
+                guarded.
         """
+        given: Any = function
+        if not callable(given):
+            message = f"the pipeline {self.name!r} guards functions, and {given!r} cannot be called"
+            raise TypeError(message)
         if iscoroutinefunction(function):
             message = f"{function.__qualname__} is a coroutine function; pipelines guard synchronous functions only"
             raise TypeError(message)

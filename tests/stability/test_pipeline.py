@@ -261,9 +261,16 @@ def test_a_found_policy_has_the_type_that_was_asked_for() -> None:
     assert_type(found, Never | None)
 
 
-def test_something_without_execute_is_no_policy() -> None:
-    with pytest.raises(AttributeError):
-        Pipeline("p", [object()])  # type: ignore[list-item]  # what is tested
+@pytest.mark.parametrize("thing", [1, object(), Never, None])
+def test_something_without_execute_is_no_policy_nor_is_a_class(thing: Any) -> None:
+    with pytest.raises(TypeError, match=r"the pipeline 'p' has .* which is no policy"):
+        Pipeline("p", [thing])
+
+
+@pytest.mark.parametrize("thing", [None, "fetch", 5])
+def test_what_cannot_be_called_is_not_guarded(thing: Any) -> None:
+    with pytest.raises(TypeError, match=r"the pipeline 'p' guards functions, and .* cannot be called"):
+        Pipeline("p")(thing)
 
 
 def test_a_coroutine_function_is_refused_because_only_its_making_would_be_guarded() -> None:
