@@ -18,7 +18,6 @@ count itself.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -143,7 +142,6 @@ class AdaptiveLimit:
         self.options = given = AdaptiveLimitOptions() if options is None else options
         self._classification = classification
         self._monotonic = clock.monotonic
-        self._lock = threading.Lock()
         self._finished: deque[_Finished] = deque()
         self._gradient = Gradient2(
             initial=given.initial_limit,
@@ -155,6 +153,7 @@ class AdaptiveLimit:
             tolerance=given.rtt_tolerance,
         )
         self._partitions = Partitions(given.partitions or {}, given.initial_limit)
+        self._lock = self._partitions.lock
         self._shedding = Shedding(name, REASONS, bus)
         self._window_ends = self._first_end(clock)
         self._successes = 0
@@ -197,7 +196,7 @@ class AdaptiveLimit:
 
         def guarded(call: Call[Any]) -> Any:
             try:
-                began = monotonic()
+                began = monotonic() + 0.0  # what is no number raises here
             except Exception:  # noqa: BLE001  # a broken clock must not lose the call
                 began = nan
             place = admit(call.partition, began)
@@ -211,7 +210,7 @@ class AdaptiveLimit:
             finally:
                 ended = nan
                 try:
-                    ended = monotonic()
+                    ended = monotonic() + 0.0
                 except Exception:  # noqa: BLE001  # a broken clock must lose neither the place nor the result
                     ended = nan
                 finally:
@@ -262,10 +261,10 @@ class AdaptiveLimit:
         """Take in what finished calls left behind; the lock is held."""
         finished, give_back = self._finished, self._partitions.give_back
         while finished:
-            partition, outcome, began, ended = finished[0]
-            # An interrupt comes before or after these two lines, but not in between.
-            give_back(partition)
-            del finished[0]
+            try:
+                _, outcome, began, ended = give_back(finished)
+            except IndexError:
+                return  # a signal's function took in the rest
             if outcome is Outcome.SUCCESS:
                 seconds = ended - began
                 if 0 <= seconds < inf:
@@ -290,7 +289,7 @@ class AdaptiveLimit:
 
     def _first_end(self, clock: Clock) -> float:
         try:
-            return clock.monotonic() + self.options.window_seconds
+            return float(clock.monotonic()) + self.options.window_seconds
         except Exception:  # noqa: BLE001  # the window ends when the clock goes again
             _log.exception("a clock raised; the limit stays as it is", extra={"policy": self.name})
             return nan

@@ -31,6 +31,7 @@ from .codel import CoDel
 from .deadline import current_deadline
 from .errors import BulkheadFullError
 from .figures import Figure
+from .locks import after_fork, make_lock
 from .options import Options, option
 from .shedding import Shedding
 
@@ -108,17 +109,17 @@ class _Waiter:
     Attributes:
         wake: Locked until there is something to know.
         since: When it began to wait.
-        has_place: Whether it holds one.
+        places: Where its place is from and goes back to; None while it has none.
         reason: Why it is refused; empty while it is not.
     """
 
-    __slots__ = ("has_place", "reason", "since", "wake")
+    __slots__ = ("places", "reason", "since", "wake")
 
     def __init__(self) -> None:
         self.wake = threading.Lock()
         self.wake.acquire()
         self.since = nan
-        self.has_place = False
+        self.places: list[None] | None = None
         self.reason = ""
 
 
@@ -156,6 +157,9 @@ class _Pace:
 class Bulkhead:
     """A policy that bounds how many calls run at once. Thread-safe.
 
+    In a forked child all places are free and nobody waits: those who have and do are threads of the parent. What goes
+    on there of a call that the thread was in when it forked does not count, nor does what :meth:`try_acquire` took.
+
     Args:
         name: For errors, events and metrics.
         options: How many.
@@ -179,12 +183,13 @@ class Bulkhead:
         self._monotonic = clock.monotonic
         self._places: list[None] = [None] * self.options.max_concurrent_calls
         self._waiting: deque[_Waiter] = deque()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._pace = _Pace()
         self._codel: CoDel | None = None
         if self.options.queue_discipline == "codel":
             self._codel = CoDel(self.options.codel_target_seconds, self.options.codel_interval_seconds)
         self._shedding = Shedding(name, REASONS, bus)
+        after_fork(self._begin_anew)
 
     @classmethod
     def build(cls, options: BulkheadOptions, context: PolicyContext) -> Self:
@@ -211,14 +216,14 @@ class Bulkhead:
 
     def link(self, proceed: Proceed) -> Proceed:
         """Return :meth:`execute` with its second argument given; see :class:`.call.Linkable`."""
-        places, waiting = self._places, self._waiting
-        give_back, serve, wait, leave = places.append, self._serve, self._wait, self._leave
+        serve, wait, leave = self._serve, self._wait, self._leave
 
         def guarded(call: Call[Any]) -> Any:
             has_place = False
             waiter = None
+            places = self._places  # a forked child has others; this call's place is none of those
             try:
-                if not waiting:
+                if not self._waiting:
                     try:
                         # Nothing is called between these two lines, so no signal is looked at in between.
                         del places[-1]
@@ -231,8 +236,8 @@ class Bulkhead:
                 return proceed(call)
             finally:
                 if has_place:
-                    give_back(None)
-                    if waiting:
+                    places.append(None)
+                    if self._waiting:
                         serve()
                 elif waiter is not None:
                     leave(waiter)
@@ -289,7 +294,7 @@ class Bulkhead:
                 self._join(waiter, now)
         if not waiter.reason and not waiter.wake.acquire(timeout=seconds):
             self._give_up(waiter, cause)
-        if waiter.has_place:
+        if waiter.places is not None:
             return
         self._shedding.add(waiter.reason, self._now())
         retry_after = self._pace.seconds_for(len(self._waiting) + 1)
@@ -333,20 +338,31 @@ class Bulkhead:
         now = self._now()
         with self._lock:
             self._hand_on(now)
-            if not waiter.has_place and not waiter.reason:
+            if waiter.places is None and not waiter.reason:
                 waiter.reason = cause
-                self._waiting.remove(waiter)
+                self._remove(waiter)
 
     def _leave(self, waiter: _Waiter) -> None:
         """Give back what a waiter has when its call is over."""
-        if not waiter.has_place and not waiter.reason:  # interrupted while it waited
+        if waiter.places is None and not waiter.reason:  # interrupted while it waited
             with self._lock:
-                if waiter in self._waiting:
-                    self._waiting.remove(waiter)
-        if waiter.has_place:
-            self._places.append(None)
+                self._remove(waiter)
+        if waiter.places is not None:
+            waiter.places.append(None)
             if self._waiting:
                 self._serve()
+
+    def _remove(self, waiter: _Waiter) -> None:
+        if waiter in self._waiting:
+            self._waiting.remove(waiter)
+
+    def _begin_anew(self) -> None:
+        """Let all places be free and nobody wait: in a forked child, whose parent's threads had and did."""
+        self._places = [None] * self.options.max_concurrent_calls
+        self._waiting = deque()
+        self._pace = _Pace()
+        if self._codel is not None:
+            self._codel.empty()
 
     def _serve(self) -> None:
         now = self._now()
@@ -356,22 +372,28 @@ class Bulkhead:
     def _hand_on(self, now: float) -> None:
         """Hand all free places to those who have waited longest; the lock is held."""
         waiting, codel = self._waiting, self._codel
-        while waiting and self._places:
+        while True:
+            # Nothing is called in these lines: a signal's function may hand on the same places.
+            if not waiting or not self._places:
+                return
             waiter = waiting[0]
             if codel is not None and codel.drops(now, now - waiter.since, is_last=len(waiting) == 1):
-                waiter.reason = CODEL
-                del waiting[0]
-                waiter.wake.release()
+                if waiting and waiting[0] is waiter:
+                    waiter.reason = CODEL
+                    del waiting[0]
+                    waiter.wake.release()
             elif self._grant(waiter):
                 self._pace.served(now)
 
     def _grant(self, waiter: _Waiter) -> bool:
-        """Give a waiter a place; False when another thread was faster."""
-        waiting = self._waiting
+        """Give a waiter a place; False when another thread was faster, or it needs none any more."""
+        waiting, places = self._waiting, self._places
+        if waiter.places is not None or waiter.reason:
+            return False
         try:
             # Nothing is called in these lines: no signal is looked at in between.
-            del self._places[-1]
-            waiter.has_place = True
+            del places[-1]
+            waiter.places = places
         except IndexError:
             return False
         if waiting and waiting[0] is waiter:
@@ -381,7 +403,7 @@ class Bulkhead:
 
     def _now(self) -> float:
         try:
-            return self._monotonic()
+            return float(self._monotonic())
         except Exception:  # noqa: BLE001  # a broken clock must lose neither a place nor a result
             _log.exception("a clock raised; nothing is dropped for its wait", extra={"policy": self.name})
             return nan

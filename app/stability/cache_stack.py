@@ -11,13 +11,13 @@ import logging
 from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from math import isnan
-from threading import Lock
 from typing import Any, Final, NamedTuple
 
 from .breaker_tally import LockFreeCounter
 from .cache_tiers import Entry, Tier
 from .errors import OptionError
 from .figures import Figure
+from .locks import make_lock
 from .single_flight import fresh_copy
 
 _log = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class TierStack:
         self._tiers = tuple(tiers)
         self._lifetimes = lifetimes
         self._accepts = accepts
-        self._reading = Lock()
+        self._reading = make_lock()
         self._counters = {
             (tier, result): LockFreeCounter() for tier in (*names, FLIGHT, SOURCE) for result in RESULTS
         }

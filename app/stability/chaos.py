@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
 
 from .clock import SYSTEM_CLOCK
@@ -34,6 +34,7 @@ from .deadline import current_deadline
 from .errors import InjectedFaultError, OptionError
 from .events import Event, EventBus
 from .figures import Figure
+from .locks import make_lock
 from .options import Options, option
 
 if TYPE_CHECKING:
@@ -145,10 +146,10 @@ class Chaos:
         self._outcome = outcome
         self._clock = clock
         self._bus = bus or EventBus()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._random = random.Random(f"{self.options.seed}:{name}")  # noqa: S311  # it is to be foreseeable
         self._counts: dict[str, int] = dict.fromkeys(KINDS, 0)
-        self._ends_at = clock.monotonic() + self.options.enabled_for_seconds
+        self._ends_at = self._end()
         if self.options.injects:
             state = (
                 f"for {self.options.enabled_for_seconds:g} s" if allowed else "not allowed here, so it does nothing"
@@ -187,8 +188,7 @@ class Chaos:
         try:
             self._is_stopped = not self._clock.monotonic() < self._ends_at
         except Exception:  # noqa: BLE001  # whoever cannot tell the time must not go on for ever
-            _log.exception("a clock raised; chaos stops", extra={"policy": self.name})
-            self._is_stopped = True
+            self._stop_for_its_clock()
         return not self._is_stopped
 
     def stop(self) -> None:
@@ -238,12 +238,27 @@ class Chaos:
             yield Figure("chaos_injected", "counter", count, {"name": self.name, "kind": kind})
         yield Figure("chaos_active", "gauge", int(self.is_active), {"name": self.name})
 
+    def _end(self) -> float:
+        try:
+            return self._clock.monotonic() + self.options.enabled_for_seconds
+        except Exception:  # noqa: BLE001  # as in is_active
+            self._stop_for_its_clock()
+            return -inf
+
+    def _stop_for_its_clock(self) -> None:
+        _log.exception("a clock raised; chaos stops", extra={"policy": self.name})
+        self._is_stopped = True
+
     def _delay(self, call: Call[Any]) -> None:
         seconds = self.options.latency_seconds
         deadline = current_deadline()
         left = seconds if deadline is None else max(0.0, deadline.remaining_seconds())
         self._tell(call, LATENCY, min(seconds, left))
-        self._clock.sleep(min(seconds, left))
+        try:
+            self._clock.sleep(min(seconds, left))
+        except Exception:  # noqa: BLE001  # the call's own result must come out
+            self._stop_for_its_clock()
+            return
         if deadline is not None and left <= seconds:
             raise deadline.exceeded()
 

@@ -17,7 +17,6 @@ Alternatives are code, so no file can hold them. A file may choose among those t
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeAlias, cast
@@ -26,6 +25,7 @@ from .deadline import DeadlineExceededError
 from .errors import CallRefusedError, OptionError, StabilityError
 from .events import Event, EventBus
 from .figures import Figure
+from .locks import make_lock
 from .options import Options, option
 from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
 
@@ -167,7 +167,7 @@ class Fallback:
         judges = self.options.on_failing_results and classification.judges_results
         self._judge = classification.of_result if judges else None
         self._bus = bus or EventBus()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         names = [self.options.primary, *(alternative.name for alternative in self.alternatives)]
         self._counts = {
             (source, target): 0 for index, source in enumerate(names) for target in (*names[index + 1 :], NONE)

@@ -6,9 +6,11 @@ without ``_total``; :mod:`.integrations.prometheus` adds both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
+
+from .locks import make_lock
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,34 @@ class Distribution:
     counts: tuple[int, ...]
     sum_seconds: float
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+class Counts:
+    """How often each word of a fixed set came up. Thread-safe.
+
+    Args:
+        metric: The name of the figures.
+        name: Of the policy, their label ``name``.
+        label: Which label holds the word.
+        words: All of them.
+    """
+
+    def __init__(self, metric: str, name: str, label: str, words: Iterable[str]) -> None:
+        self._metric = metric
+        self._name = name
+        self._label = label
+        self._lock = make_lock()
+        self._counts = dict.fromkeys(words, 0)
+
+    def add(self, word: str) -> None:
+        """Count one."""
+        with self._lock:
+            self._counts[word] += 1
+
+    def figures(self) -> Iterator[Figure]:
+        """Yield a counter for each word."""
+        for word, count in self._counts.items():
+            yield Figure(self._metric, "counter", count, {"name": self._name, self._label: word})
 
 
 @runtime_checkable

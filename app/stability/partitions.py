@@ -17,9 +17,14 @@ Not thread-safe: the policy's lock is held around all of it.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from math import floor, inf
-from typing import Final
+from typing import Any, Final, TypeVar
+
+from .locks import after_fork, make_lock
+
+EntryT = TypeVar("EntryT", bound=tuple[Any, ...])
 
 OTHERS: Final = "others"
 """What the calls of no partition are called in figures."""
@@ -44,9 +49,10 @@ class Partition:
         guaranteed: Places that it gets in any case, now.
         in_use: Places that its calls have.
         claimed_until: Before this instant it lends nothing.
+        is_former: Whether it is one of the process that this one was forked from.
     """
 
-    __slots__ = ("claimed_until", "guaranteed", "in_use", "name", "share")
+    __slots__ = ("claimed_until", "guaranteed", "in_use", "is_former", "name", "share")
 
     def __init__(self, name: str, share: float) -> None:
         self.name = name
@@ -54,10 +60,14 @@ class Partition:
         self.guaranteed = 0
         self.in_use = 0
         self.claimed_until = -inf
+        self.is_former = False
 
 
 class Partitions:
     """Who may have the next place of a limit.
+
+    In a forked child nobody has a place: those who have are threads of the parent. The one call that goes on there,
+    in the thread that forked, does not count.
 
     Args:
         shares: The guaranteed part of the limit by name of the partition, each in [0, 1], together at most 1.
@@ -65,19 +75,22 @@ class Partitions:
 
     Attributes:
         limit: Places, now.
+        lock: What its user holds around all of it.
         in_use: Places that are taken; more than the limit after it was lowered, until calls end.
         named: The partitions by name.
         others: What is in none of them; it is guaranteed nothing.
     """
 
-    __slots__ = ("in_use", "limit", "named", "others")
+    __slots__ = ("__weakref__", "in_use", "limit", "lock", "named", "others")
 
     def __init__(self, shares: Mapping[str, float], limit: int) -> None:
         self.named = {name: Partition(name, share) for name, share in shares.items()}
         self.others = Partition(OTHERS, 0.0)
+        self.lock = make_lock()
         self.in_use = 0
         self.limit = 0
         self.resize(limit)
+        after_fork(self.begin_anew)
 
     def find(self, name: str) -> Partition:
         """Return the partition of a name; :attr:`others` for one that is not known."""
@@ -122,10 +135,37 @@ class Partitions:
         self.in_use += 1
         return ""
 
-    def give_back(self, partition: Partition) -> None:
-        """Give back a place that :meth:`take` took."""
-        partition.in_use -= 1
-        self.in_use -= 1
+    def give_back(self, finished: deque[EntryT]) -> EntryT:
+        """Give back the place of the call that finished first.
+
+        Args:
+            finished: Calls that are over, each with its partition at first; the first of them is removed.
+
+        Returns:
+            That one.
+
+        Raises:
+            IndexError: There is none; a signal's function gave it back meanwhile.
+        """
+        # Nothing is called in these lines: no signal is looked at in between.
+        entry = finished[0]
+        partition: Partition = entry[0]
+        if not partition.is_former:
+            partition.in_use -= 1
+            self.in_use -= 1
+        del finished[0]
+        return entry
+
+    def begin_anew(self) -> None:
+        """Forget who has places."""
+        former = [*self.named.values(), self.others]
+        self.named = {name: Partition(name, partition.share) for name, partition in self.named.items()}
+        self.others = Partition(OTHERS, 0.0)
+        self.in_use = 0
+        limit, self.limit = self.limit, 0  # which another thread may have been about to set
+        self.resize(limit)
+        for partition in former:
+            partition.is_former = True
 
     def _claimed(self, now: float) -> int:
         """Return how many free places are spoken for."""

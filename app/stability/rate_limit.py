@@ -20,7 +20,6 @@ interval that is no whole number of them is exact all the same.
 from __future__ import annotations
 
 import logging
-import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from .clock import SYSTEM_CLOCK
 from .errors import RateLimitExceededError
 from .events import Event, EventBus
 from .figures import Figure
+from .locks import make_lock
 from .options import Options, option
 from .shedding import Shedding
 
@@ -48,6 +48,8 @@ REASONS: Final = (RATE_EXCEEDED,)
 """Why calls are refused."""
 
 _NANOSECONDS: Final = 1_000_000_000
+_PER_SECOND: Final = 1e9
+"""The same as a float: a text or a list that a clock gives would be made as many times as long by a whole number."""
 _FORGOTTEN_AT_ONCE: Final = 2
 """So many keys that are even are forgotten for each new one: the table shrinks, and no call pays for all of it."""
 
@@ -121,7 +123,7 @@ class MemoryRateStore:
     def __init__(self, max_keys: int = 10_000, clock: Clock = SYSTEM_CLOCK) -> None:
         self._max_keys = max_keys
         self._monotonic = clock.monotonic
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._even: OrderedDict[str, int] = OrderedDict()  # in nanoseconds · limit; who was asked for last is last
         self.forgotten_early = 0
 
@@ -138,24 +140,27 @@ class MemoryRateStore:
         limit, interval = rate.limit, rate.period_nanoseconds
         even_at = self._even
         with self._lock:
-            now = round(self._monotonic() * _NANOSECONDS) * limit  # here, so that it does not go back between threads
+            now = round(self._monotonic() * _PER_SECOND) * limit  # here, so that it does not go back between threads
             known = even_at.get(key)
             even = (now if known is None or known < now else known) + interval
             excess = even - now - rate.burst * interval
             if excess <= 0:
                 even_at[key] = even
-            if known is not None:
-                even_at.move_to_end(key)  # refused or not: who keeps asking is not forgotten for it
-            else:
+            if known is None:
                 self._make_room(now)
+            elif key in even_at:  # a signal's function may have made room meanwhile
+                even_at.move_to_end(key)  # refused or not: who keeps asking is not forgotten for it
         return 0.0 if excess <= 0 else -(-excess // limit) / _NANOSECONDS
 
     def _make_room(self, now: int) -> None:
         even_at = self._even
-        for _ in range(_FORGOTTEN_AT_ONCE):
-            if even_at[next(iter(even_at))] > now:
-                break
-            even_at.popitem(last=False)
+        try:
+            for _ in range(_FORGOTTEN_AT_ONCE):
+                if even_at[next(iter(even_at))] > now:
+                    break
+                even_at.popitem(last=False)
+        except (KeyError, RuntimeError, StopIteration):
+            return  # a signal's function has made room meanwhile
         if len(even_at) > self._max_keys:
             even_at.popitem(last=False)
             self.forgotten_early += 1
@@ -216,7 +221,7 @@ class RateLimit:
         self._bus = bus or EventBus()
         self._store = MemoryRateStore(self.options.max_keys, clock) if store is None else store
         self._shedding = Shedding(name, REASONS, self._bus)
-        self._lock = threading.Lock()
+        self._lock = make_lock()
         self._store_failures = 0
         self._is_failing = False
 
@@ -273,6 +278,6 @@ class RateLimit:
 
     def _now(self) -> float:
         try:
-            return self._monotonic()
+            return float(self._monotonic())
         except Exception:  # noqa: BLE001  # a broken clock must not change how a call is refused
             return nan

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import logging
 import random as chance
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
@@ -32,7 +31,7 @@ from .clock import SYSTEM_CLOCK
 from .deadline import DeadlineExceededError, current_deadline
 from .errors import CallRefusedError
 from .events import Event, EventBus
-from .figures import Figure
+from .figures import Counts, Figure
 from .options import Options, option
 from .outcome import EVERY_ERROR_FAILS, Classification, Outcome
 from .retry_budget import RetryBudget
@@ -240,8 +239,8 @@ class Retry:
         self._bus = bus or EventBus()
         self._random = random or chance.SystemRandom()
         self._deposit = self.budget.deposit
-        self._lock = threading.Lock()
-        self._counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self._counts = Counts("retries", name, "outcome", OUTCOMES)
+        self._count = self._counts.add
         self._spent_is_told = False
 
     @classmethod
@@ -266,7 +265,7 @@ class Retry:
     def execute(self, call: Call[Any], proceed: Proceed) -> Any:
         """Run a call, again where that may help.
 
-        ``call.attempt`` counts up with every attempt, and afterwards is the number of the last one.
+        ``call.attempt`` counts up with every further attempt, and afterwards is what it was before.
 
         Returns:
             What the last attempt returned, be it a failure or not.
@@ -284,12 +283,15 @@ class Retry:
         else:
             if judge is None or judge(result) is not Outcome.FAILURE or not self._goes_on(call, 1, result, _RESULT):
                 return result
-        return self._repeat(call, proceed)
+        begins_at = call.attempt
+        try:
+            return self._repeat(call, proceed)
+        finally:
+            call.attempt = begins_at  # the same call may be run again
 
     def figures(self) -> Iterator[Figure]:
         """Yield how retries went, and what is left of the budget."""
-        for outcome, count in self._counts.items():
-            yield Figure("retries", "counter", count, {"name": self.name, "outcome": outcome})
+        yield from self._counts.figures()
         yield Figure("retry_budget_remaining", "gauge", self.budget.remaining, {"name": self.name})
 
     def _repeat(self, call: Call[Any], proceed: Proceed) -> Any:
@@ -394,7 +396,3 @@ class Retry:
         elif end == BUDGET_SPENT and not self._spent_is_told:
             self._spent_is_told = True
             self._bus.publish(RetryBudgetSpent(name=self.name, operation=call.operation, error=error))
-
-    def _count(self, outcome: str) -> None:
-        with self._lock:
-            self._counts[outcome] += 1

@@ -17,9 +17,8 @@ and no clock is needed.
 
 from __future__ import annotations
 
-import threading
-
 from .errors import OptionError
+from .locks import make_lock
 
 _RETRY = 1_000_000
 """One retry in the units that are counted: whole numbers, because sums of fractions drift."""
@@ -41,14 +40,14 @@ class RetryBudget:
     __slots__ = ("_full", "_level", "_lock", "_share")
 
     def __init__(self, ratio: float = 0.2, floor: int = 3) -> None:
-        if not 0 < ratio <= 1:
+        if type(ratio) is bool or not 0 < ratio <= 1:
             raise OptionError(["ratio must be > 0, ≤ 1"])
-        if floor < 1:
-            raise OptionError(["floor must be ≥ 1"])
+        if type(floor) is not int or floor < 1:
+            raise OptionError(["floor must be a whole number ≥ 1"])
         self._share = int(ratio * _RETRY)
         self._full = floor * _RETRY
         self._level = self._full
-        self._lock = threading.Lock()
+        self._lock = make_lock()
 
     @property
     def remaining(self) -> float:
@@ -64,7 +63,9 @@ class RetryBudget:
         """Pay in for one call; its retries do not pay. Takes no lock while the budget is full."""
         if self._level < self._full:
             with self._lock:
-                self._level = min(self._full, self._level + self._share)
+                # Nothing is called in these lines: what a signal's function takes meanwhile stays taken.
+                level = self._level + self._share
+                self._level = self._full if level > self._full else level  # noqa: FURB136  # as said
 
     def take(self) -> bool:
         """Take a retry out; False, and nothing taken, when there is no whole one."""

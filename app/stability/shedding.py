@@ -7,7 +7,6 @@ at most one in ten seconds for each reason. The exact numbers are the figure ``s
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
@@ -15,6 +14,7 @@ from typing import ClassVar, Final
 
 from .events import Event, EventBus
 from .figures import Figure
+from .locks import make_lock
 
 PAUSE_SECONDS: Final = 10.0
 """After an event there is none for the same reason for this long."""
@@ -57,7 +57,7 @@ class Shedding:
         self._name = name
         self._tallies = {reason: _Tally() for reason in reasons}
         self._bus = bus or EventBus()
-        self._lock = threading.Lock()
+        self._lock = make_lock()
 
     def add(self, reason: str, now: float) -> None:
         """Count a refusal.

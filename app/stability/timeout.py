@@ -14,7 +14,6 @@ A deadline is never extended: when the one outside is as tight, nothing is enter
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
@@ -22,13 +21,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from .clock import SYSTEM_CLOCK
 from .deadline import Deadline, DeadlineExceededError, leave_deadline, narrow_deadline
 from .events import Event, EventBus
-from .figures import Figure
+from .figures import Counts
 from .options import Options, option
 
 if TYPE_CHECKING:
     from .call import Call, Proceed
     from .clock import Clock
     from .context import PolicyContext
+    from .figures import Figure
 
 _log = logging.getLogger(__name__)
 
@@ -97,8 +97,8 @@ class Timeout:
         self._clock = clock
         self._monotonic = clock.monotonic
         self._bus = bus or EventBus()
-        self._lock = threading.Lock()
-        self._counts: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
+        self._counts = Counts("timeouts", name, "outcome", OUTCOMES)
+        self._count = self._counts.add
 
     @classmethod
     def build(cls, options: TimeoutOptions, context: PolicyContext) -> Self:
@@ -142,8 +142,7 @@ class Timeout:
 
     def figures(self) -> Iterator[Figure]:
         """Yield how many calls had no time, or took too long."""
-        for outcome, count in self._counts.items():
-            yield Figure("timeouts", "counter", count, {"name": self.name, "outcome": outcome})
+        yield from self._counts.figures()
 
     def _is_over(self, own: Deadline) -> bool:
         """Return whether the own deadline has passed; never raises: a result or an error is on its way out."""
@@ -164,7 +163,3 @@ class Timeout:
                 error=error,
             )
         )
-
-    def _count(self, outcome: str) -> None:
-        with self._lock:
-            self._counts[outcome] += 1

@@ -415,3 +415,38 @@ def test_the_page_names_events_and_metrics_and_its_examples_run(monkeypatch: pyt
     assert examples
     for example in examples:
         exec(compile(example, "chaos.md", "exec"), {"__name__": "example"})  # noqa: S102  # it is our own page
+
+
+class DeadClock:
+    """Raises whatever it is asked."""
+
+    def monotonic(self) -> float:
+        raise OSError("no time")
+
+    def sleep(self, _seconds: float) -> None:
+        raise OSError("no time")
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_a_clock_that_raises_at_the_start_stops_it_for_good(*, allowed: bool) -> None:
+    policy = Chaos("photos", ALWAYS_FAULT, allowed=allowed, clock=DeadClock())
+
+    result = run(policy)
+
+    assert result == "real"
+    assert not policy.is_active
+
+
+def test_a_clock_that_cannot_wait_stops_it_and_the_call_goes_on(caplog: pytest.LogCaptureFixture) -> None:
+    class Restless(HandClock):
+        def sleep(self, _seconds: float) -> None:
+            raise OSError("no sleep")
+
+    options = ChaosOptions(latency_rate=1.0, latency_seconds=1.0)
+    policy = Chaos("photos", options, allowed=True, clock=Restless())
+
+    result = run(policy)
+
+    assert result == "real"
+    assert not policy.is_active
+    assert "a clock raised; chaos stops" in caplog.text

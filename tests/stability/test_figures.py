@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from app.stability.figures import Distribution, Figure, Measured
+from app.stability.figures import Counts, Distribution, Figure, Measured
 
 
 def test_a_figure_without_labels_has_none_and_shares_them_with_nobody() -> None:
@@ -47,3 +47,15 @@ def test_a_policy_that_counts_is_told_from_one_that_does_not() -> None:
     assert isinstance(counting, Measured)
     assert [figure.metric for figure in counting.figures()] == ["shed"]
     assert not isinstance(object(), Measured)
+
+
+def test_words_that_never_came_up_are_counted_too() -> None:
+    counts = Counts("shed", "storage", "reason", ("full", "late"))
+
+    counts.add("late")
+    counts.add("late")
+
+    assert list(counts.figures()) == [
+        Figure("shed", "counter", 0, {"name": "storage", "reason": "full"}),
+        Figure("shed", "counter", 2, {"name": "storage", "reason": "late"}),
+    ]

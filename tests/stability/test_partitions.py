@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from fractions import Fraction
 from math import floor, nan
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.stability.partitions import CLAIM_SECONDS, LIMIT_REACHED, PARTITION_REACHED, Partitions
+from app.stability.partitions import CLAIM_SECONDS, LIMIT_REACHED, PARTITION_REACHED, Partition, Partitions
 
 SHARES = {"health": 0.1, "read": 0.5, "upload": 0.2, "background": 0.0}
 
@@ -21,6 +21,10 @@ def fill(partitions: Partitions, name: str, now: float = 0.0) -> int:
     while not partitions.take(partitions.find(name), now):
         taken += 1
     return taken
+
+
+def give_back(partitions: Partitions, partition: Partition) -> None:
+    partitions.give_back(deque([(partition,)]))
 
 
 def guaranteed(partitions: Partitions) -> dict[str, int]:
@@ -90,7 +94,7 @@ def test_a_partition_that_comes_back_gets_the_next_free_place() -> None:
     fill(partitions, "background")
 
     refused = partitions.take(partitions.find("read"), 0.0)
-    partitions.give_back(partitions.find("background"))
+    give_back(partitions, partitions.find("background"))
     borrower = partitions.take(partitions.find("background"), 0.0)
     stranger = partitions.take(partitions.find(""), 0.0)
     owner = partitions.take(partitions.find("read"), 0.0)
@@ -105,7 +109,7 @@ def test_a_claim_reaches_as_far_as_the_guarantee_and_no_further() -> None:
     partitions.take(partitions.find("health"), 0.0)
 
     for _ in range(3):
-        partitions.give_back(partitions.find("background"))
+        give_back(partitions, partitions.find("background"))
 
     assert partitions.take(partitions.find("background"), 0.0) == ""  # three free, two of them claimed
     assert partitions.take(partitions.find("background"), 0.0) == PARTITION_REACHED
@@ -120,7 +124,7 @@ def test_a_claim_is_for_what_the_partition_does_not_have_yet() -> None:
     partitions.take(partitions.find("read"), 0.0)
 
     for _ in range(7):
-        partitions.give_back(partitions.find("background"))
+        give_back(partitions, partitions.find("background"))
 
     assert partitions.take(partitions.find("background"), 0.0) == ""  # seven free, ten less four of them claimed
     assert partitions.take(partitions.find("background"), 0.0) == PARTITION_REACHED
@@ -133,7 +137,7 @@ def test_claims_of_two_partitions_add_up() -> None:
     partitions.take(partitions.find("upload"), 0.0)
 
     for _ in range(6):
-        partitions.give_back(partitions.find("background"))
+        give_back(partitions, partitions.find("background"))
 
     assert partitions.take(partitions.find("background"), 0.0) == PARTITION_REACHED
     assert fill(partitions, "upload") == 4
@@ -145,7 +149,7 @@ def test_a_refusal_beyond_the_guarantee_claims_nothing() -> None:
     fill(partitions, "read")
 
     partitions.take(partitions.find("read"), 0.0)
-    partitions.give_back(partitions.find("read"))
+    give_back(partitions, partitions.find("read"))
 
     assert partitions.take(partitions.find(""), 0.0) == ""
 
@@ -157,7 +161,7 @@ def test_who_has_all_of_its_guarantee_claims_nothing() -> None:
     fill(partitions, "background")
 
     partitions.take(partitions.find("read"), 0.0)
-    partitions.give_back(partitions.find("read"))
+    give_back(partitions, partitions.find("read"))
 
     assert partitions.take(partitions.find("background"), 0.0) == ""
 
@@ -166,7 +170,7 @@ def test_a_partition_that_does_not_ask_again_lends_again() -> None:
     partitions = Partitions(SHARES, 20)
     fill(partitions, "background")
     partitions.take(partitions.find("read"), 10.0)
-    partitions.give_back(partitions.find("background"))
+    give_back(partitions, partitions.find("background"))
 
     before = partitions.take(partitions.find("background"), 10.0 + CLAIM_SECONDS - 0.001)
     after = partitions.take(partitions.find("background"), 10.0 + CLAIM_SECONDS)
@@ -179,7 +183,7 @@ def test_a_time_that_is_no_number_claims_nothing_and_keeps_the_limit() -> None:
     fill(partitions, "background", nan)
 
     assert partitions.take(partitions.find("read"), nan) == LIMIT_REACHED
-    partitions.give_back(partitions.find("background"))
+    give_back(partitions, partitions.find("background"))
     assert partitions.take(partitions.find("background"), nan) == ""
 
 
@@ -190,7 +194,7 @@ def test_a_lowered_limit_lets_nobody_in_until_calls_have_ended() -> None:
     partitions.resize(10)
     refused = partitions.take(partitions.find("health"), 0.0)
     for _ in range(11):
-        partitions.give_back(partitions.find("read"))
+        give_back(partitions, partitions.find("read"))
 
     assert refused == LIMIT_REACHED
     assert partitions.in_use == 9
@@ -231,7 +235,7 @@ def test_whatever_happens_the_limit_holds_and_every_guarantee_is_kept(
             partitions.resize(limit)
         elif action == "end" and used[str(value)]:
             used[str(value)] -= 1
-            partitions.give_back(partitions.find(str(value)))
+            give_back(partitions, partitions.find(str(value)))
         elif action == "take":
             name = str(value)
             is_owed = used[name] < owed.get(name, 0)

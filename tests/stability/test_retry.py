@@ -103,9 +103,30 @@ def test_a_returned_failure_that_must_not_be_repeated_is_returned(clock: HandClo
     assert (result, dependency.calls) == (Answer(503), 1)
 
 
-def test_the_call_counts_its_attempts_and_keeps_the_last_number(clock: HandClock) -> None:
+def test_the_call_counts_its_attempts_each_time_that_it_is_run(clock: HandClock) -> None:
     seen: list[int] = []
-    dependency = Dependency(ConnectionError(), ConnectionError(), "content")
+    dependency = Dependency(*[ConnectionError()] * 6)
+    options = RetryOptions(budget_floor=10)
+
+    def attempt() -> Any:
+        seen.append(call.attempt)
+        return dependency()
+
+    call: Call[Any] = Call(attempt)
+    pipeline = Pipeline("storage", [retry_of(clock, options)])
+
+    for _ in range(2):
+        with pytest.raises(ConnectionError):
+            pipeline.run(call)
+
+    assert seen == [1, 2, 3, 1, 2, 3]
+    assert call.attempt == 1
+
+
+def test_a_retry_inside_a_retry_has_all_its_attempts_and_counts_on_from_the_outer_number(clock: HandClock) -> None:
+    options = RetryOptions(max_attempts=2)
+    seen: list[int] = []
+    dependency = Dependency(*[ConnectionError()] * 3, "content")
 
     def attempt() -> Any:
         seen.append(call.attempt)
@@ -113,20 +134,9 @@ def test_the_call_counts_its_attempts_and_keeps_the_last_number(clock: HandClock
 
     call: Call[Any] = Call(attempt)
 
-    Pipeline("storage", [retry_of(clock)]).run(call)
-
-    assert seen == [1, 2, 3]
-    assert call.attempt == 3
-
-
-def test_a_retry_inside_a_retry_has_all_its_attempts_and_numbers_them_on(clock: HandClock) -> None:
-    options = RetryOptions(max_attempts=2)
-    dependency = Dependency(*[ConnectionError()] * 3, "content")
-    call: Call[Any] = Call(dependency)
-
     result = Pipeline("storage", [retry_of(clock, options), retry_of(clock, options)]).run(call)
 
-    assert (result, dependency.calls, call.attempt) == ("content", 4, 4)
+    assert (result, dependency.calls, seen, call.attempt) == ("content", 4, [1, 2, 2, 3], 1)
 
 
 # What is never done again

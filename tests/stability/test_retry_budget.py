@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -173,3 +174,14 @@ def test_threads_share_out_what_is_there_and_not_one_more() -> None:
         worker.join()
 
     assert sum(taken) == 1_000
+
+
+@pytest.mark.parametrize("floor", [float("nan"), float("inf"), 2.5, True, "3"])
+def test_a_floor_that_is_no_whole_number_is_refused(floor: Any) -> None:
+    with pytest.raises(OptionError, match="floor must be a whole number"):
+        RetryBudget(0.2, floor)
+
+
+def test_a_ratio_that_is_a_bool_is_refused() -> None:
+    with pytest.raises(OptionError, match="ratio must be"):
+        RetryBudget(ratio=True)
