@@ -206,7 +206,7 @@ def test_a_place_that_another_thread_was_faster_to_take_is_waited_for(meanwhile:
     assert bulkhead.queue_size == 0
 
 
-def test_a_deadline_whose_clock_raises_does_not_count(meanwhile: Meanwhile) -> None:
+def test_a_deadline_whose_clock_raises_does_not_count(meanwhile: Meanwhile, caplog: pytest.LogCaptureFixture) -> None:
     clock = BrokenClock(0.0)
     bulkhead = bulkhead_of(1, max_wait_duration_seconds=3.0)
     bulkhead.try_acquire()
@@ -217,6 +217,7 @@ def test_a_deadline_whose_clock_raises_does_not_count(meanwhile: Meanwhile) -> N
         error = refusal(bulkhead)
 
     assert (error.reason, wake.timeouts) == (WAIT_TIMEOUT, [3.0])
+    assert {vars(record)["policy"] for record in caplog.records} == {"storage"}
 
 
 # --- Refused early --------------------------------------------------------------------------------------------------
@@ -332,20 +333,23 @@ def test_codel_drops_calls_of_a_queue_that_stands() -> None:
 
 def test_of_two_that_wait_in_a_queue_that_stands_the_first_is_dropped() -> None:
     clock = HandClock()
-    bulkhead = bulkhead_of(1, clock=clock, codel_target_seconds=0.005, codel_interval_seconds=0.1)
-    callers = [enter(bulkhead) for _ in range(4)]
+    bulkhead = bulkhead_of(1, clock=clock, codel_target_seconds=1.0, codel_interval_seconds=2.0)
+    callers = [enter(bulkhead) for _ in range(5)]
 
-    clock.advance(1.0)
+    clock.advance(1.5)
     callers[0].leave()
-    until(lambda: callers[1].is_inside)  # waited a second: the interval begins
-    clock.advance(0.1)
+    until(lambda: callers[1].is_inside)  # waited for more than the target: the interval begins
+    clock.advance(1.9375)
     callers[1].leave()
-    until(lambda: callers[3].is_inside)
+    until(lambda: callers[2].is_inside)  # and is not over
+    clock.advance(0.0625)
+    callers[2].leave()
+    until(lambda: callers[4].is_inside)
 
     assert shed(bulkhead) == {CODEL: 1}
+    callers[4].leave()
     callers[3].leave()
-    callers[2].leave()
-    assert callers[2].refused is not None
+    assert callers[3].refused is not None
 
 
 def test_waits_below_the_target_drop_nobody_though_the_queue_is_never_empty() -> None:
