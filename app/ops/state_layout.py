@@ -34,6 +34,7 @@ PAGE_BYTES: Final = HEADER_BYTES + SLOTS * SLOT_BYTES
 NAME_BYTES_MAX: Final = 80
 """How long a name may be, in UTF-8."""
 
+_BLANK_SLOT: Final = bytes(SLOT_BYTES)
 _MAGIC: Final = b"photo-st"
 _HEADER: Final = struct.Struct("<8sHHId36s")
 _COPY: Final = struct.Struct(f"<QH{NAME_BYTES_MAX}s")
@@ -138,7 +139,7 @@ def entries_of(page: bytes) -> Iterator[tuple[int, Entry]]:
     for index in range(SLOTS):
         begin = offset_of(index)
         slot = page[begin : begin + SLOT_BYTES]
-        if slot.strip(b"\0") and (entry := newest_entry(slot)) is not None:
+        if slot != _BLANK_SLOT and (entry := newest_entry(slot)) is not None:
             yield index, entry
 
 
