@@ -1,4 +1,4 @@
-"""A breaker that is used from within itself: by its wait function, a log handler, a signal's function, a forked child."""
+"""A breaker that is used from within itself: by a wait function, a log handler, a signal, a forked child."""
 
 from __future__ import annotations
 
@@ -157,10 +157,10 @@ def test_a_log_handler_that_raises_takes_no_failure_whose_order_cannot_be_read(e
 
 def test_an_interrupt_in_a_classification_gives_the_place_back() -> None:
     class Interrupted(Classification):
-        def of_result(self, value: Any) -> Outcome:
+        def of_result(self, value: Any) -> Outcome:  # noqa: ARG002  # the signature of its base
             raise KeyboardInterrupt
 
-        def of_error(self, error: BaseException) -> Outcome:
+        def of_error(self, error: BaseException) -> Outcome:  # noqa: ARG002  # as above
             raise KeyboardInterrupt
 
     rig = rig_in(State.FORCED_HALF_OPEN, classification=Interrupted(failing_result=bool))
@@ -248,7 +248,7 @@ def test_a_child_goes_on_whoever_held_the_lock_and_has_none_of_the_parents_calls
         [sys.executable, "-c", PROGRAM], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
 
-    assert (done.stdout, done.stderr) == ("1 0", "")
+    assert done.stdout == "1 0", done.stderr
 
 
 @pytest.mark.parametrize("state", State)
