@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeAlias
@@ -291,5 +292,6 @@ class AdaptiveLimit:
         try:
             return float(clock.monotonic()) + self.options.window_seconds
         except Exception:  # noqa: BLE001  # the window ends when the clock goes again
-            _log.exception("a clock raised; the limit stays as it is", extra={"policy": self.name})
+            with suppress(Exception):  # what a log handler raises
+                _log.exception("a clock raised; the limit stays as it is", extra={"policy": self.name})
             return nan

@@ -22,6 +22,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf, nan
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
@@ -308,7 +309,8 @@ class Bulkhead:
             try:
                 left = deadline.remaining_seconds()
             except Exception:  # noqa: BLE001  # a broken clock must not lose the call
-                _log.exception("a clock raised; the call waits without its deadline", extra={"policy": self.name})
+                with suppress(Exception):  # what a log handler raises
+                    _log.exception("a clock raised; the call waits without its deadline", extra={"policy": self.name})
             else:
                 if left < seconds or left <= 0:
                     seconds, cause = left, DEADLINE
@@ -405,5 +407,6 @@ class Bulkhead:
         try:
             return float(self._monotonic())
         except Exception:  # noqa: BLE001  # a broken clock must lose neither a place nor a result
-            _log.exception("a clock raised; nothing is dropped for its wait", extra={"policy": self.name})
+            with suppress(Exception):  # what a log handler raises
+                _log.exception("a clock raised; nothing is dropped for its wait", extra={"policy": self.name})
             return nan

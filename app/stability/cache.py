@@ -29,6 +29,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeAlias, cast
 
@@ -342,7 +343,8 @@ class Cache:
         try:
             return self._negative_result is not None and bool(self._negative_result(value))
         except Exception:  # noqa: BLE001  # a rule's mistake is its own
-            _log.exception("the rule for negative results raised", extra={"policy": self.name})
+            with suppress(Exception):  # what a log handler raises
+                _log.exception("the rule for negative results raised", extra={"policy": self.name})
             return False
 
     def _replace(self, flight: Flight, entry: Entry) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isnan
 from typing import Any, Final, NamedTuple
@@ -214,6 +215,7 @@ class TierStack:
 
     def _failed(self, tier: str, what: str) -> None:
         self.count(tier, ERROR)
-        _log.debug(
-            "a tier of a cache failed at a %s", what, exc_info=True, extra={"policy": self._name, "tier": tier}
-        )
+        with suppress(Exception):  # what a log handler raises
+            _log.debug(
+                "a tier of a cache failed at a %s", what, exc_info=True, extra={"policy": self._name, "tier": tier}
+            )

@@ -25,6 +25,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, cast
@@ -154,7 +155,8 @@ class Chaos:
             state = (
                 f"for {self.options.enabled_for_seconds:g} s" if allowed else "not allowed here, so it does nothing"
             )
-            _log.warning("chaos is configured: %s", state, extra={"policy": name})
+            with suppress(Exception):  # what a log handler raises
+                _log.warning("chaos is configured: %s", state, extra={"policy": name})
 
     @classmethod
     def given(
@@ -246,7 +248,8 @@ class Chaos:
             return -inf
 
     def _stop_for_its_clock(self) -> None:
-        _log.exception("a clock raised; chaos stops", extra={"policy": self.name})
+        with suppress(Exception):  # what a log handler raises
+            _log.exception("a clock raised; chaos stops", extra={"policy": self.name})
         self._is_stopped = True
 
     def _delay(self, call: Call[Any]) -> None:
@@ -268,7 +271,8 @@ class Chaos:
             try:
                 made = self._fault(call)
             except Exception:  # noqa: BLE001  # a factory's mistake is no reason for no fault
-                _log.exception("the factory of a fault raised", extra={"policy": self.name})
+                with suppress(Exception):  # what a log handler raises
+                    _log.exception("the factory of a fault raised", extra={"policy": self.name})
             if isinstance(made, Exception):
                 return made
         return InjectedFaultError(f"{self.name}: a fault injected on purpose")

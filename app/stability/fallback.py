@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self, TypeAlias, cast
 
@@ -255,10 +256,11 @@ class Fallback:
                 return isinstance(error, when)
             return bool(when(error))
         except Exception:  # noqa: BLE001  # a condition's mistake is its own
-            _log.exception(
-                "the condition of a fallback raised; it does not apply",
-                extra={"policy": self.name, "alternative": alternative.name},
-            )
+            with suppress(Exception):  # what a log handler raises
+                _log.exception(
+                    "the condition of a fallback raised; it does not apply",
+                    extra={"policy": self.name, "alternative": alternative.name},
+                )
             return False
 
     def _use(self, call: Call[Any], source: str, target: str, failure: Exception) -> None:
@@ -315,4 +317,5 @@ def _note(error: Exception, note: str) -> None:
         if note not in notes and len(notes) < _MOST_NOTES:
             error.add_note(note)
     except Exception:  # noqa: BLE001  # the error itself matters more than its note
-        _log.debug("an error takes no notes", exc_info=True)
+        with suppress(Exception):  # what a log handler raises
+            _log.debug("an error takes no notes", exc_info=True)

@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from math import nan
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, Self
@@ -273,7 +274,10 @@ class RateLimit:
             self._store_failures += 1
             is_new, self._is_failing = not self._is_failing, True
         if is_new:
-            _log.error("the store of a rate limit failed; calls pass", exc_info=error, extra={"policy": self.name})
+            with suppress(Exception):  # what a log handler raises
+                _log.error(
+                    "the store of a rate limit failed; calls pass", exc_info=error, extra={"policy": self.name}
+                )
             self._bus.publish(RateStoreFailed(name=self.name, error=type(error).__name__))
 
     def _now(self) -> float:

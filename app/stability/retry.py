@@ -24,6 +24,7 @@ from __future__ import annotations
 import logging
 import random as chance
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -341,9 +342,10 @@ class Retry:
                 wait = self._draw(attempt, asked)
                 end = NO_TIME if self._lacks_time(wait) else self._wait(call, attempt, wait, error)
         except Exception:  # noqa: BLE001  # the call's own error must come out
-            _log.exception(
-                "the surroundings of a retry raised; there is no further attempt", extra={"policy": self.name}
-            )
+            with suppress(Exception):  # what a log handler raises
+                _log.exception(
+                    "the surroundings of a retry raised; there is no further attempt", extra={"policy": self.name}
+                )
             end = STOPPED
         if end is None:
             return True

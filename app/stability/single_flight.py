@@ -27,6 +27,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf, isnan
 from typing import Any, Final, TypeVar
 
@@ -303,7 +304,8 @@ def fresh_copy(error: Exception) -> Exception | None:
         if notes is not None:
             again.__notes__ = list(notes)  # a shallow copy would share the list
     except Exception:  # noqa: BLE001  # classes may do anything when they are copied
-        _log.debug("an error cannot be copied", exc_info=True)
+        with suppress(Exception):  # what a log handler raises
+            _log.debug("an error cannot be copied", exc_info=True)
         return None
     return again
 
@@ -325,6 +327,7 @@ def _left_seconds(deadline: Deadline | None) -> float:
     try:
         left = deadline.remaining_seconds()
     except Exception:  # noqa: BLE001  # a broken clock must not lose the call
-        _log.exception("a clock raised; the deadline is not minded")
+        with suppress(Exception):  # what a log handler raises
+            _log.exception("a clock raised; the deadline is not minded")
         return inf
     return inf if isnan(left) else left

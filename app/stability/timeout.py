@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -124,7 +125,8 @@ class Timeout:
             self._count(REFUSED)
             raise
         except Exception:  # noqa: BLE001  # a broken clock must not lose the call
-            _log.exception("a clock raised; the call has no time of its own", extra={"policy": self.name})
+            with suppress(Exception):  # what a log handler raises
+                _log.exception("a clock raised; the call has no time of its own", extra={"policy": self.name})
             own = token = None
         if own is None or token is None:
             return proceed(call)
@@ -149,7 +151,8 @@ class Timeout:
         try:
             return self._monotonic() >= own.at
         except Exception:  # noqa: BLE001  # a broken clock must not lose the result
-            _log.exception("a clock raised; the call counts as in time", extra={"policy": self.name})
+            with suppress(Exception):  # what a log handler raises
+                _log.exception("a clock raised; the call counts as in time", extra={"policy": self.name})
             return False
 
     def _late(self, outcome: str, call: Call[Any], error: str) -> None:
