@@ -106,13 +106,13 @@ class CircuitBreaker:
         """
         return self.link(proceed)(call)
 
-    def link(self, proceed: Proceed) -> Proceed:  # noqa: C901  # one frame, written out for its speed
+    def link(self, proceed: Proceed) -> Proceed:  # noqa: C901, PLR0915  # one frame, written out for its speed
         """Return :meth:`execute` with its second argument given; see :class:`.call.Linkable`."""
         machine, monotonic, judges_results = self._machine, self._monotonic, self._judges_results
         name, count_refusal = self.name, self._tally.not_permitted.add
         lock, tally, successful, slow_after = self._lock, self._tally, self._tally.successful, self._slow_after
 
-        def guarded(call: Call[Any]) -> Any:  # noqa: C901  # as above
+        def guarded(call: Call[Any]) -> Any:  # noqa: C901, PLR0912  # as above
             visit = machine.visit
             try:
                 began = monotonic()
