@@ -42,6 +42,7 @@ BREAKER: Final = "breaker"
 """Who decides when no operator does."""
 
 _BY_RESULTS = frozenset({State.CLOSED, State.OPEN, State.HALF_OPEN})
+_ENDING = frozenset({State.OPEN, State.HALF_OPEN})
 _WAIT_SECONDS_MAX = 86_400.0
 _WAIT_SECONDS_INSTEAD = 60.0
 _DECIDING_TRIES = 5
@@ -188,8 +189,9 @@ class StateMachine:
             try:
                 decision = replace(decision, until=self._end_of(target, attempt, now))
             except BaseException:  # an interrupt in the function that says the wait; the decision stands
-                decision = replace(decision, until=now + _WAIT_SECONDS_INSTEAD)
-                self._decide(target, now, cause, rate, decision)
+                if self.visit is stay:
+                    instead = now + _WAIT_SECONDS_INSTEAD if target in _ENDING else inf
+                    self._decide(target, now, cause, rate, replace(decision, until=instead))
                 raise
         if self.visit is stay:  # else that function has moved the breaker itself
             self._decide(target, now, cause, rate, decision)

@@ -187,6 +187,7 @@ def test_an_interrupted_decision_is_what_the_board_says_in_the_end(target: State
         decision = boards[-1].read("storage")
 
         assert rig.state.value == ("closed" if decision is None else decision.state)
+        assert decision is None or (decision.until < inf) is (target is State.OPEN)
         era = 1 if decision is None else decision.era + 1
         boards[-1].decide("storage", Decision(era, "metrics_only", 0, inf))
         rig.clock.advance(1.0)

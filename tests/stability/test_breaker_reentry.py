@@ -76,6 +76,20 @@ def test_where_a_wait_function_moves_the_breaker_that_move_holds(
     assert len(rig.told) == 1
 
 
+def test_where_a_wait_function_is_interrupted_after_its_own_move_that_move_holds() -> None:
+    def move_and_end(rig: Rig) -> None:
+        rig.breaker.transition_to(State.FORCED_OPEN)
+        raise SystemExit
+
+    rig = rig_whose_wait(move_and_end)
+    rig.fail(3)
+
+    with pytest.raises(SystemExit):
+        rig.fail()
+
+    assert (rig.state, len(rig.told)) == (State.FORCED_OPEN, 1)
+
+
 def test_a_look_by_hand_at_calls_that_hang_opens_once_when_the_wait_looks_too() -> None:
     rig = rig_whose_wait(lambda rig: rig.breaker.snapshot(), slow_call_rate_threshold=0.5)
     for _ in range(4):
