@@ -346,10 +346,11 @@ def test_of_two_that_wait_in_a_queue_that_stands_the_first_is_dropped() -> None:
     callers[2].leave()
     until(lambda: callers[4].is_inside)
 
-    assert shed(bulkhead) == {CODEL: 1}
     callers[4].leave()
     callers[3].leave()
+
     assert callers[3].refused is not None
+    assert shed(bulkhead) == {CODEL: 1}
 
 
 def test_waits_below_the_target_drop_nobody_though_the_queue_is_never_empty() -> None:
