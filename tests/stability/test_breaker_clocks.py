@@ -28,7 +28,7 @@ def summed_seconds(rig: Rig) -> list[float]:
     return [one.sum_seconds for one in rig.breaker.figures() if isinstance(one, Distribution)]
 
 
-WRONG = [ValueError("no clock"), math.nan, math.inf, -math.inf, 10**400, -(10**400), "noon", object()]
+WRONG = [ValueError("no clock"), math.nan, math.inf, -math.inf, 10**400, -(10**400), "noon", NotImplemented]
 
 
 def brief(value: object) -> str:

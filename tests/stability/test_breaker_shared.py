@@ -430,7 +430,7 @@ def test_a_decision_with_a_number_that_is_known_but_another_meaning_is_heard() -
 RUBBISH = [
     OSError("no page"),
     "open",
-    object(),
+    NotImplemented,
     Decision(1, "ajar", 0, 1.0),
     Decision(7, "open", 0, math.nan),
     Decision(-1, "open", 0, 1e9),
