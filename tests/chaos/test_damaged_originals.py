@@ -39,7 +39,9 @@ def damage(product: Product, photo: dict[str, Any], how: str) -> None:
             content.truncate(at)
         else:
             content.seek(at)
-            content.write(bytes([content.read(1)[0] ^ 1]))
+            flipped = bytes([content.read(1)[0] ^ 1])
+            content.seek(at)
+            content.write(flipped)
 
 
 def errors_of(product: Product, request_id: str) -> list[dict[str, Any]]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import requests
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from app.accounts.models import User
+from app.db.leases import Lease
 from app.ops.state import PAGE_NAME
 from app.server.state_folder import STATE_FOLDER
 from tests.integration.judging import assert_problem
@@ -97,6 +98,8 @@ def test_what_an_operator_said_outlives_a_page_that_was_cut_off_and_all_workers(
         until(lambda: seen_by_all(product, admin, "forced_open"), "every new worker to follow")
     finally:
         product.command("breakers", "reset", "storage_write", "--reason", "moved")
+        with product.stack.database() as connection:
+            connection.execute(delete(Lease))  # the killed worker's, which would keep the others from maintenance
     until(lambda: seen_by_all(product, admin, "closed"), "every worker to follow the command")
 
 
