@@ -13,6 +13,7 @@ from typing import Final
 
 from app.errors import ConfigurationError
 from app.settings import CONFIG_FOLDER, PROFILES, LoadedSettings, Settings, judge_settings
+from app.settings_rules import find_cautions, names_of
 from app.settings_sources import variable_of
 from app.stability import Chaos, CircuitBreaker, Classification, OptionError, Pipeline, PolicyContext
 from app.stability.configuration import build_pipelines
@@ -117,7 +118,9 @@ def load_configuration(
         raise ConfigurationError([*judged.mistakes, *error.mistakes], profile=judged.profile) from error
     if judged.mistakes:
         raise ConfigurationError(judged.mistakes, profile=judged.profile)
-    cautions = tuple(f"{_place(settings)}: {caution}" for caution in pipelines.cautions)
+    about_settings = [f"{names_of(caution)}: {caution.text}" for caution in find_cautions(settings)]
+    about_pipelines = [f"{_place(settings)}: {caution}" for caution in pipelines.cautions]
+    cautions = (*about_settings, *about_pipelines)
     return Configuration(judged.loaded, pipelines, cautions)
 
 

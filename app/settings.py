@@ -17,28 +17,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.errors import ConfigurationError
 from app.settings_fields import (
     AccessKey,
-    Bind,
     DatabaseUrl,
     FilePath,
-    Hosts,
     HttpUrl,
     IpAddress,
-    Networks,
     Number,
     OptionalFilePath,
+    Section,
     SigningSecret,
     Whole,
     setting,
 )
 from app.settings_forms import DATABASE_DRIVERS, MIN_SECRET_BYTES, absolute_database_url
-from app.settings_rules import find_contradictions
+from app.settings_rules import find_contradictions, names_of
+from app.settings_server import ServerSettings
 from app.settings_sources import (
     ENV_FILE,
     PROFILE_VARIABLE,
@@ -56,12 +55,6 @@ PROFILES = ("development", "production", "test")
 DEFAULT_KEY_RING_FILE = Path("var/keys/ring.json")
 
 _GIBIBYTE = 1_073_741_824
-
-
-class Section(BaseModel):
-    """One section of the settings; immutable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 class DatabaseSettings(Section):
@@ -226,42 +219,6 @@ class InstanceSettings(Section):
     )
 
 
-class ServerSettings(Section):
-    """The listeners, the workers and the time a request may take."""
-
-    bind: Bind = setting("127.0.0.1:8000", "Public listener", allowed="host:port, [IPv6]:port or unix:path")
-    management_bind: Bind = setting(
-        "127.0.0.1:8001",
-        "Listener of metrics and details, for operators only",
-        allowed="host:port, [IPv6]:port or unix:path, on a loopback or private address",
-    )
-    workers: Whole = setting(2, "Worker processes", low=1, high=64, unit="processes")
-    threads: Whole = setting(16, "Threads per worker, each at one request", low=1, high=256, unit="threads")
-    expected_instances: Whole = setting(
-        1,
-        "Instances at the group's largest; judged against the database's connections",
-        low=1,
-        high=1000,
-        unit="instances",
-    )
-    request_deadline_seconds: Number = setting(
-        28.0, "Time for an answer, from the last byte of the request's body", low=1, high=600, unit="seconds"
-    )
-    graceful_timeout_seconds: Number = setting(
-        30.0, "Time for requests in flight when the server stops", low=3, high=900, unit="seconds"
-    )
-    allowed_hosts: Hosts = setting(
-        ("localhost", "127.0.0.1"),
-        "Host headers that are answered; .example.org stands for it and all below; must be set in production",
-        allowed="host names or IPv4 addresses, parted by commas, without scheme, port or path",
-    )
-    trusted_proxies: Networks = setting(
-        (),
-        "Proxies whose X-Forwarded-… headers are believed",
-        allowed="IP addresses or networks such as 10.0.0.0/8, parted by commas",
-    )
-
-
 class StabilitySettings(Section):
     """What stands between this server and what it depends on."""
 
@@ -410,8 +367,7 @@ def judge_settings(
     mistakes += value_mistakes
     for contradiction in find_contradictions(settings, frozenset(values), strict=settings.profile == "production"):
         if wrong.isdisjoint(contradiction.settings):
-            names = " and ".join(variable_of(*key) for key in contradiction.settings)
-            mistakes.append(f"{names}: {contradiction.text}")
+            mistakes.append(f"{names_of(contradiction)}: {contradiction.text}")
     profile_origin = next((layer.origin for layer in layers if layer.profile is not None), "default")
     loaded = LoadedSettings(_with_absolute_paths(settings, folder), origins, profile_origin)
     return JudgedSettings(loaded, profile, tuple(mistakes))

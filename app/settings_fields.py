@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 from app.settings_forms import (
     MIN_SECRET_BYTES,
@@ -22,6 +22,12 @@ from app.settings_forms import (
     check_network,
     parse_address,
 )
+
+
+class Section(BaseModel):
+    """One section of the settings; immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, allow_inf_nan=False)
 
 
 def _whole_number(value: Any) -> int:

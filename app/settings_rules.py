@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from app.settings_forms import contains_placeholder, database_password, parse_address, secret_weakness
+from app.settings_sources import variable_of
 
 if TYPE_CHECKING:  # the models import this module
     from app.settings import Settings
@@ -29,11 +30,16 @@ class Contradiction:
 
     Attributes:
         settings: Which ones, as ``(section, name)``; the first is the one to change.
-        text: What is wrong and what to do, without any value.
+        text: What is wrong and what to do, without any value but a number that is sound by itself.
     """
 
     settings: tuple[Key, ...]
     text: str
+
+
+def names_of(contradiction: Contradiction) -> str:
+    """Return the variables of its settings, as the beginning of a message."""
+    return " and ".join(variable_of(*key) for key in contradiction.settings)
 
 
 def find_contradictions(settings: Settings, given: frozenset[Key], *, strict: bool) -> Iterator[Contradiction]:
@@ -49,6 +55,21 @@ def find_contradictions(settings: Settings, given: frozenset[Key], *, strict: bo
         rules += (_production_keys, _production_placeholders, _production_hosts, _production_chaos)
     for rule in rules:
         yield from rule(settings, given)
+
+
+def find_cautions(settings: Settings) -> Iterator[Contradiction]:
+    """Find what works in production and is probably not meant.
+
+    Args:
+        settings: Settings that contradict each other nowhere.
+    """
+    server = settings.server
+    if settings.profile == "production" and server.workers * server.threads < server.max_concurrent:
+        yield Contradiction(
+            (("server", "threads"), ("server", "workers"), ("server", "max_concurrent")),
+            f"{server.workers} workers with {server.threads} threads each are at {server.workers * server.threads} "
+            f"requests at once, not at {server.max_concurrent}: the rest waits. Give them more threads",
+        )
 
 
 def _storage(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:

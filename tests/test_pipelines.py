@@ -9,7 +9,8 @@ import pytest
 
 from app.errors import ConfigurationError
 from app.pipelines import NAMES, load_configuration, load_pipelines
-from app.settings import PROFILES, ChaosSettings, ServerSettings, Settings, StabilitySettings
+from app.settings import PROFILES, ChaosSettings, Settings, StabilitySettings
+from app.settings_server import ServerSettings
 from app.stability import Classification, InjectedFaultError
 from app.stability.breaker import CircuitBreaker
 from app.stability.bulkhead import Bulkhead
@@ -232,3 +233,22 @@ def test_chaos_in_a_file_acts_only_where_the_settings_allow_it(folders: Folders,
             pipeline.call(int)
     else:
         assert pipeline.call(int) == 0
+
+
+@pytest.mark.parametrize(
+    ("profile", "threads", "warned"), [("production", 24, True), ("production", 25, False), ("test", 1, False)]
+)
+def test_production_warns_when_there_are_fewer_threads_than_requests_at_work(
+    folders: Folders, profile: str, threads: int, *, warned: bool
+) -> None:
+    environ = {
+        "PHOTO_API_PROFILE": profile,
+        "PHOTO_API_SERVER__WORKERS": "2",
+        "PHOTO_API_SERVER__THREADS": str(threads),
+        "PHOTO_API_SERVER__MAX_CONCURRENT": "50",
+        **ENVIRON[profile],
+    }
+
+    cautions = load_configuration(environ, working_folder=folders.work, config_folder=folders.config).cautions
+
+    assert [caution.split(" ")[0] for caution in cautions] == (["PHOTO_API_SERVER__THREADS"] if warned else [])

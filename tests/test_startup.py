@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from app.db import migrate
 from app.errors import ConfigurationError
-from app.settings import DatabaseSettings, ServerSettings, Settings, StorageSettings, UploadSettings
+from app.settings import DatabaseSettings, Settings, StorageSettings, UploadSettings
+from app.settings_server import ServerSettings
 from app.startup import verify_startup
 from app.storage.s3 import S3Config
 from tests.accounts.world import open_database

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from app.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from app.settings import ServerSettings
+    from app.settings_server import ServerSettings
 
 _CONFIGURATION_FILE: Final = Path(__file__).resolve().parent.parent / "server" / "gunicorn_conf.py"
 _STANDARD_STREAMS = 3

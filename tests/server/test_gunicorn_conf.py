@@ -10,7 +10,8 @@ from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships n
 
 from app.server.gunicorn_conf import child_exit, gunicorn_options, worker_exit
 from app.server.gunicorn_logging import GunicornLogger
-from app.settings import ServerSettings, Settings
+from app.settings import Settings
+from app.settings_server import ServerSettings
 
 
 @pytest.fixture(autouse=True)
