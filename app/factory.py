@@ -41,8 +41,9 @@ from app.ops.lifecycle import Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
 from app.ops.metrics import Metrics
+from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
-from app.ops.routes import PROBE_PATHS, operations_blueprint
+from app.ops.routes import operations_blueprint
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import UploadLedger
 from app.photos.listing import PhotoLists
@@ -81,6 +82,7 @@ class Runtime:
         metrics: All metrics.
         lifecycle: Where the process is in its life.
         monitor: Health.
+        probes: What the paths of probes are answered with.
         upkeep: The maintenance tasks, for running one by hand.
         operations: What the HTTP API can do, for its document.
     """
@@ -120,6 +122,7 @@ class Runtime:
             StoragePipelines(*self._pipelines_of("storage", "_read", "_write", "_delete", "_list")),
         )
         self.monitor = _build_monitor(self)
+        self.probes = ProbeAnswers(self.monitor, self.instance)
         self._closing.callback(self.monitor.close)
         self.upkeep = PhotoUpkeep(
             self.database,
@@ -308,7 +311,11 @@ def _ask(store: ObjectStore) -> None:
 
 def _join_listeners(app: Flask, runtime: Runtime, authenticator: Authenticator) -> None:
     blueprint = operations_blueprint(
-        monitor=runtime.monitor, lifecycle=runtime.lifecycle, metrics=runtime.metrics, instance=runtime.instance
+        monitor=runtime.monitor,
+        probes=runtime.probes,
+        lifecycle=runtime.lifecycle,
+        metrics=runtime.metrics,
+        instance=runtime.instance,
     )
     management = build_operations_app([blueprint])
     breakers = BreakerService(runtime.pipelines.find_all(CircuitBreaker), runtime.board)

@@ -24,15 +24,13 @@ class Instance:
     ip: str
     node_name: str
 
+    def identity(self) -> dict[str, object]:
+        """Return what ``/health`` says: which process of which host this is, and what runs in it."""
+        return {"ip": self.ip, "node_name": self.node_name, "pid": os.getpid(), "version": VERSION}
+
     def facts(self) -> dict[str, object]:
-        """Return what ``/health/detailed`` says about this process."""
-        return {
-            "ip": self.ip,
-            "node_name": self.node_name,
-            "pid": os.getpid(),
-            "version": VERSION,
-            "python": platform.python_version(),
-        }
+        """Return what ``/health/detailed`` says besides."""
+        return {**self.identity(), "python": platform.python_version()}
 
 
 def find_instance(ip: str | None = None, node_name: str | None = None) -> Instance:

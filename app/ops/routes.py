@@ -16,82 +16,59 @@ Which listener a request came in by is decided in :mod:`app.server.listeners`.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any
 
-import orjson
 from flask import Blueprint, Response, request
 
-from app.ops.build import VERSION, Instance
-from app.ops.health import CheckReport, HealthMonitor, HealthReport, Status
+from app.ops.build import Instance
+from app.ops.health import CheckReport, HealthMonitor
 from app.ops.lifecycle import Lifecycle
 from app.ops.metrics import Metrics
-
-PROBE_PATHS: Final = frozenset(
-    {"/health/liveness", "/health/readiness", "/health", "/__lbheartbeat__", "/__heartbeat__", "/__version__"}
-)
-"""The paths that the public listener answers too."""
-
-_HEALTH_TYPE = "application/health+json"
+from app.ops.probes import PROBE_PATHS, ProbeAnswer, ProbeAnswers, health_answer
 
 
 def operations_blueprint(
-    *, monitor: HealthMonitor, lifecycle: Lifecycle, metrics: Metrics, instance: Instance
+    *, monitor: HealthMonitor, probes: ProbeAnswers, lifecycle: Lifecycle, metrics: Metrics, instance: Instance
 ) -> Blueprint:
     """Return the routes of this module.
 
     Args:
         monitor: The samples.
+        probes: What the paths of :data:`~app.ops.probes.PROBE_PATHS` are answered with.
         lifecycle: State and in-flight counter, for the details.
         metrics: What ``/metrics`` shows.
         instance: Who answers, for the details.
     """
     routes = Blueprint("operations", __name__)
 
-    def liveness() -> Response:
-        # Answering is the proof. What a restart would not mend is no reason to be restarted.
-        return _health_answer({"status": Status.PASS}, ready=True)
-
-    def readiness() -> Response:
-        report = monitor.report()
-        return _health_answer({"status": report.status, "state": report.state.name.lower()}, ready=report.ready)
-
-    def health() -> Response:
-        report = monitor.report()
-        return _health_answer(_summary(report), ready=report.ready)
-
     def detailed() -> Response:
         report = monitor.report()
-        document = _summary(report)
+        document = probes.summary(report)
         document["checks"] = {check.name: [_details(check)] for check in report.checks}
         document["in_flight"] = lifecycle.in_flight
         document["instance"] = instance.facts()
-        return _health_answer(document, ready=report.ready)
-
-    def version() -> Response:
-        return _no_store(Response(orjson.dumps({"version": VERSION}), mimetype="application/json"))
+        return _response(health_answer(document, ready=report.ready))
 
     def exposition() -> Response:
         body, content_type = metrics.exposition(request.headers.get("Accept"), request.args.getlist("name[]"))
-        return _no_store(Response(body, content_type=content_type))
+        answer = Response(body, content_type=content_type)
+        answer.headers["Cache-Control"] = "no-store"
+        return answer
 
-    routes.add_url_rule("/health/liveness", view_func=liveness)
-    routes.add_url_rule("/health/readiness", view_func=readiness)
-    routes.add_url_rule("/__lbheartbeat__", view_func=readiness)
-    routes.add_url_rule("/health", view_func=health)
-    routes.add_url_rule("/__heartbeat__", view_func=health)
-    routes.add_url_rule("/__version__", view_func=version)
+    for path in sorted(PROBE_PATHS):
+        routes.add_url_rule(path, endpoint=path, view_func=_probe(probes, path))
     routes.add_url_rule("/health/detailed", view_func=detailed)
     routes.add_url_rule("/metrics", view_func=exposition)
     return routes
 
 
-def _summary(report: HealthReport) -> dict[str, Any]:
-    return {
-        "status": report.status,
-        "version": VERSION,
-        "state": report.state.name.lower(),
-        "checks": {check.name: [{"status": check.status}] for check in report.checks},
-    }
+def _probe(probes: ProbeAnswers, path: str) -> Callable[[], Response]:
+    return lambda: _response(probes.answer(path))
+
+
+def _response(answer: ProbeAnswer) -> Response:
+    return Response(answer.body, answer.status, headers=list(answer.headers))
 
 
 def _details(check: CheckReport) -> dict[str, Any]:
@@ -109,16 +86,3 @@ def _details(check: CheckReport) -> dict[str, Any]:
     if check.observed:
         details["observed"] = dict(check.observed)
     return details
-
-
-def _health_answer(document: dict[str, Any], *, ready: bool) -> Response:
-    status = 200 if ready else 503
-    answer = Response(orjson.dumps(document), status, content_type=_HEALTH_TYPE)
-    if not ready:
-        answer.headers["Retry-After"] = "2"
-    return _no_store(answer)
-
-
-def _no_store(answer: Response) -> Response:
-    answer.headers["Cache-Control"] = "no-store"
-    return answer

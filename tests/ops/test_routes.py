@@ -9,7 +9,8 @@ from app.ops.build import VERSION, find_instance
 from app.ops.health import CheckResult, HealthMonitor, Status
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.metrics import Metrics
-from app.ops.routes import PROBE_PATHS, operations_blueprint
+from app.ops.probes import PROBE_PATHS, ProbeAnswers
+from app.ops.routes import operations_blueprint
 from app.server.management import build_operations_app
 
 
@@ -22,11 +23,13 @@ class Operations:
         self.spool = Status.PASS
         self.monitor.register("spool", lambda: CheckResult(self.spool, "no room for uploads"), local=True)
         self.monitor.sample()
+        instance = find_instance("10.0.0.7", "node-7")
         blueprint = operations_blueprint(
             monitor=self.monitor,
+            probes=ProbeAnswers(self.monitor, instance),
             lifecycle=self.lifecycle,
             metrics=Metrics(version=VERSION),
-            instance=find_instance("10.0.0.7", "node-7"),
+            instance=instance,
         )
         self.client: FlaskClient = build_operations_app([blueprint]).test_client()
 

@@ -16,8 +16,9 @@ from app.ops.health import HealthMonitor
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.logging import Logs, configure_logging
 from app.ops.metrics import Metrics
+from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
-from app.ops.routes import PROBE_PATHS, operations_blueprint
+from app.ops.routes import operations_blueprint
 from app.server.listeners import ListenerSplit
 from app.server.management import build_operations_app
 from app.settings import Settings, load_settings
@@ -65,8 +66,13 @@ def build(settings: Settings) -> Flask:
     recorder = RequestRecorder(metrics)
     context.install(app, recorder, deadline_seconds=10, allowed_hosts=["localhost"])
     _add_routes(app, metrics)
+    probes = ProbeAnswers(monitor, instance)
     operations = build_operations_app(
-        [operations_blueprint(monitor=monitor, lifecycle=lifecycle, metrics=metrics, instance=instance)]
+        [
+            operations_blueprint(
+                monitor=monitor, probes=probes, lifecycle=lifecycle, metrics=metrics, instance=instance
+            )
+        ]
     )
     app.wsgi_app = ListenerSplit(  # type: ignore[method-assign]  # Flask's documented place for middleware
         InFlight(app.wsgi_app, lifecycle),
