@@ -39,7 +39,7 @@ from __future__ import annotations
 import enum
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import ceil, floor, inf
 from types import MappingProxyType
 from typing import Final, Generic, TypeVar
@@ -113,7 +113,7 @@ class AdmissionOptions:
     max_concurrent: int
     max_queue: int
     max_wait_seconds: float
-    shares: Mapping[RequestClass, float] = SHARES
+    shares: Mapping[RequestClass, float] = field(default_factory=lambda: SHARES)
     target_seconds: float = 0.005
     interval_seconds: float = 0.1
 
@@ -351,7 +351,7 @@ class Admission(Generic[TicketT]):
         return True
 
     def next_instant(self) -> float | None:
-        """Return when :meth:`next` has something to say though no place came free; None for never, ``-inf`` for now."""
+        """Return when :meth:`next` speaks though no place came free; ``-inf`` for now, None for never."""
         if self._displaced:
             return _NOW
         if not self._waiting:
