@@ -25,6 +25,7 @@ from app.settings import DatabaseSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGURATION = ROOT / "app" / "server" / "gunicorn_conf.py"
+TINY = "tests.server.tiny:app_from_environment()"
 
 
 def free_port() -> int:
@@ -116,9 +117,9 @@ def migrate(folder: Path) -> None:
 
 @contextmanager
 def running(
-    folder: Path, *, workers: int = 2, stdout: IO[bytes] | int | None = None, **more: str
+    folder: Path, *, workers: int = 2, stdout: IO[bytes] | int | None = None, application: str = TINY, **more: str
 ) -> Iterator[Server]:
-    """Run the tiny application until the block ends."""
+    """Run the tiny application, or one made of it, until the block ends."""
     migrate(folder)
     public, management = free_port(), free_port()
     environ = environment(
@@ -130,7 +131,7 @@ def running(
         PHOTO_API_LOG__FORMAT="json",
         **more,
     )
-    command = [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION), "tests.server.tiny:app_from_environment()"]
+    command = [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION), application]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as errors:
         process = subprocess.Popen(
             command, cwd=folder, env=environ, stdout=out if stdout is None else stdout, stderr=errors
