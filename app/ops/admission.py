@@ -28,7 +28,8 @@ least important class that has more: that one is refused, as it would have been 
 that leave it are then dropped as there, which suits senders that slow down; those who send requests do not. So, from
 its first drop on, nobody joins that queue while its oldest request has waited longer than the target, until an
 interval has passed in which nobody was refused. A burst is taken up whole; a lasting overload is refused at once and
-not after a wait, and those who are let in wait about target · load / capacity.
+not after a wait. A queue with no more requests than its class has at work never counts as one that stands: it is the
+next round of work, and as long as the work itself. (RFC 8289 says so of the last packet.)
 
 Everything here belongs to the thread of the worker's event loop: there is no lock, no clock and no I/O. Every
 operation takes constant time. Probes never get here.
@@ -254,19 +255,43 @@ class Admission(Generic[TicketT]):
             self._running += 1
             return Decision.ADMITTED
         self._refuse_double(ticket)
+        reason = self.refuses(request_class, now)
+        if reason is not None:
+            return reason
         if not lane.queue:
             lane.codel.empty()
-        elif now < lane.guarded_until and now - next(iter(lane.queue.values())) > self._target:
-            lane.guarded_until = now + self._interval
-            return Reason.QUEUE_DELAY
         if self._waiting >= self._max_queue:
-            if len(lane.queue) >= lane.room:
-                return Reason.QUEUE_FULL
             self._displace()
         lane.queue[ticket] = now
         self._lane_of[ticket] = lane
         self._waiting += 1
         return Decision.QUEUED
+
+    def refuses(self, request_class: RequestClass, now: float) -> Reason | None:
+        """Return why a request would be refused now, so that nobody waits for its body.
+
+        To ask is to have it refused: a queue that stands counts the answer.
+
+        Args:
+            request_class: What it is.
+            now: The monotonic instant, in seconds.
+
+        Returns:
+            The reason; None when it would get a place or could wait.
+        """
+        lane = self._lanes[request_class]
+        if self._running < self._limit and not self._lane_of:
+            return None
+        if (
+            now < lane.guarded_until
+            and len(lane.queue) >= max(1, lane.running)
+            and now - _oldest_queued(lane) > self._target
+        ):
+            lane.guarded_until = now + self._interval
+            return Reason.QUEUE_DELAY
+        if self._waiting >= self._max_queue and len(lane.queue) >= lane.room:
+            return Reason.QUEUE_FULL
+        return None
 
     def resume(self, ticket: TicketT, request_class: RequestClass, now: float) -> bool:
         """Take a half-written answer whose client can read again.
@@ -385,9 +410,9 @@ class Admission(Generic[TicketT]):
             del self._lane_of[ticket]
         else:
             waited = now - next(iter(lane.queue.values()))
-            is_last = len(lane.queue) == 1
+            is_short = len(lane.queue) <= max(1, lane.running)
             ticket = self._leave(lane)
-            if lane.codel.drops(now, waited, is_last=is_last):
+            if lane.codel.drops(now, waited, is_last=is_short):
                 lane.guarded_until = now + self._interval
                 return ticket, Reason.QUEUE_DELAY
         lane.running += 1
