@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from app.ops.health import CheckResult, Status
+from app.ops.sampling import CheckResult, Status
 
 Check = Callable[[], CheckResult]
 

@@ -23,7 +23,9 @@ from typing import Any, Final
 import orjson
 
 from app.ops.build import VERSION, Instance
-from app.ops.health import CheckReport, HealthMonitor, HealthReport, Status
+from app.ops.health import HealthMonitor, HealthReport
+from app.ops.lifecycle import State
+from app.ops.sampling import CheckReport, Status
 
 PROBE_PATHS: Final = frozenset(
     {"/health/liveness", "/health/readiness", "/health", "/__lbheartbeat__", "/__heartbeat__", "/__version__"}
@@ -92,12 +94,14 @@ class ProbeAnswers:
             "version": VERSION,
             "state": report.state.name.lower(),
             "instance": self._instance,
+            **_why_not(report),
             "checks": {check.name: [_summary_of(check)] for check in report.checks},
         }
 
     def _readiness(self) -> ProbeAnswer:
         report = self._monitor.report()
-        return health_answer({"status": report.status, "state": report.state.name.lower()}, ready=report.ready)
+        document = {"status": report.status, "state": report.state.name.lower(), **_why_not(report)}
+        return health_answer(document, ready=report.ready)
 
     def _health(self) -> ProbeAnswer:
         report = self._monitor.report()
@@ -116,5 +120,19 @@ def _answer(status: int, content_type: str, document: dict[str, Any], *more: tup
     return ProbeAnswer(status, headers, orjson.dumps(document))
 
 
+def _why_not(report: HealthReport) -> dict[str, str]:
+    """Return the member that says why no requests should be sent here, by state and names of checks alone."""
+    if report.ready:
+        return {}
+    if report.state is not State.READY:
+        return {"output": f"the server is {report.state.name.lower()}"}
+    return {"output": f"broken on this host: {', '.join(report.broken)}"}
+
+
 def _summary_of(check: CheckReport) -> dict[str, Any]:
-    return {"status": check.status}
+    summary: dict[str, Any] = {"status": check.status}
+    if check.status is not Status.PASS and check.spec.endpoints:
+        summary["affectedEndpoints"] = check.spec.endpoints
+    if check.age_seconds is not None:
+        summary["age_seconds"] = round(check.age_seconds, 1)
+    return summary

@@ -22,10 +22,11 @@ from typing import Any
 from flask import Blueprint, Response, request
 
 from app.ops.build import Instance
-from app.ops.health import CheckReport, HealthMonitor
+from app.ops.health import HealthMonitor
 from app.ops.lifecycle import Lifecycle
 from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswer, ProbeAnswers, health_answer
+from app.ops.sampling import CheckReport
 
 
 def operations_blueprint(
@@ -74,7 +75,7 @@ def _response(answer: ProbeAnswer) -> Response:
 def _details(check: CheckReport) -> dict[str, Any]:
     details: dict[str, Any] = {
         "status": check.status,
-        "local": check.local,
+        "local": check.spec.local,
         "failures_running": check.failures_running,
     }
     if check.sampled_at is not None:

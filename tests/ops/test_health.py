@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from app.ops import checks
-from app.ops.health import CheckResult, HealthMonitor, Status
+from app.ops.health import HealthMonitor
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.metrics import Metrics
+from app.ops.sampling import CheckResult, Status
 
 
 class HandClock:

@@ -8,9 +8,10 @@ import orjson
 import pytest
 
 from app.ops.build import VERSION, find_instance
-from app.ops.health import CheckResult, HealthMonitor, Status
+from app.ops.health import HealthMonitor
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.probes import HEALTH_TYPE, PROBE_PATHS, ProbeAnswers
+from app.ops.sampling import CheckResult, Status
 
 INSTANCE = find_instance("10.0.0.7", "node-7")
 
@@ -38,7 +39,9 @@ def test_another_path_has_none() -> None:
         answers_in(State.READY).answer("/metrics")
 
 
-@pytest.mark.parametrize(("alias", "path"), [("/__lbheartbeat__", "/health/readiness"), ("/__heartbeat__", "/health")])
+@pytest.mark.parametrize(
+    ("alias", "path"), [("/__lbheartbeat__", "/health/readiness"), ("/__heartbeat__", "/health")]
+)
 def test_an_alias_says_the_same(alias: str, path: str) -> None:
     answers = answers_in(State.DRAINING)
 
