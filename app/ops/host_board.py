@@ -21,7 +21,8 @@ from math import inf, isfinite
 from pathlib import Path
 from typing import Final
 
-from app.ops.state import PAGE_NAME, VARIABLE, StatePage, boot_id
+from app.ops.owners import boot_id
+from app.ops.state import PAGE_NAME, VARIABLE, StatePage
 from app.stability.board import Decision, ProbeCounts
 from app.stability.clock import SYSTEM_CLOCK, Clock
 

@@ -2,7 +2,8 @@
 
 Readers take no lock: an entry carries its checksum (:mod:`app.ops.state_layout`), and one that is torn is read
 again. Writers take turns by a lock on the file, which the kernel gives back when a process dies, and wait for it for
-50 ms at most.
+50 ms at most. An entry of a single writer (:class:`OwnEntry`) is written without it, and removed by whoever finds
+that its process is gone.
 
 The file is read and written, not mapped: touching a mapping of a file that has become shorter kills the process,
 and at a few looks a second nobody notices the microsecond that a call to the kernel takes.
@@ -13,36 +14,22 @@ nothing, is counted and logged once, and is made anew when possible; whatever of
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import math
 import os
-import stat
-import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Final
 
-from app.ops.state_layout import (
-    HEADER_BYTES,
-    LAYOUT_VERSION,
-    PAGE_BYTES,
-    SLOT_BYTES,
-    SLOTS,
-    Entry,
-    Header,
-    entries_of,
-    offset_of,
-    pack_copy,
-    pack_header,
-    read_header,
-    read_slot,
-)
+from app.ops.owners import Owner, find_owner
+from app.ops.state_file import OpenedPage, PageLostError, make_page, open_whole
+from app.ops.state_layout import LAYOUT_VERSION, SLOTS, Entry, Header, entries_of, pack_copy
 from app.stability.clock import SYSTEM_CLOCK, Clock
 
 _log = logging.getLogger(__name__)
@@ -53,54 +40,25 @@ VARIABLE: Final = "PHOTO_STATE_FOLDER"
 PAGE_NAME: Final = f"page-{LAYOUT_VERSION}"
 """The page's name in that folder."""
 
-TEMPORARY_PREFIX: Final = f".{PAGE_NAME}-"
-"""How the names of pages begin that are being made."""
-
 _CHECK_SECONDS = 1.0
 _LOCK_SECONDS = 0.05
 _LOCK_POLL_SECONDS = 0.001
 _LOCK_REST_SECONDS = 1.0  # who has waited in vain does not make every call after it wait
-_READ_TRIES = 3
-_NOT_WRITABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
-class PageLostError(OSError):
-    """There is no page to read or write now. Stays inside of this module."""
+@dataclass(frozen=True, slots=True)
+class OwnedEntry:
+    """An entry that one process writes alone.
 
-
-def boot_id() -> str:
-    """Return what names this boot of the host; empty where the system does not tell."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except OSError:
-        return ""
-
-
-def make_page(path: Path, entries: Mapping[str, bytes], *, now: Callable[[], float] = time.time) -> None:
-    """Put a new page in place of whatever is there, at once and with all the room it will ever need.
-
-    Args:
-        path: The file; its folder exists.
-        entries: What it says from the beginning, by name.
-        now: The wall clock.
-
-    Raises:
-        OSError: It cannot be made; what was there is still there.
+    Attributes:
+        name: Whose it is.
+        owner: The process; it lived when this was read.
+        payload: What it says.
     """
-    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=path.parent)
-    try:
-        os.posix_fallocate(descriptor, 0, PAGE_BYTES)
-        _write(descriptor, pack_header(Header(now(), boot_id())), 0)
-        for index, (name, payload) in enumerate(entries.items()):
-            _write(descriptor, pack_copy(name, payload, 1), offset_of(index))
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
-    finally:
-        os.close(descriptor)
+
+    name: str
+    owner: Owner
+    payload: bytes
 
 
 class StatePage:
@@ -133,7 +91,7 @@ class StatePage:
         self._repairs = writable if repairs is None else repairs
         self._clock = clock
         self._on_loss = on_loss
-        self._opened: _Opened | None = None
+        self._opened: OpenedPage | None = None
         self._absence = ""
         self._places: dict[str, int] = {}
         self._troubles: dict[str, str] = {}
@@ -196,6 +154,63 @@ class StatePage:
             return True
         return False
 
+    def remove(self, name: str, when: Callable[[bytes], bool] = lambda _: True) -> bool:
+        """Remove an entry while nobody else changes any; its place is free then.
+
+        Args:
+            name: Whose it is.
+            when: Is given what the entry says now, and tells whether it shall go.
+
+        Returns:
+            False when the page is lost; True when there is no such entry any more, or ``when`` keeps it.
+        """
+        return self._remove(name, lambda entry: when(entry.payload))
+
+    def own(self, name: str, owner: Owner | None = None) -> OwnEntry:
+        """Return an entry that is this process's alone; it is there from its first write on.
+
+        Args:
+            name: At most ``NAME_BYTES_MAX`` bytes long. What another process has left under it is overwritten.
+            owner: This process by default.
+
+        Returns:
+            Its ``write(payload)`` takes at most ``PAYLOAD_BYTES_MAX`` bytes, its ``remove()`` makes the place free;
+            both return False when the page is lost.
+        """
+        place = _OwnPlace(name, owner or find_owner(os.getpid()))
+        return OwnEntry(partial(self._write_own, place), partial(self._remove_own, place))
+
+    def owned(self, prefix: str = "") -> list[OwnedEntry] | None:
+        """Return the entries of processes that live, by the order of their places; None when the page is lost.
+
+        Those of processes that are gone are removed on the way, where the page can be written.
+
+        Args:
+            prefix: How the names of the wanted ones begin.
+        """
+        found: list[OwnedEntry] = []
+        dead: list[str] = []
+        with self._forgiving("reading"):
+            for _, entry in entries_of(self._attended().page()):
+                if entry.owner is None:
+                    continue
+                if not entry.owner.lives():
+                    dead.append(entry.name)
+                elif entry.name.startswith(prefix):
+                    found.append(OwnedEntry(entry.name, entry.owner, entry.payload))
+            if dead and self._writable:
+                self._bury(dead)
+            return found
+        return None
+
+    def read_owned(self, name: str) -> OwnedEntry | None:
+        """Return an entry of a single writer, who may be gone; None when there is none, or the page is lost."""
+        with self._forgiving("reading"):
+            found = self._find(self._attended(), name)
+            if found is not None and (owner := found[1].owner) is not None:
+                return OwnedEntry(name, owner, found[1].payload)
+        return None
+
     def close(self) -> None:
         """Let the file go; the next use opens it again."""
         self._begin()
@@ -204,7 +219,7 @@ class StatePage:
         return _Forgiving(lambda trouble: self._note(doing, trouble))
 
     @contextmanager
-    def _taking_turns(self) -> Iterator[_Opened]:
+    def _taking_turns(self) -> Iterator[OpenedPage]:
         self._belong()
         local = self._local
         if not local.acquire(timeout=_LOCK_SECONDS):
@@ -219,7 +234,7 @@ class StatePage:
         finally:
             local.release()
 
-    def _lock_file(self, opened: _Opened) -> None:
+    def _lock_file(self, opened: OpenedPage) -> None:
         if not opened.writable:
             raise PageLostError("it cannot be written")
         now = self._clock.monotonic()
@@ -237,7 +252,7 @@ class StatePage:
             else:
                 return
 
-    def _find(self, opened: _Opened, name: str) -> tuple[int, Entry] | None:
+    def _find(self, opened: OpenedPage, name: str) -> tuple[int, Entry] | None:
         place = self._places.get(name)
         if place is not None:
             entry = opened.entry(place)
@@ -249,25 +264,103 @@ class StatePage:
                 if entry.name == name:
                     self._places[name] = index
                     return index, entry
-        if self._places.pop(name, None) is not None:
-            self._lose()
-            _log.warning("the state page of this host has lost an entry", extra={"entry": name})
+        if self._places.pop(name, None) is not None and place is not None and not opened.was_freed(place):
+            self._lose_entry(name)
         return None
 
-    def _put(self, opened: _Opened, name: str, payload: bytes, found: tuple[int, Entry] | None) -> None:
+    def _put(self, opened: OpenedPage, name: str, payload: bytes, found: tuple[int, Entry] | None) -> None:
         if found is not None:
             index, entry = found
             raw = pack_copy(name, payload, entry.sequence + 1)
-            _write(opened.descriptor, raw, offset_of(index, 1 - entry.copy))
+            opened.write(raw, index, 1 - entry.copy)
             return
-        taken = {index for index, _ in entries_of(opened.page())}
-        free = next((index for index in range(SLOTS) if index not in taken), None)
-        if free is None:
-            raise PageLostError("it has no room for another entry")
-        _write(opened.descriptor, pack_copy(name, payload, 1), offset_of(free))
+        free = self._free_place(opened)
+        opened.write(pack_copy(name, payload, 1), free)
         self._places[name] = free
 
-    def _attended(self) -> _Opened:
+    def _free_place(self, opened: OpenedPage) -> int:
+        entries = dict(entries_of(opened.page()))
+        if len(entries) == SLOTS:
+            for index, entry in tuple(entries.items()):
+                if entry.owner is not None and not entry.owner.lives():
+                    self._free(opened, index, entry)
+                    del entries[index]
+        free = next((index for index in range(SLOTS) if index not in entries), None)
+        if free is None:
+            raise PageLostError("it has no room for another entry")
+        return free
+
+    def _remove(self, name: str, when: Callable[[Entry], bool]) -> bool:
+        with self._forgiving("writing"), self._taking_turns() as opened:
+            found = self._find(opened, name)
+            if found is not None and when(found[1]):
+                self._free(opened, *found)
+            return True
+        return False
+
+    def _write_own(self, place: _OwnPlace, payload: bytes) -> bool:
+        if place.pid != os.getpid():
+            return False
+        try:
+            opened = self._attended()
+            if place.checked != (opened, self._check_at) and not self._is_in_place(place, opened):
+                self._take_place(place, payload)
+            elif place.opened is opened:
+                sequence, copy = place.sequence + 1, 1 - place.copy
+                raw = pack_copy(place.name, payload, sequence, place.owner)
+                opened.write(raw, place.place, copy)
+                place.sequence, place.copy = sequence, copy
+            else:
+                return False
+        except OSError as error:
+            self._note("writing", error.strerror or str(error))
+            return False
+        if self._troubles:
+            self._note("writing", None)
+        return True
+
+    def _is_in_place(self, place: _OwnPlace, opened: OpenedPage) -> bool:
+        place.checked = (opened, self._check_at)
+        if place.opened is not opened:
+            place.opened = None
+            return False
+        entry = opened.entry(place.place)
+        if entry is not None and (entry.owner, entry.sequence) == (place.owner, place.sequence):
+            return True
+        place.opened = None
+        self._lose_entry(place.name)
+        return False
+
+    def _take_place(self, place: _OwnPlace, payload: bytes) -> None:
+        with self._taking_turns() as opened:
+            found = self._find(opened, place.name)
+            if found is None:
+                place.place, place.copy, place.sequence = self._free_place(opened), 0, 1
+            else:
+                place.place, place.copy, place.sequence = found[0], 1 - found[1].copy, found[1].sequence + 1
+            raw = pack_copy(place.name, payload, place.sequence, place.owner)
+            opened.write(raw, place.place, place.copy)
+            place.opened, place.checked = opened, (opened, self._check_at)
+
+    def _remove_own(self, place: _OwnPlace) -> bool:
+        if place.pid != os.getpid():
+            return False
+        place.opened = place.checked = None
+        return self._remove(place.name, lambda entry: entry.owner == place.owner)
+
+    def _free(self, opened: OpenedPage, index: int, entry: Entry) -> None:
+        opened.blank(index, entry)
+        self._places.pop(entry.name, None)
+
+    def _bury(self, names: list[str]) -> None:
+        """Remove the entries of processes that are gone, each looked at again while nobody else changes any."""
+        with suppress(OSError), self._taking_turns() as opened:
+            for name in names:
+                found = self._find(opened, name)
+                if found is not None and found[1].owner is not None and not found[1].owner.lives():
+                    self._free(opened, *found)
+
+    def _attended(self) -> OpenedPage:
         """Return the open page, looked after once a second.
 
         Raises:
@@ -286,7 +379,7 @@ class StatePage:
         finally:
             looking.release()
 
-    def _look_after(self) -> _Opened:
+    def _look_after(self) -> OpenedPage:
         now = self._clock.monotonic()
         if now >= self._check_at:
             self._check_at = now + _CHECK_SECONDS
@@ -298,11 +391,11 @@ class StatePage:
             raise PageLostError(self._absence)
         return self._opened
 
-    def _looked_after(self, opened: _Opened | None) -> _Opened:
+    def _looked_after(self, opened: OpenedPage | None) -> OpenedPage:
         if opened is not None and opened.is_at(self._path) and opened.is_whole():
             return opened
         try:
-            return _open_whole(self._path, writable=self._writable)
+            return open_whole(self._path, writable=self._writable)
         except OSError:
             if self._repairs:
                 with suppress(OSError):
@@ -311,27 +404,32 @@ class StatePage:
                 return opened
             raise
 
-    def _made_anew(self, opened: _Opened | None) -> _Opened:
+    def _made_anew(self, opened: OpenedPage | None) -> OpenedPage:
         """Make the page again, with what can be read of it; one process does, the others find it made."""
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         folder = os.open(self._path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(OSError):
-                return _open_whole(self._path, writable=True)
+                return open_whole(self._path, writable=True)
             with suppress(OSError):
-                opened = _Opened(self._path, writable=False)
-            kept = {} if opened is None else {entry.name: entry.payload for _, entry in entries_of(opened.page())}
-            make_page(self._path, kept)
+                opened = OpenedPage(self._path, writable=False)
+            kept = [] if opened is None else [entry for _, entry in entries_of(opened.page())]
+            owners = {entry.name: entry.owner for entry in kept if entry.owner is not None}
+            make_page(self._path, {entry.name: entry.payload for entry in kept}, owners=owners)
             self._lose()
             _log.warning("the state page of this host was made anew", extra={"kept": len(kept)})
-            return _open_whole(self._path, writable=True)
+            return open_whole(self._path, writable=True)
         finally:
             os.close(folder)
 
     def _lose(self) -> None:
         self.losses += 1
         self._on_loss()
+
+    def _lose_entry(self, name: str) -> None:
+        self._lose()
+        _log.warning("the state page of this host has lost an entry", extra={"entry": name})
 
     def _note(self, doing: str, trouble: str | None) -> None:
         if self._troubles.get(doing) == trouble:
@@ -346,6 +444,33 @@ class StatePage:
             "the state page of this host is lost, this process goes on by itself",
             extra={"doing": doing, "trouble": trouble},
         )
+
+
+class OwnEntry:
+    """An entry that one process writes alone: one write to the kernel, no lock. One thread at a time; never raises.
+
+    Its place is found once, while nobody else changes any, and looked at again when the page is looked after, once a
+    second: on a page that was made anew, or where the place was lost, it is taken again. A fork of the process writes
+    nothing. Made by :meth:`StatePage.own`.
+    """
+
+    def __init__(self, write: Callable[[bytes], bool], remove: Callable[[], bool]) -> None:
+        self.write = write
+        self.remove = remove
+
+
+class _OwnPlace:
+    """Where the entry of a single writer stands, as that writer knows it."""
+
+    __slots__ = ("checked", "copy", "name", "opened", "owner", "pid", "place", "sequence")
+
+    def __init__(self, name: str, owner: Owner) -> None:
+        self.name = name
+        self.owner = owner
+        self.pid = os.getpid()
+        self.opened: OpenedPage | None = None
+        self.checked: tuple[OpenedPage, float] | None = None
+        self.place = self.copy = self.sequence = 0
 
 
 class _Forgiving:
@@ -366,64 +491,3 @@ class _Forgiving:
         if error is None:
             self._note(None)
         return False
-
-
-class _Opened:
-    """The open file. It is closed with the last reference: a thread may still read while another opens it anew."""
-
-    def __init__(self, path: Path, *, writable: bool) -> None:
-        self.descriptor = -1
-        self.writable = writable
-        flags = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-        try:
-            self.descriptor = os.open(path, flags | (os.O_RDWR if writable else os.O_RDONLY))
-        except OSError as error:
-            if error.errno not in _NOT_WRITABLE:
-                raise
-            self.writable = False
-            self.descriptor = os.open(path, flags | os.O_RDONLY)
-        found = os.fstat(self.descriptor)
-        self._identity = (found.st_dev, found.st_ino)
-        if not stat.S_ISREG(found.st_mode):
-            raise PageLostError("it is no file")
-
-    def __del__(self) -> None:
-        if self.descriptor >= 0:
-            os.close(self.descriptor)
-
-    def is_at(self, path: Path) -> bool:
-        try:
-            found = path.lstat()
-        except OSError:
-            return False
-        return (found.st_dev, found.st_ino) == self._identity
-
-    @property
-    def header(self) -> Header | None:
-        return read_header(os.pread(self.descriptor, HEADER_BYTES, 0))
-
-    def is_whole(self) -> bool:
-        return self.header is not None and os.fstat(self.descriptor).st_size >= PAGE_BYTES
-
-    def page(self) -> bytes:
-        return os.pread(self.descriptor, PAGE_BYTES, 0)
-
-    def entry(self, index: int) -> Entry | None:
-        entry = None
-        for _ in range(_READ_TRIES):
-            entry, is_whole = read_slot(os.pread(self.descriptor, SLOT_BYTES, offset_of(index)))
-            if is_whole:
-                break
-        return entry
-
-
-def _open_whole(path: Path, *, writable: bool) -> _Opened:
-    opened = _Opened(path, writable=writable)
-    if not opened.is_whole():
-        raise PageLostError("it is damaged")
-    return opened
-
-
-def _write(descriptor: int, raw: bytes, offset: int) -> None:
-    if os.pwrite(descriptor, raw, offset) != len(raw):
-        raise PageLostError("it cannot be written to its end")

@@ -5,11 +5,12 @@
     0                1024              2048                                   HEADER_BYTES + SLOTS * SLOT_BYTES
     ├─ header ───────┼─ slot 0 ────────┼─ slot 1 ────────┼─ …                 ┤
                      ├─ copy ─┬─ copy ─┤
-                              └─ checksum · sequence · length · name · payload
+                              └─ checksum · sequence · length · name · owner · payload
 
 Each slot has two copies of its entry and a change overwrites the older one, so the newer stays whole whatever
 happens during the write. A copy counts only when its checksum is right; a slot without such a copy is free, and what
-it held was never said. All of this is arithmetic on bytes: :mod:`app.ops.state` reads and writes them.
+it held was never said. An entry that one process writes alone names it, so that it can be removed when that process
+is gone; any other entry has no owner. All of this is arithmetic on bytes: :mod:`app.ops.state` reads and writes them.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-LAYOUT_VERSION: Final = 1
+from app.ops.owners import BOOT_BYTES, Owner
+
+LAYOUT_VERSION: Final = 2
 """Stands in the header and in the file's name: processes of two versions do not meet on one page."""
 
 HEADER_BYTES: Final = 1024
@@ -37,8 +40,9 @@ NAME_BYTES_MAX: Final = 80
 _BLANK_SLOT: Final = bytes(SLOT_BYTES)
 _MAGIC: Final = b"photo-st"
 _HEADER: Final = struct.Struct("<8sHHId36s")
-_COPY: Final = struct.Struct(f"<QH{NAME_BYTES_MAX}s")
+_COPY: Final = struct.Struct(f"<QH{NAME_BYTES_MAX}sIQ{BOOT_BYTES}s")
 _CHECKSUM: Final = struct.Struct("<I")
+_NOBODY: Final = Owner(0, 0, bytes(BOOT_BYTES))
 
 PAYLOAD_BYTES_MAX: Final = COPY_BYTES - _CHECKSUM.size - _COPY.size
 """How long the payload of an entry may be."""
@@ -66,12 +70,14 @@ class Entry:
         payload: What it says; only its owner knows how to read it.
         sequence: The number of the change, from 1.
         copy: Which of the two copies this is, 0 or 1.
+        owner: The process that alone writes it; None when all may.
     """
 
     name: str
     payload: bytes
     sequence: int
     copy: int
+    owner: Owner | None = None
 
 
 def pack_header(header: Header) -> bytes:
@@ -96,7 +102,7 @@ def offset_of(index: int, copy: int = 0) -> int:
     return HEADER_BYTES + index * SLOT_BYTES + copy * COPY_BYTES
 
 
-def pack_copy(name: str, payload: bytes, sequence: int) -> bytes:
+def pack_copy(name: str, payload: bytes, sequence: int, owner: Owner | None = None) -> bytes:
     """Return the bytes of one copy of an entry, at most ``COPY_BYTES``.
 
     Raises:
@@ -106,7 +112,9 @@ def pack_copy(name: str, payload: bytes, sequence: int) -> bytes:
     if not 0 < len(encoded) <= NAME_BYTES_MAX or len(payload) > PAYLOAD_BYTES_MAX:
         message = f"an entry has a name of 1 to {NAME_BYTES_MAX} bytes and up to {PAYLOAD_BYTES_MAX} bytes to say"
         raise ValueError(message)
-    return _with_checksum(_COPY.pack(sequence, len(payload), encoded) + payload)
+    owner = owner or _NOBODY
+    fixed = _COPY.pack(sequence, len(payload), encoded, owner.pid, owner.started, owner.boot)
+    return _with_checksum(fixed + payload)
 
 
 def newest_entry(slot: bytes) -> Entry | None:
@@ -147,11 +155,12 @@ def _read_copy(slot: bytes, copy: int) -> Entry | None:
     raw = slot[copy * COPY_BYTES : (copy + 1) * COPY_BYTES]
     if len(raw) < _CHECKSUM.size + _COPY.size:
         return None
-    sequence, length, encoded = _COPY.unpack_from(raw, _CHECKSUM.size)
+    sequence, length, encoded, *owner = _COPY.unpack_from(raw, _CHECKSUM.size)
     body = raw[_CHECKSUM.size : _CHECKSUM.size + _COPY.size + length]
     if not sequence or length > PAYLOAD_BYTES_MAX or not _is_whole(raw, body):
         return None
-    return Entry(encoded.rstrip(b"\0").decode("utf-8", "replace"), body[_COPY.size :], sequence, copy)
+    name = encoded.rstrip(b"\0").decode("utf-8", "replace")
+    return Entry(name, body[_COPY.size :], sequence, copy, Owner(*owner) if owner[0] else None)
 
 
 def _with_checksum(body: bytes) -> bytes:

@@ -2,7 +2,7 @@
 
 ::
 
-    var/run/state/page-1            the page; found by commands that run in the same working folder
+    var/run/state/page-2            the page; found by commands that run in the same working folder
     var/run/state/lock              held by every process of every server that runs in this working folder
     var/run/state/changes.ndjson    what operators have changed by command; only ever added to
 
@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Final
 
 from app.ops.host_board import HostBoard, operators_entries
-from app.ops.state import PAGE_NAME, TEMPORARY_PREFIX, VARIABLE, StatePage, make_page
+from app.ops.state import PAGE_NAME, VARIABLE, StatePage
+from app.ops.state_file import TEMPORARY_PREFIX, make_page
 
 _log = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ from app.ops.host_board import (
     pack_entry,
     read_entry,
 )
-from app.ops.state import PAGE_NAME, VARIABLE, StatePage, make_page
+from app.ops.state import PAGE_NAME, VARIABLE, StatePage
+from app.ops.state_file import make_page
 from app.ops.state_layout import PAGE_BYTES, PAYLOAD_BYTES_MAX, SLOT_BYTES, offset_of
 from app.stability.board import Decision, ProbeCounts
 from tests.fakes.clocks import HandClock

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from app.ops.state import PAGE_NAME, StatePage, boot_id, make_page
+from app.ops.owners import boot_id
+from app.ops.state import PAGE_NAME, StatePage
+from app.ops.state_file import make_page
 from app.ops.state_layout import PAGE_BYTES, PAYLOAD_BYTES_MAX, SLOT_BYTES, SLOTS, offset_of
 from tests.fakes.clocks import HandClock
 
@@ -431,12 +433,6 @@ def test_only_one_of_two_makes_it_anew(page: StatePage, path: Path, clock: HandC
     clock.advance(1)
     assert page.read("a") == b"1"
     assert path.exists()
-
-
-def test_a_host_without_boot_ids_has_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("app.ops.state._BOOT_ID", tmp_path / "none")
-
-    assert boot_id() == ""
 
 
 def test_an_error_of_the_change_itself_is_nobodys_but_its_own(page: StatePage) -> None:

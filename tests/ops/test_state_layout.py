@@ -127,7 +127,7 @@ def test_a_damaged_header_is_none(offset: int, flipped: int) -> None:
 
 
 def test_a_header_of_another_layout_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.ops.state_layout.LAYOUT_VERSION", 2)
+    monkeypatch.setattr("app.ops.state_layout.LAYOUT_VERSION", 1)
     other = pack_header(HEADER)
     monkeypatch.undo()
 

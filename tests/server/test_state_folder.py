@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from app.ops.host_board import HostBoard, find_board
-from app.ops.state import PAGE_NAME, TEMPORARY_PREFIX, VARIABLE, StatePage
+from app.ops.state import PAGE_NAME, VARIABLE, StatePage
+from app.ops.state_file import TEMPORARY_PREFIX
 from app.server.state_folder import CHANGES_NAME, STATE_FOLDER, open_state_folder, record_change, server_runs
 from app.stability.board import Decision
 from tests.server.running import environment, running, until
