@@ -36,7 +36,7 @@ from app.images.limits import ImageLimits
 from app.ops import checks
 from app.ops.build import VERSION, Instance, find_instance
 from app.ops.health import HealthMonitor
-from app.ops.host_board import HostBoard, find_board
+from app.ops.host_board import HostBoard
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
@@ -44,6 +44,7 @@ from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
 from app.ops.routes import operations_blueprint
+from app.ops.state import find_page
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import UploadLedger
 from app.photos.listing import PhotoLists
@@ -91,8 +92,10 @@ class Runtime:
         self.settings = settings
         self.instance: Instance = find_instance(settings.instance.ip, settings.instance.node_name)
         self.metrics = Metrics(version=VERSION)
-        self.lifecycle = Lifecycle(self.metrics.in_flight_requests)
+        page = find_page(os.environ, self.metrics.state_page_losses.inc)
+        self.lifecycle = Lifecycle(self.metrics.in_flight_requests, page=page, master_pid=os.getppid())
         self._closing = ExitStack()
+        self._closing.callback(self.lifecycle.close)
         self.logs = configure_logging(
             level=settings.log.level,
             output=settings.log.format,
@@ -105,7 +108,7 @@ class Runtime:
         self.bus = EventBus()
         self.bus.subscribe(EventLog())
         self._closing.callback(self.bus.close)
-        self.board = find_board(os.environ, self.metrics.state_page_losses.inc)
+        self.board = None if page is None else HostBoard(page)
         self.pipelines = _open_pipelines(settings, self.bus, self.board)
         self.metrics.stability.add_source(self.pipelines.figures)
         self._closing.callback(self.metrics.stability.close)

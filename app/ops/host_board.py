@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from math import inf, isfinite
-from pathlib import Path
 from typing import Final
 
 from app.ops.owners import boot_id
-from app.ops.state import PAGE_NAME, VARIABLE, StatePage
+from app.ops.state import StatePage
 from app.stability.board import Decision, ProbeCounts
 from app.stability.clock import SYSTEM_CLOCK, Clock
 
@@ -211,17 +210,6 @@ class HostBoard:
     def _remember(self, name: str, entry: BoardEntry) -> None:
         if not self._is_forgotten(name, entry):  # another thread may have written since this one has read
             self._remembered[name] = entry
-
-
-def find_board(environ: Mapping[str, str], on_loss: Callable[[], None] = lambda: None) -> HostBoard | None:
-    """Return the board that this process's server has named in the environment; None when it has none.
-
-    Args:
-        environ: The process's environment.
-        on_loss: Called each time its page is lost in some way, see :class:`app.ops.state.StatePage`.
-    """
-    folder = environ.get(VARIABLE)
-    return HostBoard(StatePage(Path(folder) / PAGE_NAME, on_loss=on_loss)) if folder else None
 
 
 def operators_entries(page: StatePage, monotonic: float) -> dict[str, bytes]:

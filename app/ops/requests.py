@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 REQUEST_LOGGER: Final = "photo_api.request"
 """The logger of the one line per request."""
 
+COUNTED_KEY: Final = "photo_api.counted"
+"""In a WSGI environment: true when the server counts the request itself, from its first byte on."""
+
 _log = logging.getLogger(REQUEST_LOGGER)
 
 
@@ -77,8 +80,9 @@ def identify(user_id: str) -> None:
 class InFlight:
     """WSGI middleware: a request is in flight from its head until its response body is closed.
 
-    What breaks a body in the middle is logged here, once, while the request's id is still known; the server
-    sees it too and cuts the connection.
+    It leaves the counting to a server that does it already, see :data:`COUNTED_KEY`: that one knows of the request
+    before there is a head. What breaks a body in the middle is logged here, once, while the request's id is still
+    known; the server sees it too and cuts the connection.
 
     Args:
         application: What answers.
@@ -91,19 +95,23 @@ class InFlight:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
-        self._lifecycle.enter()
+        if environ.get(COUNTED_KEY):
+            leave = unbind_all
+        else:
+            self._lifecycle.enter()
+            leave = self._leave
         try:
             body = self._application(environ, start_response)
         except BaseException:
-            self._leave()
+            leave()
             raise
         wrapper = environ.get("wsgi.file_wrapper")
         if isinstance(wrapper, type) and isinstance(body, wrapper):
             # The server sends such a body with sendfile, but only as long as it sees the wrapper itself.
             closing: Any = body
-            closing.close = _followed_by(getattr(body, "close", None), self._leave)
+            closing.close = _followed_by(getattr(body, "close", None), leave)
             return body
-        return _WatchedBody(body, self._leave)
+        return _WatchedBody(body, leave)
 
     def _leave(self) -> None:
         self._lifecycle.leave()

@@ -19,7 +19,7 @@ import logging
 import math
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -471,6 +471,17 @@ class _OwnPlace:
         self.opened: OpenedPage | None = None
         self.checked: tuple[OpenedPage, float] | None = None
         self.place = self.copy = self.sequence = 0
+
+
+def find_page(environ: Mapping[str, str], on_loss: Callable[[], None] = lambda: None) -> StatePage | None:
+    """Return the page that this process's server has named in the environment; None when it has none.
+
+    Args:
+        environ: The process's environment.
+        on_loss: Called each time it is lost in some way, see :class:`StatePage`.
+    """
+    folder = environ.get(VARIABLE)
+    return StatePage(Path(folder) / PAGE_NAME, on_loss=on_loss) if folder else None
 
 
 class _Forgiving:

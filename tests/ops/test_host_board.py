@@ -20,12 +20,11 @@ from app.ops.host_board import (
     REASON_BYTES_MAX,
     BoardEntry,
     HostBoard,
-    find_board,
     operators_entries,
     pack_entry,
     read_entry,
 )
-from app.ops.state import PAGE_NAME, VARIABLE, StatePage
+from app.ops.state import PAGE_NAME, StatePage
 from app.ops.state_file import make_page
 from app.ops.state_layout import PAGE_BYTES, PAYLOAD_BYTES_MAX, SLOT_BYTES, offset_of
 from app.stability.board import Decision, ProbeCounts
@@ -170,18 +169,6 @@ def test_long_texts_are_cut_between_characters_and_everything_fits(
 @given(some.binary(max_size=PAYLOAD_BYTES_MAX))
 def test_a_payload_of_any_bytes_is_read_without_an_error(raw: bytes) -> None:
     assert read_entry(raw).taken >= 0
-
-
-def test_the_board_of_a_server_is_found_by_its_environment(path: Path) -> None:
-    lost: list[str] = []
-    path.write_bytes(b"noise")
-
-    found = find_board({VARIABLE: str(path.parent)}, lambda: lost.append("once"))
-
-    assert found is not None
-    assert found.decide(NAME, OPEN) == OPEN
-    assert lost == ["once"]
-    assert find_board({}) is None
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.ops.owners import boot_id
-from app.ops.state import PAGE_NAME, StatePage
+from app.ops.state import PAGE_NAME, VARIABLE, StatePage, find_page
 from app.ops.state_file import make_page
 from app.ops.state_layout import PAGE_BYTES, PAYLOAD_BYTES_MAX, SLOT_BYTES, SLOTS, offset_of
 from tests.fakes.clocks import HandClock
@@ -443,3 +443,15 @@ def test_an_error_of_the_change_itself_is_nobodys_but_its_own(page: StatePage) -
         page.change("a", wrong)
 
     assert put(page, "a", b"1")
+
+
+def test_the_page_of_a_server_is_found_by_its_environment(path: Path) -> None:
+    lost: list[str] = []
+    path.write_bytes(b"noise")
+
+    found = find_page({VARIABLE: str(path.parent)}, lambda: lost.append("once"))
+
+    assert found is not None
+    assert put(found, "a", b"1")
+    assert lost == ["once"]
+    assert find_page({}) is None

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from app.ops.host_board import HostBoard, find_board
-from app.ops.state import PAGE_NAME, VARIABLE, StatePage
+from app.ops.host_board import HostBoard
+from app.ops.state import PAGE_NAME, VARIABLE, StatePage, find_page
 from app.ops.state_file import TEMPORARY_PREFIX
 from app.server.state_folder import CHANGES_NAME, STATE_FOLDER, open_state_folder, record_change, server_runs
 from app.stability.board import Decision
@@ -69,7 +69,7 @@ def test_a_start_makes_the_page_and_names_the_folder(folder: Path) -> None:
     open_state_folder(folder, environ)
 
     assert environ == {VARIABLE: str(folder)}
-    found = find_board(environ)
+    found = find_page(environ)
     assert found is not None
     assert found.entries() == {}
     assert folder.stat().st_mode & 0o777 == 0o700
@@ -176,15 +176,15 @@ def test_a_folder_that_cannot_be_made_ends_no_start_and_comes_when_it_can(
 
     open_state_folder(tmp_path / "run" / "state", environ)
 
-    board = find_board(environ)
-    assert board is not None
-    assert board.read("a") is None
+    page = find_page(environ)
+    assert page is not None
+    assert HostBoard(page).read("a") is None
     assert not server_runs(tmp_path / "run" / "state")
     assert "share no state" in caplog.records[0].message
     (tmp_path / "run").unlink()
-    later = find_board(environ)
+    later = find_page(environ)
     assert later is not None
-    assert later.decide("a", FORCED) == FORCED
+    assert HostBoard(later).decide("a", FORCED) == FORCED
 
 
 def test_workers_of_a_real_server_share_a_page_that_outlives_them_and_a_reload(tmp_path: Path) -> None:
