@@ -1,4 +1,4 @@
-"""Ready-made health checks: memory, spool folder, log queue, and a call that must not raise.
+"""Ready-made health checks: database, its pool, spool folder, memory, log queue, and a call that must not raise.
 
 Each is a factory that returns a function without arguments, to be registered at the
 :class:`~app.ops.health.HealthMonitor`. Checks that need a part of the product's own stand beside that part.
@@ -11,21 +11,48 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from app.ops.sampling import CheckResult, Status
+from app.errors import DatabaseBusyError
+from app.ops.memory import Memory
+from app.ops.sampling import Check, CheckResult, Status
 
-Check = Callable[[], CheckResult]
+if TYPE_CHECKING:
+    from app.db.pool import PoolFigures
 
 _PROBE_BYTES = b"\0" * 4096
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-_MEMORY_WARN = 0.90
-_MEMORY_RED = 0.97
-_CGROUP = Path("/sys/fs/cgroup")
+_MEMORY_LIMITS = (0.90, 0.97)
+_MEMORY_SWING = 0.03
+_MEMORY_LEVELS = (
+    (Status.PASS, ""),
+    (Status.WARN, "memory is short"),
+    (Status.FAIL, "almost no memory left"),
+)
 
 
 class _Gauge(Protocol):
     def set(self, value: float) -> None: ...
+
+
+class PingedDatabase(Protocol):
+    """What the check of the database asks; :class:`app.db.engine.Database` is one."""
+
+    def ping(self) -> bool:
+        """Make one round trip, and return whether nothing can be written."""
+        ...
+
+
+class MemoryFigures(Protocol):
+    """What the check of memory reads; :class:`app.ops.memory.Memory` is one."""
+
+    def resident_bytes(self) -> int:
+        """Return this process's resident memory."""
+        ...
+
+    def used_ratio(self) -> float:
+        """Return how much is used of what there may be, 0 to 1."""
+        ...
 
 
 class LogFigures(Protocol):
@@ -52,6 +79,76 @@ def answers(call: Callable[[], object]) -> Check:
     def check() -> CheckResult:
         call()
         return CheckResult(Status.PASS)
+
+    return check
+
+
+def database_check(database: PingedDatabase) -> Check:
+    """Return a check of a database: one round trip, past its breaker.
+
+    That all connections are in use says nothing of the server, and is not held against it; one that takes reads only
+    is told, too.
+    """
+
+    def check() -> CheckResult:
+        try:
+            is_read_only = database.ping()
+        except DatabaseBusyError:
+            return CheckResult(Status.WARN, "all connections are in use; the database was not asked")
+        if is_read_only:
+            return CheckResult(Status.WARN, "the database takes reads only")
+        return CheckResult(Status.PASS)
+
+    return check
+
+
+def pool_check(figures: Callable[[], PoolFigures]) -> Check:
+    """Return a live check that warns while a connection pool is full.
+
+    Args:
+        figures: The pool's, from memory.
+    """
+
+    def check() -> CheckResult:
+        now = figures()
+        observed = {
+            "active_connections": float(now.active),
+            "idle_connections": float(now.idle),
+            "waiting_requests": float(now.waiting),
+            "max_connections": float(now.max_connections),
+            "timeouts_total": float(now.timeouts),
+        }
+        if now.is_full or now.waiting:
+            return CheckResult(Status.WARN, "all connections are in use", observed)
+        return CheckResult(Status.PASS, observed=observed)
+
+    return check
+
+
+def memory_check(usage: _Gauge | None = None, memory: MemoryFigures | None = None) -> Check:
+    """Return a local check of the memory that is left before the kernel kills: of this host, or of its control group.
+
+    It is red at 97 % and stays so until it is below 94 %, and short at 90 % until it is below 87 %, so that a
+    process that swings about a limit does not swing in and out of its balancer.
+
+    Args:
+        usage: The gauge that follows this process's resident memory, in bytes.
+        memory: Where figures come from; the kernel by default.
+    """
+    source = memory or Memory()
+    level = 0
+
+    def check() -> CheckResult:
+        nonlocal level
+        resident, used = source.resident_bytes(), source.used_ratio()
+        if usage is not None:
+            usage.set(resident)
+        reached = sum(used >= limit for limit in _MEMORY_LIMITS)
+        held = sum(used >= limit - _MEMORY_SWING for limit in _MEMORY_LIMITS)
+        level = max(reached, min(level, held))
+        observed = {"resident_bytes": float(resident), "used_ratio": round(used, 4)}
+        status, output = _MEMORY_LEVELS[level]
+        return CheckResult(status, output, observed)
 
     return check
 
@@ -89,28 +186,6 @@ def spool_check(folder: Path, *, needed_bytes: int, free: _Gauge | None = None) 
     return check
 
 
-def memory_check(usage: _Gauge | None = None) -> Check:
-    """Return a local check of memory: this control group's against its limit, or else the machine's.
-
-    Args:
-        usage: The gauge that follows this process's resident memory, in bytes.
-    """
-
-    def check() -> CheckResult:
-        resident = resident_bytes()
-        if usage is not None:
-            usage.set(resident)
-        used_share = _used_share()
-        observed = {"resident_bytes": float(resident), "used_ratio": round(used_share, 4)}
-        if used_share >= _MEMORY_RED:
-            return CheckResult(Status.FAIL, "almost no memory left", observed)
-        if used_share >= _MEMORY_WARN:
-            return CheckResult(Status.WARN, "memory is short", observed)
-        return CheckResult(Status.PASS, observed=observed)
-
-    return check
-
-
 def log_check(logs: LogFigures) -> Check:
     """Return a check that warns when log lines were lost since its last sample."""
     seen = logs.dropped
@@ -124,36 +199,3 @@ def log_check(logs: LogFigures) -> Check:
         return CheckResult(Status.PASS, observed=observed)
 
     return check
-
-
-def resident_bytes() -> int:
-    """Return this process's resident memory."""
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * os.sysconf("SC_PAGESIZE")
-
-
-def _used_share() -> float:
-    limit, used = _number(_CGROUP / "memory.max"), _number(_CGROUP / "memory.current")
-    if limit and used is not None:
-        return max(0, used - _reclaimable()) / limit
-    facts = _fields(Path("/proc/meminfo"))
-    return 1 - facts["MemAvailable:"] / facts["MemTotal:"]
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):  # no control group, or "max"
-        return None
-
-
-def _reclaimable() -> int:
-    try:
-        return _fields(_CGROUP / "memory.stat").get("inactive_file", 0)
-    except OSError:
-        return 0
-
-
-def _fields(path: Path) -> dict[str, int]:
-    lines = (line.split() for line in path.read_text(encoding="ascii").splitlines())
-    return {words[0]: int(words[1]) for words in lines}

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
-from app.ops import checks
 from app.ops.health import HealthMonitor
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.metrics import Metrics
@@ -203,59 +198,3 @@ def test_the_gauges_follow_at_once() -> None:
 
     assert (starting, metrics.ready._value.get()) == (0, 1)
     assert metrics.health_check_status.labels("database")._value.get() == 0.5
-
-
-def test_a_spool_with_too_little_room_fails_and_its_room_is_measured(tmp_path: Path) -> None:
-    metrics = Metrics(version="1")
-
-    enough = checks.spool_check(tmp_path / "spool", needed_bytes=1, free=metrics.spool_free)()
-    short = checks.spool_check(tmp_path, needed_bytes=2**62)()
-
-    assert (enough.status, short.status) == (Status.PASS, Status.FAIL)
-    assert metrics.spool_free._value.get() > 0
-
-
-@pytest.mark.parametrize(
-    ("number", "status"),
-    [
-        (errno.ENOSPC, Status.FAIL),
-        (errno.EDQUOT, Status.FAIL),
-        (errno.EROFS, Status.WARN),
-        (errno.EACCES, Status.WARN),
-    ],
-)
-def test_a_spool_that_cannot_be_written_fails_only_for_want_of_room(
-    number: int, status: Status, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_arguments: object, **_named: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-
-    assert checks.spool_check(tmp_path, needed_bytes=1)().status is status
-
-
-def test_the_memory_check_measures_this_process() -> None:
-    metrics = Metrics(version="1")
-
-    result = checks.memory_check(metrics.memory_usage)()
-
-    assert result.observed is not None
-    assert 0 < result.observed["used_ratio"] <= 1.5
-    assert metrics.memory_usage._value.get() == pytest.approx(checks.resident_bytes(), rel=0.5)
-
-
-def test_the_log_check_warns_about_lines_lost_since_the_last_sample() -> None:
-    class Figures:
-        dropped = 5
-        queued = 2
-
-    figures = Figures()
-    check = checks.log_check(figures)
-    figures.dropped = 7
-
-    assert [check().status, check().status] == [Status.WARN, Status.PASS]
-
-
-def test_a_call_that_answers_passes() -> None:
-    assert checks.answers(lambda: None)().status is Status.PASS
