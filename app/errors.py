@@ -15,6 +15,7 @@ path, query or stack. What an operator needs besides goes into the log through `
     │   ├── ValidationFailedError       readable, but fields are wrong, missing or unknown
     │   ├── IdempotencyKeyReusedError   the same key with another body
     │   ├── PayloadTooLargeError        more bytes than allowed
+    │   ├── RequestTimeoutError         the client sends nothing, or next to nothing
     │   ├── UnsupportedMediaTypeError   content of a kind that is not accepted
     │   ├── UndecodableImageError       broken structure
     │   ├── ImageLimitError             too many pixels, frames, scans or metadata
@@ -38,6 +39,7 @@ path, query or stack. What an operator needs besides goes into the log through `
         │   ├── DatabaseBusyError         no free connection, or no lock, in time: too much work here
         │   ├── DatabaseConflictError     another transaction won: nothing was written, and it can be done again
         │   └── DatabaseDisconnectedError the connection died; whether a commit took effect is unknown
+        ├── OverloadedError             more work here than can be done in time
         ├── SpoolFullError              no room for incoming bodies on this host
         └── LeaseLostError              another process took over this work
 """
@@ -110,6 +112,13 @@ class IdempotencyKeyReusedError(RequestError):
 
 class PayloadTooLargeError(RequestError):
     """The body is larger than allowed."""
+
+
+class RequestTimeoutError(RequestError):
+    """The client has begun a request and then sends nothing more, or next to nothing."""
+
+    def __init__(self) -> None:
+        super().__init__("The rest of the request did not come in time. Send it again.")
 
 
 class UnsupportedMediaTypeError(RequestError):
@@ -211,6 +220,10 @@ class DatabaseConflictError(DatabaseUnavailableError):
 
 class DatabaseDisconnectedError(DatabaseUnavailableError):
     """The connection died. What stood alone can be asked again; whether a commit took effect is unknown."""
+
+
+class OverloadedError(UnavailableError):
+    """This server has more work than it can do in time; nothing of the request was looked at."""
 
 
 class SpoolFullError(UnavailableError):

@@ -23,6 +23,7 @@ from app.errors import (
     MalformedRequestError,
     PayloadTooLargeError,
     PhotoApiError,
+    RequestTimeoutError,
     ValidationFailedError,
 )
 from app.storage.spool import Spool, SpooledBody
@@ -91,6 +92,7 @@ class UploadReceiver:
         Raises:
             PayloadTooLargeError: More bytes than allowed; reading stopped at the limit.
             IncompleteBodyError: The client left, or the body is shorter than announced.
+            RequestTimeoutError: It came too slowly.
             MalformedRequestError: Broken framing, or a form that cannot be read.
             ValidationFailedError: The form's parts are not the ones expected.
             SpoolFullError: This host has no room.
@@ -122,6 +124,8 @@ def _chunks(request: Request) -> Iterator[bytes]:
             raise IncompleteBodyError("The body ended early. Send it again.") from error
         except HTTPException:
             raise
+        except TimeoutError as error:
+            raise RequestTimeoutError from error
         except Exception as error:  # the server's stream has its own classes for broken chunks and resets
             raise IncompleteBodyError("The body ended early or its framing is broken. Send it again.") from error
         if not chunk:

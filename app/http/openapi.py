@@ -148,7 +148,8 @@ class _Writer:
 
 def problems_of(operation: Operation) -> list[Problem]:
     """Return the problems that an operation may answer with: its own, and those that follow from its parameters."""
-    kinds: list[type[Exception]] = [errors.UnavailableError, errors.ValidationFailedError, *operation.problems]
+    kinds: list[type[Exception]] = [errors.UnavailableError, errors.OverloadedError, errors.ValidationFailedError]
+    kinds += operation.problems
     if operation.access is not Access.PUBLIC:
         kinds.append(errors.InvalidTokenError)
     if operation.access is Access.SESSION:
@@ -157,6 +158,7 @@ def problems_of(operation: Operation) -> list[Problem]:
         kinds.append(errors.MissingScopeError)
     if isinstance(operation.body, type):
         kinds += [errors.MalformedRequestError, errors.PayloadTooLargeError, errors.UnsupportedMediaTypeError]
+        kinds.append(errors.RequestTimeoutError)
     if _PARAMETER.search(operation.path):
         kinds.append(errors.NotFoundError)
     said_before = [HOST_NOT_ALLOWED]

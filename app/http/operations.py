@@ -29,6 +29,7 @@ from app.errors import (
     MalformedRequestError,
     PayloadTooLargeError,
     PhotoApiError,
+    RequestTimeoutError,
     UnsupportedMediaTypeError,
     ValidationFailedError,
 )
@@ -289,12 +290,15 @@ def read_body(max_bytes: int) -> bytes:
 
     Raises:
         PayloadTooLargeError: It is larger than ``max_bytes``.
+        RequestTimeoutError: It came too slowly.
         MalformedRequestError: It cannot be read: broken chunks, or the client left.
     """
     try:
         raw = request.stream.read(max_bytes + 1)
     except PhotoApiError:
         raise
+    except TimeoutError as error:
+        raise RequestTimeoutError from error
     except Exception as error:  # the server's stream raises its own classes for broken chunks
         raise MalformedRequestError("The body cannot be read: it is incomplete or its framing is broken.") from error
     if len(raw) > max_bytes:

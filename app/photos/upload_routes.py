@@ -17,6 +17,7 @@ from app.errors import (
     PayloadTooLargeError,
     QuotaExceededError,
     RequestInProgressError,
+    RequestTimeoutError,
     SpoolFullError,
     UndecodableImageError,
     UnsupportedMediaTypeError,
@@ -92,6 +93,7 @@ class UploadRoutes:
             DigestMismatchError,
             RequestInProgressError,
             PayloadTooLargeError,
+            RequestTimeoutError,
             UnsupportedMediaTypeError,
             UndecodableImageError,
             ImageLimitError,
@@ -115,7 +117,7 @@ class UploadRoutes:
             return _uploaded(known, principal)
         try:
             received = self._receiver.receive(request)
-        except IncompleteBodyError:
+        except (IncompleteBodyError, RequestTimeoutError):
             self._observer.client_left("upload")
             raise
         with received.body as body:

@@ -1,0 +1,575 @@
+"""The front of a worker: takes connections, reads what comes, and decides what gets a thread, waits, or is refused.
+
+::
+
+    accept ─► head ─► probe? ───────────────► answered here, from memory
+                │
+                ├──► no room for its class ─► 503 from here, before its body is read
+                ▼
+              body's beginning ─► admission ─► thread ─► answered ─► next request
+                                      │          ▲ │
+                                   waiting ──────┘ └─► parked while the client reads slowly
+
+Everything in here runs in the thread of the event loop and never waits. A thread is given to a request when all that
+a small request consists of is here, and taken back when its client reads slowly: clients that are slow cost memory
+and no threads. Whoever is silent for too long in the middle of something is cut off.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from socket import SHUT_RDWR, SHUT_WR, socket
+from typing import Final, Protocol
+
+from app.ops.admission import Admission, Decision, Reason, retry_after_seconds
+from app.server import refusals
+from app.server.connections import Connection, Phase
+from app.server.exchange import Exchange, Outcome
+from app.server.heads import Head, HeadTooLargeError, find_head
+from app.server.loop import LEFT, READABLE, WRITABLE, EventLoop, Timer
+from app.server.streams import CHUNK_BYTES, PROGRESS_BYTES
+from app.server.threads import Threads
+
+_log = logging.getLogger(__name__)
+
+AHEAD_BYTES: Final = 256 * 1024
+"""How much of a body is read before its request gets a thread; a smaller body is read whole."""
+
+AHEAD_BYTES_IN_ALL: Final = 64 * 1024 * 1024
+"""How much the bodies that are being read ahead may hold in memory together; beyond it little is read ahead."""
+
+LITTLE_AHEAD_BYTES: Final = 16 * 1024
+
+_LINGER_SECONDS = 5.0
+_LINGER_BYTES_MAX = 64 * 1024 * 1024
+_ACCEPTS_MAX = 64
+_SAID_SECONDS = 1.0
+_AT_REST: Final = frozenset({Phase.IDLE, Phase.SKIPPING, Phase.CLOSING})
+
+
+class Counter(Protocol):
+    """Who counts requests in flight: :class:`app.ops.lifecycle.Lifecycle`."""
+
+    def enter(self) -> None:
+        """Count one in."""
+        ...
+
+    def leave(self) -> None:
+        """Count one out."""
+        ...
+
+
+class Observer(Protocol):
+    """Who hears of admission: :class:`app.ops.metrics.Metrics`."""
+
+    def backpressure(self, waiting: int) -> None:
+        """So many requests wait now."""
+        ...
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrontOptions:
+    """Limits of one worker.
+
+    Attributes:
+        threads: Requests in threads at once, at least 1.
+        max_connections: Connections at once, at least 1; of more, idle ones are closed and then none accepted.
+        keep_alive_seconds: How long a connection may be idle.
+        silence_seconds: How long a client may send or take next to nothing in the middle of something.
+    """
+
+    threads: int
+    max_connections: int
+    keep_alive_seconds: float
+    silence_seconds: float
+
+
+class Front:
+    """Connections of one worker. Belongs to the thread of its event loop.
+
+    Args:
+        loop: The event loop.
+        options: Limits.
+        admission: Decides what gets a place; of as many places as there are threads.
+        open_exchange: Makes the exchange of a request: ``(connection, received bytes, waited seconds)``.
+        answer_probe: Answers a head whose path is a probe's with all bytes of the answer; None when it is no probe's.
+            Is told whether the connection ends with it.
+        is_last: Whether answers end their connections now.
+        counter: Counts requests in flight.
+        observer: Hears of admission.
+    """
+
+    def __init__(
+        self,
+        loop: EventLoop,
+        options: FrontOptions,
+        *,
+        admission: Admission[Connection],
+        open_exchange: Callable[[Connection, bytes, float], Exchange],
+        answer_probe: Callable[[Head, bool], bytes | None],
+        is_last: Callable[[], bool],
+        counter: Counter,
+        observer: Observer,
+    ) -> None:
+        self._loop = loop
+        self._options = options
+        self._admission = admission
+        self._open_exchange = open_exchange
+        self._answer_probe = answer_probe
+        self._is_last = is_last
+        self._counter = counter
+        self._observer = observer
+        self._threads = Threads(options.threads, "request")
+        self._listeners: list[socket] = []
+        self._connections: dict[Connection, None] = {}
+        self._is_accepting = False
+        self._stops = False
+        self._ahead_bytes = 0
+        self._said_waiting = -1
+        self._refused: dict[str, int] = {}
+        self._said_at = 0.0
+        silence, keep_alive = options.silence_seconds, options.keep_alive_seconds
+        self._timers: dict[Phase, Timer[Connection]] = {
+            Phase.IDLE: Timer(keep_alive),
+            Phase.HEAD: Timer(silence),
+            Phase.BODY: Timer(silence),
+            Phase.PARKED: Timer(silence),
+            Phase.SKIPPING: Timer(_LINGER_SECONDS),
+            Phase.CLOSING: Timer(_LINGER_SECONDS),
+        }
+        self._on_event: dict[Phase, Callable[[Connection], None]] = {
+            Phase.IDLE: self._read,
+            Phase.HEAD: self._read,
+            Phase.BODY: self._read,
+            Phase.WAITING: self._lose,
+            Phase.PARKED: self._resume,
+            Phase.SKIPPING: self._skip,
+            Phase.CLOSING: self._discard,
+        }
+        self._on_end: dict[Phase, Callable[[Connection], None]] = {
+            Phase.IDLE: self._drop,
+            Phase.HEAD: self._refuse_slow,
+            Phase.BODY: self._judge_body,
+            Phase.PARKED: self._judge_reader,
+            Phase.SKIPPING: self._drop,
+            Phase.CLOSING: self._drop,
+        }
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that have begun and are not answered to their end."""
+        return sum(connection.is_counted for connection in self._connections)
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return len(self._connections)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a request is somewhere between its first and its last byte."""
+        return any(connection.phase not in _AT_REST for connection in self._connections)
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a connection could bring a request."""
+        return self._timers[Phase.IDLE].oldest() is not None
+
+    def listen(self, listeners: Iterable[socket]) -> None:
+        """Accept connections from now on."""
+        self._listeners = list(listeners)
+        for listener in self._listeners:
+            listener.setblocking(False)
+        self._accept_or_pause()
+
+    def stop_accepting(self) -> None:
+        """Accept what the kernel has completed, and nothing after it; answers end their connections from now on."""
+        for listener in self._listeners:
+            while self._accept(listener):
+                pass
+        self._stops = True
+        self._pause()
+
+    def close_idle(self) -> None:
+        """Close the connections that bring no request now."""
+        for connection in [one for one in self._connections if one.phase is Phase.IDLE]:
+            self._drop(connection)
+
+    def cut(self) -> int:
+        """End every connection, whatever it is at; return how many requests that has cost. Nothing follows it."""
+        count = self.in_flight
+        for connection in list(self._connections):
+            if connection.phase is Phase.WAITING and connection.head is not None:
+                self._refuse(connection, connection.head, Reason.STOPPING)
+            else:
+                with suppress(OSError):
+                    connection.socket.shutdown(SHUT_RDWR)
+        return count
+
+    def turn(self, timeout_seconds: float) -> None:
+        """Wait for something to happen, and do what is to be done.
+
+        Args:
+            timeout_seconds: How long to wait at most.
+        """
+        now = time.monotonic()
+        ends = [timer.next_end() for timer in self._timers.values()]
+        ends.append(self._admission.next_instant())
+        until = min((end for end in ends if end is not None), default=now + timeout_seconds)
+        self._loop.turn(min(timeout_seconds, max(0.0, until - now)))
+        for phase, timer in self._timers.items():
+            for connection in timer.take_ended():
+                self._on_end[phase](connection)
+        self._admit_next()
+        if not self._stops:
+            self._accept_or_pause()
+        self._say()
+
+    # -- accepting -------------------------------------------------------------------------------------------------
+
+    def _accept_or_pause(self) -> None:
+        has_room = len(self._connections) < self._options.max_connections
+        if has_room and not self._is_accepting:
+            for listener in self._listeners:
+                self._loop.add(listener.fileno(), READABLE, partial(self._accept_some, listener), once=False)
+            self._is_accepting = True
+        elif not has_room:
+            oldest = self._timers[Phase.IDLE].oldest()
+            if oldest is not None:
+                self._drop(oldest)
+            else:
+                self._pause()
+
+    def _pause(self) -> None:
+        if self._is_accepting:
+            for listener in self._listeners:
+                self._loop.remove(listener.fileno())
+            self._is_accepting = False
+
+    def _accept_some(self, listener: socket, _events: int) -> None:
+        for _ in range(_ACCEPTS_MAX):
+            if len(self._connections) >= self._options.max_connections or not self._accept(listener):
+                return
+
+    def _accept(self, listener: socket) -> bool:
+        try:
+            client, peer = listener.accept()
+        except OSError:  # none is left, or it has left already; EMFILE too: what is open goes on
+            return False
+        connection = Connection(client, peer, listener.getsockname())
+        self._connections[connection] = None
+        self._loop.add(connection.descriptor, 0, partial(self._happened, connection))
+        self._read(connection)
+        return True
+
+    # -- what happens to a connection --------------------------------------------------------------------------------
+
+    def _happened(self, connection: Connection, _events: int) -> None:
+        react = self._on_event.get(connection.phase)
+        if react is None:  # a thread has it; an error of the socket meets that thread too
+            return
+        react(connection)
+
+    def _enter(self, connection: Connection, phase: Phase, events: int | None = None) -> None:
+        """Let a connection be in a phase, with that phase's time-out and the events that it waits for."""
+        former = self._timers.get(connection.phase)
+        if former is not None:
+            former.stop(connection)
+        if connection.phase is Phase.BODY:
+            self._ahead_bytes -= len(connection.buffer)
+        connection.phase = phase
+        timer = self._timers.get(phase)
+        if timer is not None:
+            timer.start(connection)
+        if events is not None:
+            self._loop.rearm(connection.descriptor, events)
+
+    def _read(self, connection: Connection) -> None:
+        try:
+            received = connection.socket.recv(CHUNK_BYTES)
+        except BlockingIOError:
+            if connection.phase is Phase.IDLE:
+                self._enter(connection, Phase.IDLE, READABLE)
+            else:
+                self._loop.rearm(connection.descriptor, READABLE)
+            return
+        except OSError:
+            received = b""
+        if not received:
+            self._drop(connection)
+            return
+        if connection.phase is Phase.BODY:
+            self._ahead_bytes += len(received)
+        connection.buffer += received
+        self._go_on(connection)
+
+    def _go_on(self, connection: Connection) -> None:
+        """Do what can be done with what has come in."""
+        while connection.head is None:
+            try:
+                head = find_head(connection.buffer)
+            except HeadTooLargeError:
+                self._count_in(connection)
+                self._say_and_close(connection, refusals.refusal(431))
+                return
+            if head is None:
+                if connection.phase is not Phase.HEAD:
+                    self._count_in(connection)
+                    self._enter(connection, Phase.HEAD)
+                self._loop.rearm(connection.descriptor, READABLE)
+                return
+            if not self._meet(connection, head):
+                return
+        self._await_body(connection)
+
+    def _meet(self, connection: Connection, head: Head) -> bool:
+        """Answer a probe, or take a request; tell whether to look at what is in the buffer now."""
+        is_last = head.is_last or self._is_last()
+        answer = self._answer_probe(head, is_last) if head.is_plain else None
+        if answer is None:
+            self._count_in(connection)
+            reason = self._admission.refuses(head.request_class, _now())
+            if reason is not None:
+                self._refuse(connection, head, reason)
+                return False
+            connection.head = head
+            connection.chunks = head.chunk_scan()
+            return True
+        self._count_out(connection)
+        del connection.buffer[: head.length]
+        if is_last:
+            self._say_and_close(connection, answer)
+            return False
+        if not self._send(connection, answer):
+            return False
+        if not connection.buffer:
+            self._enter(connection, Phase.IDLE, READABLE)
+            return False
+        return True
+
+    def _await_body(self, connection: Connection) -> None:
+        ahead = AHEAD_BYTES if self._ahead_bytes < AHEAD_BYTES_IN_ALL else LITTLE_AHEAD_BYTES
+        if connection.has_body(ahead):
+            self._offer(connection)
+            return
+        if connection.phase is not Phase.BODY:
+            connection.moved_bytes = len(connection.buffer)
+            self._enter(connection, Phase.BODY)
+            self._ahead_bytes += len(connection.buffer)
+        self._loop.rearm(connection.descriptor, READABLE)
+
+    # -- admission ---------------------------------------------------------------------------------------------------
+
+    def _offer(self, connection: Connection) -> None:
+        connection.offered_at = now = _now()
+        verdict = self._admission.offer(connection, connection.request_class, now)
+        if verdict is Decision.ADMITTED:
+            self._start(connection)
+        elif verdict is Decision.QUEUED:
+            self._enter(connection, Phase.WAITING, LEFT)
+        elif connection.head is not None:
+            self._refuse(connection, connection.head, verdict)
+
+    def _admit_next(self) -> None:
+        for connection, reason in self._admission.next(_now()):
+            if reason is not None:
+                if connection.head is not None:
+                    self._refuse(connection, connection.head, reason)
+            elif connection.exchange is None:
+                self._start(connection)
+            else:
+                self._enter(connection, Phase.WORKING)
+                self._threads.submit(partial(self._work, connection, connection.exchange.go_on))
+
+    def _start(self, connection: Connection) -> None:
+        self._enter(connection, Phase.WORKING)
+        waited_seconds = _now() - connection.offered_at
+        connection.exchange = exchange = self._open_exchange(connection, bytes(connection.buffer), waited_seconds)
+        connection.buffer.clear()
+        self._threads.submit(partial(self._work, connection, exchange.begin))
+
+    def _work(self, connection: Connection, step: Callable[[], Outcome]) -> None:
+        """Do a step of a request. In a thread."""
+        outcome = Outcome.LOST
+        try:
+            outcome = step()
+        finally:
+            self._loop.call_soon(partial(self._worked, connection, outcome))
+
+    def _worked(self, connection: Connection, outcome: Outcome) -> None:
+        self._admission.release(connection.request_class)
+        if outcome is Outcome.PARKED and connection in self._connections:
+            connection.moved_bytes = connection.unsent_bytes()
+            self._enter(connection, Phase.PARKED, WRITABLE)
+            return
+        exchange, connection.exchange, connection.head = connection.exchange, None, None
+        self._count_out(connection)
+        if outcome is Outcome.KEEP and exchange is not None:
+            connection.buffer += exchange.rest
+            connection.skip_bytes = exchange.unread_bytes
+            self._continue(connection)
+        elif outcome is Outcome.CLOSE:
+            self._close_gently(connection)
+        else:
+            self._drop(connection)
+
+    def _continue(self, connection: Connection) -> None:
+        """Go on to the next request of a connection."""
+        if connection.skip_bytes:
+            self._enter(connection, Phase.SKIPPING, READABLE)
+            return
+        self._enter(connection, Phase.IDLE)
+        if connection.buffer:
+            self._go_on(connection)
+        else:
+            self._loop.rearm(connection.descriptor, READABLE)
+
+    def _resume(self, connection: Connection) -> None:
+        self._timers[Phase.PARKED].stop(connection)
+        if self._admission.resume(connection, connection.request_class, _now()) and connection.exchange is not None:
+            self._enter(connection, Phase.WORKING)
+            self._threads.submit(partial(self._work, connection, connection.exchange.go_on))
+
+    def _refuse(self, connection: Connection, head: Head, reason: Reason) -> None:
+        now = _now()
+        seconds = retry_after_seconds(self._admission.longest_wait_seconds(now), random.random)
+        self._observer.rejected(reason)
+        self._refused[reason] = self._refused.get(reason, 0) + 1
+        self._say_and_close(connection, refusals.overload(seconds, head.request_id))
+
+    # -- clients that are slow or gone -------------------------------------------------------------------------------
+
+    def _lose(self, connection: Connection) -> None:
+        """Forget a request whose client went away while it waited."""
+        self._admission.withdraw(connection)
+        self._observer.rejected(Reason.CLIENT_LEFT)
+        self._drop(connection)
+
+    def _refuse_slow(self, connection: Connection) -> None:
+        self._say_and_close(connection, refusals.refusal(408))
+
+    def _judge_body(self, connection: Connection) -> None:
+        arrived = len(connection.buffer)
+        if arrived - connection.moved_bytes < PROGRESS_BYTES:
+            self._refuse_slow(connection)
+            return
+        connection.moved_bytes = arrived
+        self._timers[Phase.BODY].start(connection)
+
+    def _judge_reader(self, connection: Connection) -> None:
+        unsent = connection.unsent_bytes()
+        if connection.moved_bytes - unsent < PROGRESS_BYTES:
+            self._drop(connection)
+            return
+        connection.moved_bytes = unsent
+        self._timers[Phase.PARKED].start(connection)
+
+    # -- endings -----------------------------------------------------------------------------------------------------
+
+    def _send(self, connection: Connection, answer: bytes) -> bool:
+        """Send a short answer; a client that has no room for it is dropped."""
+        try:
+            sent = connection.socket.send(answer)
+        except OSError:
+            sent = 0
+        if sent == len(answer):
+            return True
+        self._drop(connection)
+        return False
+
+    def _say_and_close(self, connection: Connection, answer: bytes) -> None:
+        if self._send(connection, answer):
+            self._count_out(connection)
+            self._close_gently(connection)
+
+    def _close_gently(self, connection: Connection) -> None:
+        """Close without the reset that would destroy an answer on its way: the client closes first, or has 5 s."""
+        connection.buffer.clear()
+        connection.skip_bytes = _LINGER_BYTES_MAX
+        try:
+            connection.socket.shutdown(SHUT_WR)
+        except OSError:
+            self._drop(connection)
+            return
+        self._enter(connection, Phase.CLOSING)
+        self._discard(connection)
+
+    def _discard(self, connection: Connection) -> None:
+        if self._take_away(connection):
+            self._loop.rearm(connection.descriptor, READABLE)
+
+    def _skip(self, connection: Connection) -> None:
+        if not self._take_away(connection):
+            return
+        if connection.skip_bytes:
+            self._loop.rearm(connection.descriptor, READABLE)
+        else:
+            self._continue(connection)
+
+    def _take_away(self, connection: Connection) -> bool:
+        """Read and forget what has come, up to ``skip_bytes``; False when the connection has ended."""
+        try:
+            received = connection.socket.recv(min(CHUNK_BYTES, connection.skip_bytes))
+        except BlockingIOError:
+            return True
+        except OSError:
+            received = b""
+        connection.skip_bytes -= len(received)
+        if not received:
+            self._drop(connection)
+        return bool(received)
+
+    def _drop(self, connection: Connection) -> None:
+        if self._connections.pop(connection, self) is self:
+            return
+        exchange, phase = connection.exchange, connection.phase
+        self._enter(connection, Phase.WORKING)  # no time-out any more
+        self._count_out(connection)
+        self._loop.remove(connection.descriptor)
+        if phase is Phase.PARKED and exchange is not None:
+            self._admission.withdraw(connection)
+            self._threads.submit(partial(self._abandon, connection, exchange))
+            return
+        connection.socket.close()
+
+    @staticmethod
+    def _abandon(connection: Connection, exchange: Exchange) -> None:
+        """Close an answer that nobody reads to its end. In a thread."""
+        exchange.abandon()
+        connection.socket.close()
+
+    # -- counting ----------------------------------------------------------------------------------------------------
+
+    def _count_in(self, connection: Connection) -> None:
+        if not connection.is_counted:
+            connection.is_counted = True
+            self._counter.enter()
+
+    def _count_out(self, connection: Connection) -> None:
+        if connection.is_counted:
+            connection.is_counted = False
+            self._counter.leave()
+
+    def _say(self) -> None:
+        """Let the metrics know how many wait, and once a second the log how many were refused."""
+        if self._admission.waiting != self._said_waiting:
+            self._said_waiting = self._admission.waiting
+            self._observer.backpressure(self._said_waiting)
+        now = _now()
+        if self._refused and now - self._said_at >= _SAID_SECONDS:
+            _log.warning("requests were refused", extra={"refused": self._refused})
+            self._said_at, self._refused = now, {}
+
+
+def _now() -> float:
+    return time.monotonic()

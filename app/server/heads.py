@@ -1,0 +1,184 @@
+"""What the event loop has to know of a request before a thread parses it: where it ends, its class, its framing.
+
+This is a look, not a parse: gunicorn's strict parser reads the same bytes again in the thread and has the last word.
+What the loop decides by the look alone (a probe's answer, a refusal) is either of a request that is beyond doubt, or
+ends the connection, so that a head that two readers understand differently cannot smuggle a request in.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from app.ops.admission import RequestClass
+
+HEAD_BYTES_MAX: Final = 64 * 1024
+"""How long a request line and its headers may be together."""
+
+REQUEST_LINE_BYTES_MAX: Final = 4094
+"""How long a request line may be; gunicorn's default, which it is told too."""
+
+_END = b"\r\n\r\n"
+_UPLOAD_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
+_UPLOAD_PATHS = (b"/api/v1/photos", b"/api/v1/uploads")
+_PROBE_METHODS = frozenset({b"GET", b"HEAD"})
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNORECASE)
+_FRAMING = re.compile(rb"content-length|transfer-encoding|upgrade|expect", re.IGNORECASE)
+_EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)
+_CLOSE = re.compile(rb"\r\nconnection:[^\r\n]*\bclose\b", re.IGNORECASE)
+_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r\n", re.IGNORECASE)
+_BACKGROUND = re.compile(rb"\r\npriority:[ \t]*(?:[^\r\n]*[,;][ \t]*)?u=[67]\b", re.IGNORECASE)
+_CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
+_CHUNK_LINE_BYTES_MAX = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request as the loop sees it.
+
+    Attributes:
+        length: Bytes of the head, its blank line included.
+        method: As sent.
+        path: Without the query; as sent, nothing decoded.
+        request_class: How it is admitted.
+        body_bytes: What ``Content-Length`` announces; 0 without one.
+        is_chunked: Whether the body comes in chunks.
+        waits: Whether the client sends its body only after a word of the server (``Expect``).
+        is_plain: Whether nothing in it can be understood in two ways: HTTP/1.1, no body, no other framing.
+        is_last: Whether the client wants the connection closed after the answer.
+        request_id: The id that the client gave, if it is a valid one; else empty.
+    """
+
+    length: int
+    method: bytes
+    path: bytes
+    request_class: RequestClass
+    body_bytes: int
+    is_chunked: bool
+    waits: bool
+    is_plain: bool
+    is_last: bool
+    request_id: str
+
+    def chunk_scan(self) -> ChunkScan | None:
+        """Return what follows its body's framing; None when it does not come in chunks."""
+        return ChunkScan() if self.is_chunked else None
+
+
+class HeadTooLargeError(Exception):
+    """More bytes than a head may have, and it has not ended."""
+
+
+def find_head(buffer: bytearray) -> Head | None:
+    """Return the head that a buffer begins with.
+
+    Args:
+        buffer: What the client has sent so far.
+
+    Returns:
+        None while it has not ended. What can never become a valid head (a bare line feed, an endless request line)
+        counts as ended, so that the parser refuses it at once.
+
+    Raises:
+        HeadTooLargeError: It has not ended within :data:`HEAD_BYTES_MAX`.
+    """
+    begin = 2 if buffer.startswith(b"\r\n") else 0  # RFC 9112 section 2.2 lets one empty line go before
+    end = buffer.find(_END, begin)
+    if end >= 0:
+        return _look(bytes(buffer[begin : end + 2]), end + len(_END))
+    if _is_hopeless(buffer, begin):
+        return _look(bytes(buffer[begin:]), len(buffer))
+    if len(buffer) > HEAD_BYTES_MAX:
+        raise HeadTooLargeError
+    return None
+
+
+def _is_hopeless(buffer: bytearray, begin: int) -> bool:
+    line_end = buffer.find(b"\r\n", begin)
+    if line_end == begin and len(buffer) > begin + 1:  # a second empty line
+        return True
+    if line_end < 0 and len(buffer) - begin > REQUEST_LINE_BYTES_MAX + 2:
+        return True
+    return buffer.count(b"\n") != buffer.count(b"\r\n")
+
+
+def _look(head: bytes, length: int) -> Head:
+    line_end = head.find(b"\r\n")
+    words = (head if line_end < 0 else head[:line_end]).split(b" ")
+    method, target, version = words if len(words) == 3 else (b"", b"", b"")  # noqa: PLR2004  # its three parts
+    path = target.partition(b"?")[0]
+    announced = _LENGTH.search(head)
+    given_id = _ID.search(head)
+    is_strict = version == b"HTTP/1.1" and head.count(b"\n") == head.count(b"\r\n") and b"\0" not in head
+    return Head(
+        length=length,
+        method=method,
+        path=path,
+        request_class=_classify(method, path, head),
+        body_bytes=int(announced[1]) if announced else 0,
+        is_chunked=announced is None and _CHUNKED.search(head) is not None,
+        waits=_EXPECT.search(head) is not None,
+        is_plain=is_strict and method in _PROBE_METHODS and _FRAMING.search(head) is None,
+        is_last=_CLOSE.search(head) is not None,
+        request_id=given_id[1].decode("ascii") if given_id else "",
+    )
+
+
+def _classify(method: bytes, path: bytes, head: bytes) -> RequestClass:
+    if _BACKGROUND.search(head):  # RFC 9218: urgencies 6 and 7 are for what nobody waits for
+        return RequestClass.BACKGROUND
+    if method in _UPLOAD_METHODS and path.startswith(_UPLOAD_PATHS):
+        return RequestClass.UPLOAD
+    return RequestClass.READ
+
+
+class ChunkScan:
+    """Follows the framing of a chunked body as it comes in, without keeping any of it."""
+
+    def __init__(self) -> None:
+        self._data_left = 0
+        self._position = 0
+        self.is_over = False
+
+    def scan(self, buffer: bytearray, begin: int) -> bool:
+        """Look at what has come in since the last look.
+
+        Args:
+            buffer: Head and body so far.
+            begin: Where the body begins in it.
+
+        Returns:
+            Whether there is nothing to wait for: the last chunk has come, or the framing is broken.
+        """
+        position = self._position or begin
+        while not self.is_over:
+            step = min(self._data_left, len(buffer) - position)
+            position += step
+            self._data_left -= step
+            self._position = position
+            if self._data_left:
+                break
+            sized = _CHUNK_SIZE.match(buffer, position)
+            if sized is None:
+                self.is_over = self._is_broken(buffer, position)
+                break
+            size = int(sized[1], 16)
+            if not size:  # the trailers follow, most often none; looked at again until they have ended
+                self.is_over = self._has_ended(buffer, sized.end())
+                break
+            position = sized.end()
+            self._data_left = size + 2
+        return self.is_over
+
+    @staticmethod
+    def _has_ended(buffer: bytearray, position: int) -> bool:
+        if buffer.startswith(b"\r\n", position) or buffer.find(_END, position) >= 0:
+            return True
+        return len(buffer) - position > _CHUNK_LINE_BYTES_MAX
+
+    @staticmethod
+    def _is_broken(buffer: bytearray, position: int) -> bool:
+        rest = len(buffer) - position
+        return rest > _CHUNK_LINE_BYTES_MAX or buffer.find(b"\n", position) >= 0
