@@ -22,6 +22,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.errors import ConfigurationError
+from app.settings_edge import BalancerSettings, EdgeSettings
 from app.settings_fields import (
     AccessKey,
     DatabaseUrl,
@@ -259,6 +260,8 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     instance: InstanceSettings = InstanceSettings()
     server: ServerSettings = ServerSettings()
+    edge: EdgeSettings = EdgeSettings()
+    balancer: BalancerSettings = BalancerSettings()
     stability: StabilitySettings = StabilitySettings()
     chaos: ChaosSettings = ChaosSettings()
 

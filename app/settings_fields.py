@@ -103,6 +103,18 @@ def _is_bind(text: str) -> str:
     return text
 
 
+def _is_tcp_bind(text: str) -> str:
+    if parse_address(text).path is not None:
+        raise ValueError("a host and a port; clients reach no unix socket")
+    return text
+
+
+def _is_absolute_path(text: str | None) -> str | None:
+    if text is not None and not re.fullmatch(r"/[A-Za-z0-9._+@/-]{1,254}", text):
+        raise ValueError("it begins with / and has no other characters")
+    return text
+
+
 def _are_hosts(entries: tuple[str, ...]) -> tuple[str, ...]:
     for entry in entries:
         check_allowed_host(entry)
@@ -149,6 +161,9 @@ Number = Annotated[float, BeforeValidator(_number)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
 OptionalFilePath = Annotated[Path | None, BeforeValidator(lambda value: None if value is None else _path(value))]
 Bind = Annotated[str, AfterValidator(_is_bind)]
+TcpBind = Annotated[str, AfterValidator(_is_tcp_bind)]
+AbsolutePath = Annotated[str, AfterValidator(_is_absolute_path)]
+OptionalAbsolutePath = Annotated[str | None, AfterValidator(_is_absolute_path)]
 Hosts = Annotated[
     tuple[str, ...], BeforeValidator(_entries), AfterValidator(_are_hosts), Field(min_length=1, max_length=100)
 ]

@@ -14,14 +14,13 @@ from pydantic import SecretStr
 
 from app.settings_forms import contains_placeholder, database_password, parse_address, secret_weakness
 from app.settings_sources import variable_of
+from app.settings_timing import find_violations
 
 if TYPE_CHECKING:  # the models import this module
     from app.settings import Settings
 
 Key = tuple[str, str]
 _Rule = Callable[["Settings", frozenset[Key]], Iterator["Contradiction"]]
-
-_GRACE_SECONDS = 2.0  # between the last request's deadline and the end of the graceful stop
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ def find_contradictions(settings: Settings, given: frozenset[Key], *, strict: bo
         given: Those that a source names; all others have their defaults.
         strict: Whether the rules of the production profile hold as well.
     """
-    rules: tuple[_Rule, ...] = (_storage, _key_families, _lives, _listeners, _times, _sizes, _folders)
+    rules: tuple[_Rule, ...] = (_storage, _key_families, _lives, _listeners, _times, _sizes, _folders, _certificate)
     if strict:
         rules += (_production_keys, _production_placeholders, _production_hosts, _production_chaos)
     for rule in rules:
@@ -115,11 +114,19 @@ def _listeners(settings: Settings, given: frozenset[Key]) -> Iterator[Contradict
 
 def _times(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
     del given
-    if settings.server.graceful_timeout_seconds < settings.server.request_deadline_seconds + _GRACE_SECONDS:
+    for judged in find_violations(settings):
+        comparison = judged.comparison
         yield Contradiction(
-            (("server", "graceful_timeout_seconds"), ("server", "request_deadline_seconds")),
-            f"the graceful timeout must be at least the request deadline + {_GRACE_SECONDS:g} seconds, "
-            "or a stop cuts off requests",
+            (comparison.change, *comparison.others),
+            f"the first must be {judged.bound} seconds, {comparison.reason} ({comparison.words})",
+        )
+
+
+def _certificate(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    del given
+    if (settings.edge.tls_certificate_file is None) != (settings.edge.tls_key_file is None):
+        yield Contradiction(
+            (("edge", "tls_certificate_file"), ("edge", "tls_key_file")), "a certificate and its key come together"
         )
 
 

@@ -64,6 +64,18 @@ class ServerSettings(Section):
     graceful_timeout_seconds: Number = setting(
         30.0, "Time for requests in flight when the server stops", low=3, high=900, unit="seconds"
     )
+    keep_alive_seconds: Whole = setting(
+        75, "How long an idle connection is kept; longer than nginx keeps it", low=1, high=3600, unit="seconds"
+    )
+    flush_seconds: Number = setting(
+        5.0, "Time for logs and connections to be closed after the last request", low=0, high=60, unit="seconds"
+    )
+    stop_timeout_seconds: Number = setting(
+        95.0, "How long systemd waits for the server to stop (TimeoutStopSec)", low=1, high=7200, unit="seconds"
+    )
+    drain_stop_timeout_seconds: Number = setting(
+        30.0, "How long systemd waits for the drain unit to stop (TimeoutStopSec)", low=1, high=7200, unit="seconds"
+    )
     allowed_hosts: Hosts = setting(
         ("localhost", "127.0.0.1"),
         "Host headers that are answered; .example.org stands for it and all below; must be set in production",

@@ -49,7 +49,8 @@ def folders(tmp_path: Path) -> Folders:
     made.work.mkdir()
     made.config.mkdir()
     for profile in PROFILES:
-        (made.config / f"{profile}.toml").touch()
+        lame_duck = "[server]\ndrain_lame_duck_seconds = 20\n" if profile == "production" else ""
+        (made.config / f"{profile}.toml").write_text(lame_duck, encoding="utf-8")
     made.write(SMALLEST)
     return made
 

@@ -20,12 +20,13 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
         "check-config",
         help="say whether settings and pipelines are right, with every mistake",
         description="Judge all settings and the pipelines of config/stability.toml as a start would, those of the "
-        "other profiles too, without touching database or storage, and print the pipelines as they will run. What "
-        "works and is probably not meant is a warning on standard error.",
+        "other profiles too, without touching database or storage, and print the pipelines as they will run and "
+        "the timing inequalities with their numbers. What works and is probably not meant is a warning on standard "
+        "error.",
         epilog="exit codes: 0 right; 78 wrong, with every mistake on standard error, with --json on standard output",
     )
     check.add_argument(
-        "--json", action="store_true", help='print {"valid", "profile", "mistakes", "warnings", "pipelines"}'
+        "--json", action="store_true", help='print {"valid", "profile", "mistakes", "warnings", "times", "pipelines"}'
     )
     check.set_defaults(run=_check)
     table = subparsers.add_parser(
@@ -46,6 +47,7 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _check(arguments: argparse.Namespace) -> int:
     """Run ``check-config``."""
     from app.pipelines import load_configuration  # noqa: PLC0415 - pydantic takes a while; --help does not wait for it
+    from app.settings_timing import format_times, judge_times  # noqa: PLC0415 - as above
     from app.stability.description import format_pipelines  # noqa: PLC0415 - as above
 
     try:
@@ -56,20 +58,29 @@ def _check(arguments: argparse.Namespace) -> int:
         _print_judgement(valid=False, profile=error.profile, mistakes=error.mistakes)
         return exit_codes.CONFIGURATION
     profile = configuration.loaded.settings.profile
+    times = judge_times(configuration.loaded.settings)
     described = configuration.pipelines.described
     if arguments.json:
         pipelines = [pipeline.to_json() for pipeline in described]
-        _print_judgement(valid=True, profile=profile, warnings=configuration.cautions, pipelines=pipelines)
+        _print_judgement(
+            valid=True,
+            profile=profile,
+            warnings=configuration.cautions,
+            times=[judged.to_json() for judged in times],
+            pipelines=pipelines,
+        )
         return exit_codes.OK
     print(f"The configuration is right (profile {profile}). Calls run through these pipelines, outermost first:\n")
-    print(format_pipelines(described), flush=True)
+    print(format_pipelines(described))
+    print("\nThe timing inequalities, in seconds (docs/operations/edge.md); production keeps them all:\n")
+    print(format_times(times), flush=True)
     for caution in configuration.cautions:
         print(f"Warning: {caution}", file=sys.stderr)
     return exit_codes.OK
 
 
 def _print_judgement(**judgement: object) -> None:
-    columns = {"valid": False, "profile": None, "mistakes": (), "warnings": (), "pipelines": ()}
+    columns = {"valid": False, "profile": None, "mistakes": (), "warnings": (), "times": (), "pipelines": ()}
     print(json.dumps({**columns, **judgement}, indent=2))
 
 

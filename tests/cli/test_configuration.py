@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 
 from app.pipelines import NAMES
+from app.settings_timing import COMPARISONS
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENT = ROOT / "docs" / "configuration.md"
+NUMBERS = [comparison.number for comparison in COMPARISONS]
 HEAVY = (
     "pydantic",
     "flask",
@@ -115,6 +117,7 @@ def test_a_script_reads_the_judgement_as_json(tmp_path: Path, level: str, code: 
     assert len(judgement["mistakes"]) == (0 if code == 0 else 1)
     assert judgement["profile"] == "development"
     assert [pipeline["name"] for pipeline in judgement["pipelines"]] == ([*NAMES] if code == 0 else [])
+    assert [time["number"] for time in judgement["times"]] == (NUMBERS if code == 0 else [])
 
 
 def test_a_profile_that_does_not_exist_is_judged_without_one(tmp_path: Path) -> None:

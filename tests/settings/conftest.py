@@ -11,6 +11,9 @@ import pytest
 from app.errors import ConfigurationError
 from app.settings import PROFILES, LoadedSettings, load_with_origins
 
+# Without a lame duck no production server starts: the balancer would not notice that it stops.
+TIMES_OF_PRODUCTION = "[server]\ndrain_lame_duck_seconds = 20\n"
+
 
 @dataclass(frozen=True)
 class Sandbox:
@@ -41,7 +44,7 @@ def make_sandbox(folder: Path) -> Sandbox:
     sandbox.working_folder.mkdir(parents=True, exist_ok=True)
     sandbox.config_folder.mkdir(exist_ok=True)
     for profile in PROFILES:
-        sandbox.write_profile(profile, "")
+        sandbox.write_profile(profile, TIMES_OF_PRODUCTION if profile == "production" else "")
     return sandbox
 
 

@@ -1,0 +1,127 @@
+"""The sections ``edge`` (nginx in front of the server) and ``balancer`` (what stands in front of nginx).
+
+The server itself does not read them: ``python -m app render`` makes nginx's and systemd's files from them, and
+``settings_timing`` judges whether all of their times fit together.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from app.settings_fields import AbsolutePath, Networks, Number, OptionalAbsolutePath, Section, TcpBind, Whole, setting
+
+_PATH = "an absolute path of letters, digits and . _ + @ - /"
+
+
+class EdgeSettings(Section):
+    """nginx: where it listens, what it limits, how long it waits."""
+
+    bind: TcpBind = setting("0.0.0.0:80", "nginx's listener for plain HTTP", allowed="host:port or [IPv6]:port")
+    tls_bind: TcpBind = setting(
+        "0.0.0.0:443", "nginx's listener for HTTPS, when there is a certificate", allowed="host:port or [IPv6]:port"
+    )
+    tls_certificate_file: OptionalAbsolutePath = setting(
+        None,
+        "Certificate with its chain (PEM); with it plain HTTP only redirects; not set means no TLS here",
+        allowed=_PATH,
+    )
+    tls_key_file: OptionalAbsolutePath = setting(None, "Key of that certificate (PEM)", allowed=_PATH)
+    hsts_seconds: Whole = setting(
+        31_536_000,
+        "How long browsers are to insist on HTTPS (Strict-Transport-Security); 0 sends no such header",
+        low=0,
+        high=63_072_000,
+        unit="seconds",
+    )
+    limits: Literal["gallery", "strict"] = setting(
+        "gallery", "Rate limits per client address: for pages of many thumbnails, or for the open internet"
+    )
+    dry_run: bool = setting(False, "Whether limits only log what they would refuse", allowed="true or false")
+    unlimited_networks: Networks = setting(
+        (),
+        "Client addresses without rate limits",
+        allowed="IP addresses or networks such as 10.0.0.0/8, parted by commas",
+    )
+    max_connections: Whole = setting(
+        20, "Requests of one client address under way at once", low=1, high=10_000, unit="requests"
+    )
+    max_uploads: Whole = setting(
+        4, "Uploads of one client address under way at once", low=1, high=10_000, unit="uploads"
+    )
+    worker_connections: Whole = setting(
+        4096, "Connections per nginx worker, to clients and to the server", low=128, high=65_536, unit="connections"
+    )
+    client_timeout_seconds: Whole = setting(
+        10,
+        "Time for a request's head, and longest silence of a client within a body or while it reads an answer",
+        low=1,
+        high=300,
+        unit="seconds",
+    )
+    keep_alive_seconds: Whole = setting(
+        75, "How long an idle connection of a client, or of the balancer, is kept", low=1, high=3600, unit="seconds"
+    )
+    upstream_connections: Whole = setting(
+        64, "Idle connections to the server kept per nginx worker", low=1, high=4096, unit="connections"
+    )
+    upstream_keep_alive_seconds: Whole = setting(
+        60, "How long an idle connection to the server is kept", low=1, high=3600, unit="seconds"
+    )
+    read_timeout_seconds: Whole = setting(
+        40, "Longest silence of the server before nginx answers 504 itself", low=2, high=3600, unit="seconds"
+    )
+    quit_wait_seconds: Whole = setting(
+        30, "How long nginx waits for requests under way when it stops", low=1, high=3600, unit="seconds"
+    )
+    stop_timeout_seconds: Whole = setting(
+        40, "How long systemd waits for nginx to stop (TimeoutStopSec)", low=1, high=3600, unit="seconds"
+    )
+    user: Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_-]{0,31}$")] = setting(
+        "www-data", "The user of nginx's workers", allowed="a user's name"
+    )
+    pid_file: AbsolutePath = setting("/run/nginx.pid", "Where nginx writes its process id", allowed=_PATH)
+    log_folder: AbsolutePath = setting("/var/log/nginx", "Folder of access.log and error.log", allowed=_PATH)
+    body_folder: AbsolutePath = setting(
+        "/var/lib/nginx", "Folder of bodies that do not fit into memory; needs room for uploads", allowed=_PATH
+    )
+
+
+class BalancerSettings(Section):
+    """The load balancer in front of nginx, as it is configured there; without one, the times of its probes are 0."""
+
+    networks: Networks = setting(
+        (),
+        "Networks of the balancer: only their X-Forwarded-For and X-Forwarded-Proto are believed by nginx",
+        allowed="IP addresses or networks such as 10.0.0.0/8, parted by commas",
+    )
+    probe_interval_seconds: Number = setting(5.0, "Time between two probes", low=0, high=300, unit="seconds")
+    probe_timeout_seconds: Number = setting(2.0, "Time for a probe's answer", low=0, high=120, unit="seconds")
+    unhealthy_threshold: Whole = setting(
+        2, "Failed probes after which an instance gets no new requests", low=1, high=20, unit="probes"
+    )
+    propagation_seconds: Number = setting(
+        5.0, "Time until all parts of the balancer know a verdict", low=0, high=120, unit="seconds"
+    )
+    deregistration_delay_seconds: Number = setting(
+        60.0,
+        "How long requests under way are let finish after an instance was taken out",
+        low=0,
+        high=3600,
+        unit="seconds",
+    )
+    idle_timeout_seconds: Number = setting(
+        60.0,
+        "How long the balancer keeps an idle connection, and waits for an answer",
+        low=1,
+        high=4000,
+        unit="seconds",
+    )
+    platform_budget_seconds: Number = setting(
+        120.0,
+        "Time from the platform's notice that an instance is to go until it is cut off",
+        low=1,
+        high=7200,
+        unit="seconds",
+    )
