@@ -35,8 +35,7 @@ WORKER_PREFIX: Final = "worker/"
 """How the name of a worker's entry begins; its process id follows."""
 
 _SERVER: Final = struct.Struct("<BddB")
-_WORKER: Final = struct.Struct("<IBBIIdd")
-_COUNT_MAX = 2**32 - 1
+_WORKER: Final = struct.Struct("<IBBqqdd")
 _BY_BYTES_MAX = 64
 
 
@@ -270,6 +269,7 @@ class Lifecycle:
         self._listeners: list[Callable[[State], None]] = []
         self._page = page
         self._master = None if page is None or master_pid is None else find_owner(master_pid)
+        self._master_pid = master_pid or 0
         self._master_name = f"{SERVER_PREFIX}{master_pid}"
         self._master_said: tuple[bytes, ServerWord | None] = (b"", None)
         owner = owner or _this_process()
@@ -423,11 +423,11 @@ class Lifecycle:
 
     def _packed(self, in_flight: int) -> bytes:
         return _WORKER.pack(
-            0 if self._master is None else self._master.pid,
+            self._master_pid,
             self._state,
             self._phase,
-            min(max(in_flight, 0), _COUNT_MAX),
-            min(max(self._waiting, 0), _COUNT_MAX),
+            in_flight,
+            self._waiting,
             self._since,
             self._beat_at,
         )

@@ -29,7 +29,7 @@ from typing import Final
 
 from app.ops.owners import Owner, find_owner
 from app.ops.state_file import OpenedPage, PageLostError, make_page, open_whole
-from app.ops.state_layout import LAYOUT_VERSION, SLOTS, Entry, Header, entries_of, pack_copy
+from app.ops.state_layout import LAYOUT_VERSION, SLOTS, Entry, Header, copy_packer, entries_of, pack_copy
 from app.stability.clock import SYSTEM_CLOCK, Clock
 
 _log = logging.getLogger(__name__)
@@ -299,16 +299,16 @@ class StatePage:
         return False
 
     def _write_own(self, place: _OwnPlace, payload: bytes) -> bool:
-        if place.pid != os.getpid():
-            return False
         try:
             opened = self._attended()
-            if place.checked != (opened, self._check_at) and not self._is_in_place(place, opened):
+            if place.pid != self._pid:
+                return False
+            is_checked = place.checked is opened and place.checked_at == self._check_at
+            if not is_checked and not self._is_in_place(place, opened):
                 self._take_place(place, payload)
             elif place.opened is opened:
                 sequence, copy = place.sequence + 1, 1 - place.copy
-                raw = pack_copy(place.name, payload, sequence, place.owner)
-                opened.write(raw, place.place, copy)
+                opened.write(place.pack(payload, sequence), place.place, copy)
                 place.sequence, place.copy = sequence, copy
             else:
                 return False
@@ -320,7 +320,7 @@ class StatePage:
         return True
 
     def _is_in_place(self, place: _OwnPlace, opened: OpenedPage) -> bool:
-        place.checked = (opened, self._check_at)
+        place.checked, place.checked_at = opened, self._check_at
         if place.opened is not opened:
             place.opened = None
             return False
@@ -338,9 +338,9 @@ class StatePage:
                 place.place, place.copy, place.sequence = self._free_place(opened), 0, 1
             else:
                 place.place, place.copy, place.sequence = found[0], 1 - found[1].copy, found[1].sequence + 1
-            raw = pack_copy(place.name, payload, place.sequence, place.owner)
-            opened.write(raw, place.place, place.copy)
-            place.opened, place.checked = opened, (opened, self._check_at)
+            opened.write(place.pack(payload, place.sequence), place.place, place.copy)
+            place.opened = place.checked = opened
+            place.checked_at = self._check_at
 
     def _remove_own(self, place: _OwnPlace) -> bool:
         if place.pid != os.getpid():
@@ -462,14 +462,16 @@ class OwnEntry:
 class _OwnPlace:
     """Where the entry of a single writer stands, as that writer knows it."""
 
-    __slots__ = ("checked", "copy", "name", "opened", "owner", "pid", "place", "sequence")
+    __slots__ = ("checked", "checked_at", "copy", "name", "opened", "owner", "pack", "pid", "place", "sequence")
 
     def __init__(self, name: str, owner: Owner) -> None:
         self.name = name
         self.owner = owner
         self.pid = os.getpid()
         self.opened: OpenedPage | None = None
-        self.checked: tuple[OpenedPage, float] | None = None
+        self.pack = copy_packer(name, owner)
+        self.checked: OpenedPage | None = None
+        self.checked_at = -math.inf
         self.place = self.copy = self.sequence = 0
 
 

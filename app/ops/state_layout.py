@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -41,6 +41,7 @@ _BLANK_SLOT: Final = bytes(SLOT_BYTES)
 _MAGIC: Final = b"photo-st"
 _HEADER: Final = struct.Struct("<8sHHId36s")
 _COPY: Final = struct.Struct(f"<QH{NAME_BYTES_MAX}sIQ{BOOT_BYTES}s")
+_CHANGE: Final = struct.Struct("<QH")  # how a copy begins: what is another with every change
 _CHECKSUM: Final = struct.Struct("<I")
 _NOBODY: Final = Owner(0, 0, bytes(BOOT_BYTES))
 
@@ -108,13 +109,29 @@ def pack_copy(name: str, payload: bytes, sequence: int, owner: Owner | None = No
     Raises:
         ValueError: The name or the payload is too long.
     """
+    return copy_packer(name, owner)(payload, sequence)
+
+
+def copy_packer(name: str, owner: Owner | None = None) -> Callable[[bytes, int], bytes]:
+    """Return what packs the copies of one entry, for who does so often: from payload and sequence, as above.
+
+    Raises:
+        ValueError: When it packs: the name or the payload is too long.
+    """
     encoded = name.encode()
-    if not 0 < len(encoded) <= NAME_BYTES_MAX or len(payload) > PAYLOAD_BYTES_MAX:
-        message = f"an entry has a name of 1 to {NAME_BYTES_MAX} bytes and up to {PAYLOAD_BYTES_MAX} bytes to say"
-        raise ValueError(message)
     owner = owner or _NOBODY
-    fixed = _COPY.pack(sequence, len(payload), encoded, owner.pid, owner.started, owner.boot)
-    return _with_checksum(fixed + payload)
+    fixed = _COPY.pack(0, 0, encoded, owner.pid, owner.started, owner.boot)[_CHANGE.size :]
+    change, checksum, crc32 = _CHANGE.pack, _CHECKSUM.pack, zlib.crc32
+    longest = PAYLOAD_BYTES_MAX if 0 < len(encoded) <= NAME_BYTES_MAX else -1
+
+    def pack(payload: bytes, sequence: int) -> bytes:
+        if len(payload) > longest:
+            message = f"an entry has a name of 1 to {NAME_BYTES_MAX} bytes and up to {PAYLOAD_BYTES_MAX} bytes to say"
+            raise ValueError(message)
+        body = change(sequence, len(payload)) + fixed + payload
+        return checksum(crc32(body)) + body
+
+    return pack
 
 
 def newest_entry(slot: bytes) -> Entry | None:
