@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from app.ops.lifecycle import Lifecycle, State
+from app.ops.lifecycle import State
 from app.ops.sampling import Check, CheckReport, CheckSpec, Gate, LiveCheck, Sampler, Status, Watched
 from app.stability import SYSTEM_CLOCK, Clock
 
@@ -59,6 +59,19 @@ class _GaugeByCheck(Protocol):
     def labels(self, *values: str) -> _Gauge: ...
 
 
+class Life(Protocol):
+    """Where what is watched is in its life; :class:`app.ops.lifecycle.Lifecycle` is one."""
+
+    @property
+    def state(self) -> State:
+        """Where it is."""
+        ...
+
+    def subscribe(self, listener: Callable[[State], None]) -> None:
+        """Call a function after each change."""
+        ...
+
+
 class HealthMonitor:
     """Samples checks and answers from the samples. Thread-safe.
 
@@ -74,7 +87,7 @@ class HealthMonitor:
 
     def __init__(
         self,
-        lifecycle: Lifecycle,
+        lifecycle: Life,
         *,
         interval_seconds: float = 5.0,
         ready: _Gauge | None = None,

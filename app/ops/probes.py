@@ -60,15 +60,19 @@ class ProbeAnswers:
     Args:
         monitor: The samples, and the state.
         instance: Who answers.
+        is_alive: Whether what it speaks for lives; a process that speaks for itself does, or it could not answer.
     """
 
-    def __init__(self, monitor: HealthMonitor, instance: Instance) -> None:
+    def __init__(
+        self, monitor: HealthMonitor, instance: Instance, *, is_alive: Callable[[], bool] = lambda: True
+    ) -> None:
         self._monitor = monitor
         self._instance = instance.identity()
         alive = health_answer({"status": Status.PASS}, ready=True)
+        dead = health_answer({"status": Status.FAIL, "output": "no worker gives a sign of life"}, ready=False)
         version = _answer(200, "application/json", {"version": VERSION})
         self._answers: dict[str, Callable[[], ProbeAnswer]] = {
-            "/health/liveness": lambda: alive,
+            "/health/liveness": lambda: alive if is_alive() else dead,
             "/health/readiness": self._readiness,
             "/__lbheartbeat__": self._readiness,
             "/health": self._health,

@@ -17,27 +17,35 @@ Which listener a request came in by is decided in :mod:`app.server.listeners`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from flask import Blueprint, Response, request
 
 from app.ops.build import Instance
 from app.ops.health import HealthMonitor
-from app.ops.lifecycle import Lifecycle
 from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswer, ProbeAnswers, health_answer
 from app.ops.sampling import CheckReport
 
 
+class InFlightCount(Protocol):
+    """Who knows how many requests are in flight; :class:`app.ops.lifecycle.Lifecycle` is one."""
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose response is not closed yet."""
+        ...
+
+
 def operations_blueprint(
-    *, monitor: HealthMonitor, probes: ProbeAnswers, lifecycle: Lifecycle, metrics: Metrics, instance: Instance
+    *, monitor: HealthMonitor, probes: ProbeAnswers, lifecycle: InFlightCount, metrics: Metrics, instance: Instance
 ) -> Blueprint:
     """Return the routes of this module.
 
     Args:
         monitor: The samples.
         probes: What the paths of :data:`~app.ops.probes.PROBE_PATHS` are answered with.
-        lifecycle: State and in-flight counter, for the details.
+        lifecycle: Counts the requests in flight, for the details.
         metrics: What ``/metrics`` shows.
         instance: Who answers, for the details.
     """
