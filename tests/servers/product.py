@@ -199,6 +199,11 @@ class Product:
                 self.kill()
         return self._process.returncode
 
+    def wait(self, seconds: float) -> int:
+        """Wait for the end of a master that was told to stop; return its exit code."""
+        assert self._process is not None
+        return self._process.wait(seconds)
+
     def close(self) -> None:
         """Stop, and close the clients."""
         for client in self._clients:
