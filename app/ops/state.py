@@ -29,7 +29,17 @@ from typing import Final
 
 from app.ops.owners import Owner, find_owner
 from app.ops.state_file import OpenedPage, PageLostError, make_page, open_whole
-from app.ops.state_layout import LAYOUT_VERSION, SLOTS, Entry, Header, copy_packer, entries_of, pack_copy
+from app.ops.state_layout import (
+    LAYOUT_VERSION,
+    SLOTS,
+    Entry,
+    Header,
+    copy_packer,
+    entries_of,
+    newest_entry,
+    offset_of,
+    pack_copy,
+)
 from app.stability.clock import SYSTEM_CLOCK, Clock
 
 _log = logging.getLogger(__name__)
@@ -279,16 +289,16 @@ class StatePage:
         self._places[name] = free
 
     def _free_place(self, opened: OpenedPage) -> int:
-        entries = dict(entries_of(opened.page()))
-        if len(entries) == SLOTS:
-            for index, entry in tuple(entries.items()):
-                if entry.owner is not None and not entry.owner.lives():
-                    self._free(opened, index, entry)
-                    del entries[index]
-        free = next((index for index in range(SLOTS) if index not in entries), None)
-        if free is None:
+        page = opened.page()
+        for index in range(SLOTS):
+            if newest_entry(page[offset_of(index) : offset_of(index + 1)]) is None:
+                return index
+        gone = [found for found in entries_of(page) if found[1].owner is not None and not found[1].owner.lives()]
+        if not gone:
             raise PageLostError("it has no room for another entry")
-        return free
+        for index, entry in gone:
+            self._free(opened, index, entry)
+        return gone[0][0]
 
     def _remove(self, name: str, when: Callable[[Entry], bool]) -> bool:
         with self._forgiving("writing"), self._taking_turns() as opened:

@@ -455,3 +455,44 @@ def test_the_page_of_a_server_is_found_by_its_environment(path: Path) -> None:
     assert put(found, "a", b"1")
     assert lost == ["once"]
     assert find_page({}) is None
+
+
+def test_an_entry_that_was_removed_is_gone_for_all_and_no_loss(page: StatePage, path: Path, clock: HandClock) -> None:
+    other = StatePage(path, clock=clock)
+    put(page, "a", b"1")
+    put(page, "b", b"2")
+    assert other.read("a") == b"1"
+
+    removed = [page.remove("a"), page.remove("a"), page.remove("never there")]
+
+    assert removed == [True, True, True]
+    assert (page.read("a"), other.read("a")) == (None, None)
+    assert other.entries() == {"b": b"2"}
+    assert (page.losses, other.losses) == (0, 0)
+
+
+def test_the_place_of_a_removed_entry_is_used_again_without_a_loss(page: StatePage, path: Path) -> None:
+    other = StatePage(path)
+    put(page, "a", b"1")
+    other.read("a")
+    page.remove("a")
+    put(page, "b", b"2")
+
+    assert (other.read("a"), other.read("b"), other.losses) == (None, b"2", 0)
+    assert put(page, "a", b"3")
+    assert other.read("a") == b"3"
+
+
+def test_an_entry_is_removed_only_when_it_still_says_what_it_should(page: StatePage) -> None:
+    put(page, "a", b"1")
+
+    page.remove("a", lambda payload: payload == b"2")
+    kept = page.read("a")
+    page.remove("a", lambda payload: payload == b"1")
+
+    assert (kept, page.read("a")) == (b"1", None)
+
+
+def test_nothing_is_removed_while_another_process_keeps_the_page_locked(page: StatePage, foreign_lock: int) -> None:
+    assert foreign_lock >= 0
+    assert not page.remove("a")

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
+from app.ops.owners import Owner
 from app.ops.state_layout import (
     COPY_BYTES,
     HEADER_BYTES,
@@ -13,7 +14,9 @@ from app.ops.state_layout import (
     PAYLOAD_BYTES_MAX,
     SLOT_BYTES,
     SLOTS,
+    Entry,
     Header,
+    copy_packer,
     entries_of,
     newest_entry,
     offset_of,
@@ -42,6 +45,15 @@ def test_what_is_written_is_read(name: str, payload: bytes, sequence: int) -> No
     assert len(raw) <= COPY_BYTES
     assert entry is not None
     assert (entry.name, entry.payload, entry.sequence, entry.copy) == (name, payload, sequence, 0)
+
+
+@given(names, some.integers(1, 2**32 - 1), some.integers(0, 2**64 - 1), some.binary(min_size=16, max_size=16))
+def test_an_entry_of_a_single_writer_names_it(name: str, pid: int, started: int, boot: bytes) -> None:
+    owner = Owner(pid, started, boot)
+
+    entry = newest_entry(copy_packer(name, owner)(NEW, 3).ljust(SLOT_BYTES, b"\0"))
+
+    assert entry == Entry(name, NEW, 3, 0, owner)
 
 
 @pytest.mark.parametrize(("newer", "older"), [(0, 1), (1, 0)])
