@@ -11,9 +11,9 @@ from werkzeug.test import create_environ
 from werkzeug.wsgi import FileWrapper
 
 from app.ops.lifecycle import Lifecycle
-from app.ops.logging import bound, is_reported, mark_reported, unbind_all
+from app.ops.logging import bind, bound, is_reported, mark_reported, unbind_all
 from app.ops.metrics import Metrics
-from app.ops.requests import REQUEST_LOGGER, InFlight, RequestRecorder, identify
+from app.ops.requests import COUNTED_KEY, REQUEST_LOGGER, InFlight, RequestRecorder, identify
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -73,6 +73,37 @@ def test_a_body_for_sendfile_stays_one_and_is_counted_too() -> None:
     assert lifecycle.in_flight == 1
     answer.close()
     assert (lifecycle.in_flight, file.closed) == (0, True)
+
+
+@pytest.mark.parametrize("file", [False, True], ids=["chunks", "sendfile"])
+def test_what_the_server_counts_is_not_counted_twice_and_its_context_ends_all_the_same(*, file: bool) -> None:
+    lifecycle, body = Lifecycle(), Body()
+    lifecycle.enter()  # the server, at the first byte
+
+    def application(environ: WSGIEnvironment, _start: StartResponse) -> Iterable[bytes]:
+        bind(request_id="r-1")
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](body) if file else body
+        return wrapped
+
+    answer = call(InFlight(application, lifecycle), **{COUNTED_KEY: True, "wsgi.file_wrapper": FileWrapper})
+    counted = lifecycle.in_flight
+    answer.close()
+
+    assert (counted, lifecycle.in_flight) == (1, 1)
+    assert (bound(), body.closed) == ({}, True)
+
+
+def test_what_the_server_counts_stays_counted_when_the_application_raises() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.enter()
+
+    def application(_environ: WSGIEnvironment, _start: StartResponse) -> Iterable[bytes]:
+        raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        call(InFlight(application, lifecycle), **{COUNTED_KEY: True})
+
+    assert lifecycle.in_flight == 1
 
 
 def test_an_application_that_raises_leaves_nothing_in_flight() -> None:
