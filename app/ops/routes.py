@@ -11,21 +11,35 @@ Path                         Alias (Dockerflow)    Where
 ``/metrics``                                       management listener only
 ===========================  ====================  ==========================================
 
+``/health/detailed?fresh=1`` lets every check take a sample before it answers. That is work that somebody else pays
+for, so it needs an operator. It answers within two seconds whatever hangs, and half of one is for finding out who
+asks: when that cannot be told, because the database does not answer either, it answers from the samples and says so.
+
 Which listener a request came in by is decided in :mod:`app.server.listeners`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Final, Protocol, TypeAlias
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Request, Response, copy_current_request_context, request
 
+from app.errors import MissingScopeError, UnavailableError, ValidationFailedError
 from app.ops.build import Instance
-from app.ops.health import HealthMonitor
+from app.ops.details import HealthDetails, Section
+from app.ops.health import FRESH_SECONDS, HealthMonitor, HealthReport
 from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswer, ProbeAnswers, health_answer
-from app.ops.sampling import CheckReport
+from app.stability import Deadline, deadline_scope
+
+_WHO_ASKS_SECONDS: Final = 0.5
+_NOT_TOLD: Final = "Who asks cannot be told now, so no fresh samples were taken. These are the last ones."
+
+Admit: TypeAlias = Callable[[Request], object]
+"""Raises unless a request comes from an operator who may let checks run."""
 
 
 class InFlightCount(Protocol):
@@ -37,8 +51,24 @@ class InFlightCount(Protocol):
         ...
 
 
+def nobody(_request: Request) -> object:
+    """Admit nobody: for a process that knows no operators.
+
+    Raises:
+        MissingScopeError: Always.
+    """
+    raise MissingScopeError("Fresh samples cannot be asked for here.")
+
+
 def operations_blueprint(
-    *, monitor: HealthMonitor, probes: ProbeAnswers, lifecycle: InFlightCount, metrics: Metrics, instance: Instance
+    *,
+    monitor: HealthMonitor,
+    probes: ProbeAnswers,
+    lifecycle: InFlightCount,
+    metrics: Metrics,
+    instance: Instance,
+    sections: Mapping[str, Section] | None = None,
+    admit: Admit = nobody,
 ) -> Blueprint:
     """Return the routes of this module.
 
@@ -48,15 +78,17 @@ def operations_blueprint(
         lifecycle: Counts the requests in flight, for the details.
         metrics: What ``/metrics`` shows.
         instance: Who answers, for the details.
+        sections: More of the details; see :mod:`app.ops.details`.
+        admit: Who may ask for fresh samples.
     """
     routes = Blueprint("operations", __name__)
+    details = HealthDetails(probes, instance, {"in_flight": lambda: lifecycle.in_flight, **(sections or {})})
 
     def detailed() -> Response:
-        report = monitor.report()
-        document = probes.summary(report)
-        document["checks"] = {check.name: [_details(check)] for check in report.checks}
-        document["in_flight"] = lifecycle.in_flight
-        document["instance"] = instance.facts()
+        report, notes = _report(monitor, admit)
+        document = details.document(report)
+        if notes:
+            document["notes"] = notes
         return _response(health_answer(document, ready=report.ready))
 
     def exposition() -> Response:
@@ -80,18 +112,47 @@ def _response(answer: ProbeAnswer) -> Response:
     return Response(answer.body, answer.status, headers=list(answer.headers))
 
 
-def _details(check: CheckReport) -> dict[str, Any]:
-    details: dict[str, Any] = {
-        "status": check.status,
-        "local": check.spec.local,
-        "failures_running": check.failures_running,
-    }
-    if check.sampled_at is not None:
-        details["time"] = check.sampled_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    for name, seconds in (("age_seconds", check.age_seconds), ("latency_seconds", check.latency_seconds)):
-        details[name] = None if seconds is None else round(seconds, 4)
-    if check.output:
-        details["output"] = check.output
-    if check.observed:
-        details["observed"] = dict(check.observed)
-    return details
+def _report(monitor: HealthMonitor, admit: Admit) -> tuple[HealthReport, list[str]]:
+    if not _wants_fresh():
+        return monitor.report(), []
+    deadline = Deadline(FRESH_SECONDS)
+    try:
+        _answer_within(_WHO_ASKS_SECONDS, copy_current_request_context(lambda: admit(request)))
+    except (UnavailableError, TimeoutError):
+        return monitor.report(), [_NOT_TOLD]
+    return monitor.refresh(deadline.remaining_seconds()), []
+
+
+def _wants_fresh() -> bool:
+    """Return whether fresh samples are asked for.
+
+    Raises:
+        ValidationFailedError: That cannot be told, or something else is asked for.
+    """
+    unknown = [{"parameter": name, "detail": "There is only fresh."} for name in request.args if name != "fresh"]
+    if unknown:
+        raise ValidationFailedError("This route does not know such a parameter.", unknown)
+    values = request.args.getlist("fresh")
+    if len(values) > 1 or not set(values) <= {"0", "1"}:
+        mistake = {"parameter": "fresh", "detail": "Give fresh=1 for new samples, or leave it out."}
+        raise ValidationFailedError("A query parameter is wrong.", [mistake])
+    return values == ["1"]
+
+
+def _answer_within(seconds: float, question: Callable[[], Any]) -> Any:
+    """Return what a function returns, in a thread of its own: connecting alone may take longer than there is time.
+
+    Raises:
+        TimeoutError: It takes longer. Its thread ends with the function, which has a deadline.
+    """
+    answer: Future[Any] = Future()
+
+    def ask() -> None:
+        try:
+            with deadline_scope(Deadline(seconds)):
+                answer.set_result(question())
+        except Exception as error:  # noqa: BLE001  # the one who waits raises it
+            answer.set_exception(error)
+
+    threading.Thread(target=ask, name="health-admission", daemon=True).start()
+    return answer.result(seconds)

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
+from flask import Request
 from flask.testing import FlaskClient
 
+from app.errors import DatabaseUnavailableError, InvalidTokenError, MissingScopeError, PhotoApiError
 from app.ops.build import VERSION, find_instance
 from app.ops.health import HealthMonitor
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
-from app.ops.routes import operations_blueprint
+from app.ops.routes import nobody, operations_blueprint
 from app.ops.sampling import CheckResult, Status
 from app.server.management import build_operations_app
 
+FRESH = "/health/detailed?fresh=1"
+
 
 class Operations:
-    """The operations application with one local check that is set by hand."""
+    """The operations application with one local check that is set by hand, and an operator who is let in or not."""
 
     def __init__(self) -> None:
         self.lifecycle = Lifecycle()
-        self.monitor = HealthMonitor(self.lifecycle)
+        self.monitor = HealthMonitor(self.lifecycle, interval_seconds=3600)
+        self.samples: list[str] = []
+        self.admit: Callable[[Request], object] = lambda _request: None
         self.spool = Status.PASS
-        self.monitor.register("spool", lambda: CheckResult(self.spool, "no room for uploads"), local=True)
+        self.release = threading.Event()
+        self.monitor.register("spool", self.check_spool, local=True, endpoints=("/api/v1/photos",))
         self.monitor.sample()
         instance = find_instance("10.0.0.7", "node-7")
         blueprint = operations_blueprint(
@@ -31,13 +43,32 @@ class Operations:
             lifecycle=self.lifecycle,
             metrics=Metrics(version=VERSION),
             instance=instance,
+            sections={"pool": lambda: {"active": 3}, "breakers": self.broken_section},
+            admit=self.ask_admission,
         )
         self.client: FlaskClient = build_operations_app([blueprint]).test_client()
 
+    def check_spool(self) -> CheckResult:
+        self.samples.append("spool")
+        return CheckResult(self.spool, "" if self.spool is Status.PASS else "no room for uploads")
+
+    def ask_admission(self, request: Request) -> object:
+        return self.admit(request)
+
+    def broken_section(self) -> object:
+        raise OSError("gone")
+
+    def hang(self, *_arguments: object) -> CheckResult:
+        self.release.wait(30)
+        return CheckResult(Status.PASS)
+
 
 @pytest.fixture
-def operations() -> Operations:
-    return Operations()
+def operations() -> Iterator[Operations]:
+    made = Operations()
+    yield made
+    made.release.set()
+    made.monitor.close()
 
 
 @pytest.mark.parametrize(
@@ -88,13 +119,148 @@ def test_what_operators_read_is_in_the_details_only(operations: Operations) -> N
     public, details = operations.client.get("/health"), operations.client.get("/health/detailed")
 
     (shown,) = public.get_json()["checks"]["spool"]
-    assert shown.keys() == {"status", "age_seconds"}
+    assert shown.keys() == {"status", "age_seconds", "affectedEndpoints"}
     (check,) = details.get_json()["checks"]["spool"]
     assert check["output"] == "no room for uploads"
     assert (check["local"], check["failures_running"]) == (True, 0)
     assert check["age_seconds"] >= 0
     assert details.get_json()["in_flight"] == 0
     assert details.get_json()["instance"]["ip"] == "10.0.0.7"
+    assert details.get_json()["pool"] == {"active": 3}
+
+
+def test_a_part_that_cannot_be_read_takes_no_other_away(operations: Operations) -> None:
+    operations.lifecycle.advance(State.READY)
+
+    answer = operations.client.get("/health/detailed")
+
+    assert answer.status_code == 200
+    assert (answer.get_json()["breakers"], answer.get_json()["pool"]) == (None, {"active": 3})
+
+
+def test_affected_endpoints_are_named_where_something_is_wrong(operations: Operations) -> None:
+    operations.lifecycle.advance(State.READY)
+    sound = operations.client.get("/health").get_json()["checks"]["spool"][0]
+    operations.spool = Status.WARN
+    operations.monitor.sample()
+
+    short = operations.client.get("/health").get_json()["checks"]["spool"][0]
+
+    assert "affectedEndpoints" not in sound
+    assert short["affectedEndpoints"] == ["/api/v1/photos"]
+
+
+def test_who_takes_this_host_out_is_named_in_readiness(operations: Operations) -> None:
+    operations.lifecycle.advance(State.READY)
+    operations.spool = Status.FAIL
+    for _ in range(2):
+        operations.monitor.sample()
+    spool = operations.client.get("/health/readiness").get_json()
+
+    operations.lifecycle.advance(State.DRAINING)
+
+    assert spool["output"] == "broken on this host: spool"
+    assert operations.client.get("/health/readiness").get_json()["output"] == "the server is draining"
+
+
+def test_fresh_samples_are_new_ones(operations: Operations) -> None:
+    operations.lifecycle.advance(State.READY)
+    operations.monitor.start()
+    operations.spool = Status.WARN
+    before = len(operations.samples)
+
+    answer = operations.client.get(FRESH)
+
+    assert answer.get_json()["checks"]["spool"][0]["status"] == "warn"
+    assert answer.get_json()["checks"]["spool"][0]["age_seconds"] < 1
+    assert len(operations.samples) > before
+    assert "notes" not in answer.get_json()
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(InvalidTokenError("Who?"), 401), (MissingScopeError("No."), 403)],
+    ids=["unknown", "no operator"],
+)
+def test_fresh_samples_need_an_operator(operations: Operations, error: PhotoApiError, status: int) -> None:
+    def refuse(_request: Request) -> object:
+        raise error
+
+    operations.lifecycle.advance(State.READY)
+    operations.monitor.start()
+    operations.admit = refuse
+    before = len(operations.samples)
+
+    answer = operations.client.get(FRESH)
+
+    assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
+    assert len(operations.samples) <= before + 1  # the first one of the thread
+    assert operations.client.get("/health/detailed").status_code == 200
+
+
+@pytest.mark.parametrize("way", ["refuses", "hangs"])
+def test_when_nobody_can_tell_who_asks_the_last_samples_are_shown(operations: Operations, way: str) -> None:
+    def unknown(_request: Request) -> object:
+        if way == "hangs":
+            operations.hang()
+        raise DatabaseUnavailableError("The database is not available.")
+
+    operations.lifecycle.advance(State.READY)
+    operations.admit = unknown
+    before = list(operations.samples)
+
+    began = time.monotonic()
+    answer = operations.client.get(FRESH)
+
+    assert time.monotonic() - began < 2
+    assert answer.status_code == 200
+    assert answer.get_json()["notes"] == [
+        "Who asks cannot be told now, so no fresh samples were taken. These are the last ones."
+    ]
+    assert operations.samples == before
+
+
+def test_a_dependency_that_hangs_is_said_to_within_two_seconds_however_many_ask() -> None:
+    operations, asked = Operations(), []
+
+    def hang() -> CheckResult:
+        asked.append(1)
+        return operations.hang()
+
+    operations.monitor.register("database", hang, local=False)
+    operations.lifecycle.advance(State.READY)
+    operations.monitor.start()
+    client = operations.client.application
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(8) as callers:
+        answers = list(callers.map(lambda _: client.test_client().get(FRESH), range(8)))
+    took = time.monotonic() - began
+
+    assert took < 2
+    assert {answer.status_code for answer in answers} == {200}
+    for answer in answers:
+        checks = answer.get_json()["checks"]
+        assert (checks["database"][0]["status"], checks["database"][0]["output"]) == ("warn", "no answer within 1 s")
+        assert checks["spool"][0]["status"] == "pass"
+    assert asked == [1]
+    operations.release.set()
+    operations.monitor.close()
+
+
+@pytest.mark.parametrize("query", ["fresh=yes", "fresh=", "fresh=1&fresh=1", "frsh=1"])
+def test_a_wrong_question_gets_a_clear_error(operations: Operations, query: str) -> None:
+    operations.lifecycle.advance(State.READY)
+
+    answer = operations.client.get(f"/health/detailed?{query}")
+
+    assert (answer.status_code, answer.get_json()["type"]) == (422, "urn:photo-api:problem:validation-failed")
+    assert "fresh" in answer.get_data(as_text=True)
+
+
+def test_a_process_without_operators_lets_nobody_ask_for_fresh_samples() -> None:
+    with pytest.raises(MissingScopeError):
+        nobody(Request({}))
 
 
 @pytest.mark.parametrize("path", sorted(PROBE_PATHS | {"/health/detailed", "/metrics"}))

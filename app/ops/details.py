@@ -1,0 +1,163 @@
+"""What ``/health/detailed`` says besides ``/health``: each check in full, breakers, pool, workers, requests.
+
+Everything is read from memory or the page of the host. A part that cannot be read is told as such and takes nothing
+else away: who asks for details has trouble already.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from app.ops.build import Instance
+from app.ops.health import HealthReport
+from app.ops.lifecycle import HostReport, ServerWord, WorkerWord
+from app.ops.probes import ProbeAnswers
+from app.ops.sampling import CheckReport
+from app.stability import SYSTEM_CLOCK, BreakerSnapshot, Clock
+
+if TYPE_CHECKING:
+    from app.db.pool import PoolFigures
+
+_log = logging.getLogger(__name__)
+
+Section: TypeAlias = Callable[[], Any]
+"""Returns one member of the document, made of what JSON has."""
+
+
+class _Breaker(Protocol):
+    def snapshot(self) -> BreakerSnapshot: ...
+
+
+class HealthDetails:
+    """Puts the document together. Thread-safe.
+
+    Args:
+        probes: What ``/health`` says.
+        instance: Who answers.
+        sections: More members, by name.
+    """
+
+    def __init__(self, probes: ProbeAnswers, instance: Instance, sections: Mapping[str, Section]) -> None:
+        self._probes = probes
+        self._instance = instance
+        self._sections = sections
+
+    def document(self, report: HealthReport) -> dict[str, Any]:
+        """Return the document for a report."""
+        document = self._probes.summary(report)
+        document["instance"] = self._instance.facts()
+        document["checks"] = {check.name: [_details_of(check)] for check in report.checks}
+        for name, section in self._sections.items():
+            document[name] = _read(name, section)
+        return document
+
+
+def breaker_section(breakers: Mapping[str, _Breaker]) -> Section:
+    """Return the section of circuit breakers: how each stands in this process."""
+    return lambda: {name: _breaker_of(breaker.snapshot()) for name, breaker in sorted(breakers.items())}
+
+
+def pool_section(figures: Callable[[], PoolFigures]) -> Section:
+    """Return the section of a connection pool: that of this process."""
+    return lambda: asdict(figures())
+
+
+def host_sections(look: Callable[[], HostReport | None], clock: Clock = SYSTEM_CLOCK) -> dict[str, Section]:
+    """Return the sections about all workers: who they are, what is in flight, and what waits.
+
+    Args:
+        look: Looks at the page of the host.
+        clock: Of the workers' heartbeats.
+    """
+
+    def workers() -> list[dict[str, Any]]:
+        now = clock.monotonic()
+        return [_worker_of(worker, now) for worker in _known(look()).workers]
+
+    def servers() -> list[dict[str, Any]]:
+        now = clock.monotonic()
+        return [_server_of(server, now) for server in _known(look()).servers]
+
+    return {
+        "in_flight": lambda: _known(look()).in_flight,
+        "queue": lambda: {"waiting": _known(look()).waiting},
+        "workers": workers,
+        "servers": servers,
+    }
+
+
+def _known(report: HostReport | None) -> HostReport:
+    if report is None:
+        raise LookupError("the page of this host is lost")
+    return report
+
+
+def _read(name: str, section: Section) -> Any:
+    try:
+        return section()
+    except Exception as error:  # noqa: BLE001  # one part that cannot be read takes no other away
+        _log.warning("a part of the health details cannot be read", exc_info=error, extra={"section": name})
+        return None
+
+
+def _details_of(check: CheckReport) -> dict[str, Any]:
+    details: dict[str, Any] = {
+        "status": check.status,
+        "local": check.spec.local,
+        "failures_running": check.failures_running,
+    }
+    if check.sampled_at is not None:
+        details["time"] = check.sampled_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    for name, seconds in (("age_seconds", check.age_seconds), ("latency_seconds", check.latency_seconds)):
+        details[name] = None if seconds is None else round(seconds, 4)
+    if check.output:
+        details["output"] = check.output
+    if check.spec.endpoints:
+        details["affectedEndpoints"] = check.spec.endpoints
+    if check.observed:
+        details["observed"] = dict(check.observed)
+    return details
+
+
+def _breaker_of(snapshot: BreakerSnapshot) -> dict[str, Any]:
+    ends = snapshot.remaining_seconds
+    return {
+        "state": snapshot.state.value,
+        "ends_in_seconds": None if ends is None else round(ends, 1),
+        "failure_rate": _rate(snapshot.failure_rate),
+        "slow_call_rate": _rate(snapshot.slow_call_rate),
+        "results": snapshot.results,
+        "calls_in_flight": snapshot.calls_in_flight,
+        "openings": snapshot.attempt,
+    }
+
+
+def _rate(rate: float) -> float | None:
+    return None if rate < 0 else round(rate, 4)
+
+
+def _worker_of(worker: WorkerWord, now: float) -> dict[str, Any]:
+    return {
+        "pid": worker.pid,
+        "server_pid": worker.master_pid,
+        "state": worker.state.name.lower(),
+        "phase": worker.phase.name.lower(),
+        "in_flight": worker.in_flight,
+        "waiting": worker.waiting,
+        "heartbeat_age_seconds": round(worker.age(now), 1),
+        "running_seconds": round(now - worker.since, 1),
+    }
+
+
+def _server_of(server: ServerWord, now: float) -> dict[str, Any]:
+    ends = server.lame_duck_ends
+    return {
+        "pid": server.pid,
+        "state": server.state.name.lower(),
+        "since_seconds": round(now - server.since, 1),
+        "by": server.by,
+        "lame_duck_ends_in_seconds": None if ends is None else round(max(0.0, ends - now), 1),
+    }

@@ -1,0 +1,73 @@
+"""What the details say of pool, breakers and workers, and what they say when the page is lost."""
+
+from __future__ import annotations
+
+from app.db.pool import PoolFigures
+from app.ops.build import find_instance
+from app.ops.details import HealthDetails, breaker_section, host_sections, pool_section
+from app.ops.health import HealthMonitor
+from app.ops.lifecycle import HostReport, Lifecycle, Phase, ServerWord, State, WorkerWord
+from app.ops.probes import ProbeAnswers
+from app.stability import CircuitBreaker
+from tests.fakes.clocks import HandClock
+
+
+def test_a_breaker_is_shown_with_its_state_and_rates() -> None:
+    breaker = CircuitBreaker("storage_read")
+    breaker.open_for(30, by="somebody", reason="a test")
+
+    shown = breaker_section({"storage_read": breaker})()
+
+    assert shown["storage_read"]["state"] == "open"
+    assert 29 < shown["storage_read"]["ends_in_seconds"] <= 30
+    assert shown["storage_read"]["failure_rate"] is None
+
+
+def test_a_pool_is_shown_with_what_it_holds() -> None:
+    figures = PoolFigures(active=2, idle=1, waiting=3, max_connections=4, timeouts=5)
+
+    assert pool_section(lambda: figures)() == {
+        "active": 2,
+        "idle": 1,
+        "waiting": 3,
+        "max_connections": 4,
+        "timeouts": 5,
+    }
+
+
+def test_workers_are_shown_each_with_its_heartbeat_and_together_with_what_they_do() -> None:
+    clock = HandClock()
+    now = clock.monotonic()
+    report = HostReport(
+        (ServerWord(7, State.DRAINING, now - 5, "SIGTERM", now + 15),),
+        (
+            WorkerWord(8, 7, State.READY, Phase.READY, 3, 1, now - 60, now - 0.5),
+            WorkerWord(9, 7, State.READY, Phase.RETIRING, 2, 0, now - 90, now - 12),
+        ),
+    )
+
+    sections = {name: section() for name, section in host_sections(lambda: report, clock).items()}
+
+    assert (sections["in_flight"], sections["queue"]) == (5, {"waiting": 1})
+    assert sections["servers"] == [
+        {
+            "pid": 7,
+            "state": "draining",
+            "since_seconds": 5.0,
+            "by": "SIGTERM",
+            "lame_duck_ends_in_seconds": 15.0,
+        }
+    ]
+    assert [(worker["pid"], worker["phase"], worker["heartbeat_age_seconds"]) for worker in sections["workers"]] == [
+        (8, "ready", 0.5),
+        (9, "retiring", 12.0),
+    ]
+
+
+def test_without_the_page_the_parts_about_workers_are_unknown_and_not_zero() -> None:
+    monitor, instance = HealthMonitor(Lifecycle()), find_instance("10.0.0.7", "node-7")
+    details = HealthDetails(ProbeAnswers(monitor, instance), instance, host_sections(lambda: None))
+
+    document = details.document(monitor.report())
+
+    assert [document[name] for name in ("in_flight", "queue", "workers", "servers")] == [None] * 4
