@@ -1,15 +1,58 @@
-"""What runs here: the product's version and this instance's identity."""
+"""What runs here: the product's version and build, and this instance's identity.
+
+Where it was built from, only whoever builds it knows: a file ``version.json`` beside ``wsgi.py``, as Dockerflow has
+it (``{"source": …, "version": …, "commit": …, "build": …}``). Nothing is guessed when it is not there.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
 import socket
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+import orjson
+
+_log = logging.getLogger(__name__)
 
 VERSION: Final = "0.1.0"
 """The product's version; a test compares it with ``pyproject.toml``."""
+
+BUILD_FILE: Final = Path(__file__).resolve().parents[2] / "version.json"
+"""Written by whoever builds an image or a package."""
+
+_BUILD_FIELDS = ("source", "commit", "build")
+_BUILD_CHARACTERS_MAX = 500
+
+
+def find_build(file: Path = BUILD_FILE) -> dict[str, str]:
+    """Return what ``/__version__`` says: the version, and of source, commit and build what is known.
+
+    Args:
+        file: Where it stands. One that is broken, or about another version, is logged and not believed.
+    """
+    try:
+        said = orjson.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {"version": VERSION}
+    except (OSError, orjson.JSONDecodeError) as error:
+        _log.warning("version.json cannot be read: %s", type(error).__name__)
+        return {"version": VERSION}
+    if not isinstance(said, dict) or said.get("version") != VERSION:
+        _log.warning("version.json is not about version %s, which is what runs", VERSION)
+        return {"version": VERSION}
+    known = {name: said.get(name) for name in _BUILD_FIELDS}
+    return {
+        "version": VERSION,
+        **{
+            name: value
+            for name, value in known.items()
+            if isinstance(value, str) and 0 < len(value) <= _BUILD_CHARACTERS_MAX
+        },
+    }
 
 
 @dataclass(frozen=True, slots=True)

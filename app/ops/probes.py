@@ -16,13 +16,13 @@ draft-inadarei-api-health-check-06 (``application/health+json``); the aliases ar
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
 
-from app.ops.build import VERSION, Instance
+from app.ops.build import VERSION, Instance, find_build
 from app.ops.health import HealthMonitor, HealthReport
 from app.ops.lifecycle import State
 from app.ops.sampling import CheckReport, Status
@@ -70,7 +70,7 @@ class ProbeAnswers:
         self._instance = instance.identity()
         alive = health_answer({"status": Status.PASS}, ready=True)
         dead = health_answer({"status": Status.FAIL, "output": "no worker gives a sign of life"}, ready=False)
-        version = _answer(200, "application/json", {"version": VERSION})
+        version = _answer(200, "application/json", find_build())
         self._answers: dict[str, Callable[[], ProbeAnswer]] = {
             "/health/liveness": lambda: alive if is_alive() else dead,
             "/health/readiness": self._readiness,
@@ -119,7 +119,7 @@ def health_answer(document: dict[str, Any], *, ready: bool) -> ProbeAnswer:
     return _answer(503, HEALTH_TYPE, document, ("Retry-After", str(RETRY_AFTER_SECONDS)))
 
 
-def _answer(status: int, content_type: str, document: dict[str, Any], *more: tuple[str, str]) -> ProbeAnswer:
+def _answer(status: int, content_type: str, document: Mapping[str, Any], *more: tuple[str, str]) -> ProbeAnswer:
     headers = (("Content-Type", content_type), ("Cache-Control", "no-store"), *more)
     return ProbeAnswer(status, headers, orjson.dumps(document))
 

@@ -284,10 +284,3 @@ def test_a_valid_request_id_is_kept_and_another_is_replaced(operations: Operatio
 
 def test_the_version_is_said(operations: Operations) -> None:
     assert operations.client.get("/__version__").get_json() == {"version": VERSION}
-
-
-def test_an_instance_without_configuration_finds_itself() -> None:
-    instance = find_instance()
-
-    assert instance.ip.count(".") == 3
-    assert instance.node_name
