@@ -38,7 +38,8 @@ path, query or stack. What an operator needs besides goes into the log through `
         ├── DatabaseUnavailableError    the database refused, died or was too slow
         │   ├── DatabaseBusyError         no free connection, or no lock, in time: too much work here
         │   ├── DatabaseConflictError     another transaction won: nothing was written, and it can be done again
-        │   └── DatabaseDisconnectedError the connection died; whether a commit took effect is unknown
+        │   ├── DatabaseDisconnectedError the connection died; whether a commit took effect is unknown
+        │   └── DatabaseReadOnlyError     it answers, and takes no change now
         ├── OverloadedError             more work here than can be done in time
         ├── SpoolFullError              no room for incoming bodies on this host
         └── LeaseLostError              another process took over this work
@@ -220,6 +221,10 @@ class DatabaseConflictError(DatabaseUnavailableError):
 
 class DatabaseDisconnectedError(DatabaseUnavailableError):
     """The connection died. What stood alone can be asked again; whether a commit took effect is unknown."""
+
+
+class DatabaseReadOnlyError(DatabaseUnavailableError):
+    """The database answers and takes no change now: it is a standby, or was set so. Nothing was written."""
 
 
 class OverloadedError(UnavailableError):

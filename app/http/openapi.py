@@ -150,6 +150,8 @@ def problems_of(operation: Operation) -> list[Problem]:
     """Return the problems that an operation may answer with: its own, and those that follow from its parameters."""
     kinds: list[type[Exception]] = [errors.UnavailableError, errors.OverloadedError, errors.ValidationFailedError]
     kinds += operation.problems
+    if operation.method != "GET":
+        kinds.append(errors.DatabaseReadOnlyError)
     if operation.access is not Access.PUBLIC:
         kinds.append(errors.InvalidTokenError)
     if operation.access is Access.SESSION:

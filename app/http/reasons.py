@@ -46,6 +46,7 @@ REASONS: dict[str, str] = {
     "object-corrupt": "The photo's bytes are not those that were stored. An operator has to look.",
     "upstream-content": "An upstream gave wrong content.",
     "unavailable": "The database or the object store does not answer. Nothing was changed; a retry is safe.",
+    "read-only": "Nothing can be changed just now; reading works. Nothing was changed; a retry is safe.",
     "overloaded": "This server has more work than it can do in time. Nothing was done; wait for `Retry-After`.",
     "spool-full": "This host has no room for uploads just now. Nothing was stored; a retry is safe.",
     "storage-timeout": "The object store did not answer in time. Try again.",

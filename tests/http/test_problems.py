@@ -71,6 +71,7 @@ def test_every_error_raised_on_purpose_has_an_answer_of_its_own(kind: type[Excep
         (errors.TooManyRequestsError, 429, "too-many-requests", True),
         (errors.QuotaExceededError, 507, "quota-exceeded", False),
         (errors.DatabaseUnavailableError, 503, "unavailable", True),
+        (errors.DatabaseReadOnlyError, 503, "read-only", True),
         (errors.LeaseLostError, 503, "unavailable", True),
         (errors.SpoolFullError, 503, "spool-full", True),
         (storage.StorageUnavailableError, 503, "unavailable", True),
