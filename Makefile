@@ -113,13 +113,21 @@ bench: $(BENCH_READY) servers ## Measure ratios, print them and write var/bench/
 breaker-drill: $(TEST_READY) servers ## Rehearse an outage of the object store on real servers, step by step
 	@$(BIN)/python -m tests.drills.breaker_drill $(ARGS)
 
+.PHONY: load
+load: $(TEST_READY) servers ## Offer 1, 2, 5 and 10 times what the server can carry; write var/bench/load.json
+	@$(BIN)/python -m benchmarks.load $(ARGS)
+
+.PHONY: drain-drill
+drain-drill: $(TEST_READY) servers ## Rehearse stops and reloads behind a load balancer: no request may be lost
+	@$(BIN)/python -m tests.drills.drain_drill $(ARGS)
+
 .PHONY: extended
 extended: $(TEST_READY) servers compatibility mutation ## Run the long proofs that are not part of every CI run
 	@$(BIN)/python -m pytest -m extended $(ARGS)
 
 .PHONY: servers
-servers: $(SWIFT_READY) ## Install the real servers the tests start (PostgreSQL, nginx, Swift)
-	@tests/servers/install-debian-packages postgresql nginx
+servers: $(SWIFT_READY) ## Install the real servers the tests start (PostgreSQL, nginx, haproxy, Swift)
+	@tests/servers/install-debian-packages postgresql nginx haproxy
 
 .PHONY: requirements
 requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (ARGS=--upgrade for newer versions)

@@ -31,7 +31,7 @@ from tests.servers.stacks import cloud_stack
 from tests.servers.swift import SwiftServer
 
 _LOG_LINES = 20
-_MISSING = (pytest.skip.Exception, pytest.fail.Exception)
+MISSING = (pytest.skip.Exception, pytest.fail.Exception)
 """What a test server raises when it is not installed."""
 
 
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
                 journal.say("The end of the product's log:")
                 journal.say("\n".join(product.log_path.read_text(encoding="utf-8").splitlines()[-_LOG_LINES:]))
             return code
-    except _MISSING as reason:
+    except MISSING as reason:
         journal.say(f"The drill cannot run: {reason.msg}")
         return 1
 

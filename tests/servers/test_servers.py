@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import psycopg
@@ -10,8 +12,10 @@ import pytest
 
 from app.storage.probe import verify
 from app.storage.s3 import S3Config, S3ObjectStore
+from tests.servers.haproxy import Haproxy, Probing
 from tests.servers.nginx import Nginx
 from tests.servers.postgres import USER, PostgresServer
+from tests.servers.product import until
 from tests.servers.scheduling import group_of
 
 
@@ -48,3 +52,23 @@ def test_tests_of_one_stack_share_a_process_and_others_share_it_by_file() -> Non
     assert group_of("tests/chaos/test_disk.py::test_y[5-embedded]") == "embedded"
     assert group_of("tests/chaos/test_disk.py::test_y") == "tests/chaos/test_disk.py"
     assert group_of("tests/cli/test_x.py::test_y[clouds]") == "tests/cli/test_x.py"
+
+
+def test_haproxy_sends_requests_to_those_who_are_well_and_repeats_none(
+    nginx: Callable[[str], Nginx], tmp_path: Path
+) -> None:
+    well = nginx("server { listen 127.0.0.1:$PORT; location / { return 200; } }")
+    ill = nginx("server { listen 127.0.0.1:$PORT; location / { return 503; } }")
+
+    balancer = Haproxy(tmp_path, [well.port, ill.port], probing=Probing(interval_ms=20))
+    try:
+        until(lambda: balancer.is_up(0) and not balancer.is_up(1), "the balancer's judgement")
+        statuses = {urlopen(f"http://127.0.0.1:{balancer.port}", timeout=5).status for _ in range(8)}
+        well.stop()
+        with pytest.raises(HTTPError, match="503"):
+            urlopen(f"http://127.0.0.1:{balancer.port}", timeout=5)
+    finally:
+        balancer.stop()
+
+    assert statuses == {200}
+    assert len(balancer.failed_lines()) == 1

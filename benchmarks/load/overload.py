@@ -1,0 +1,219 @@
+"""One measurement: capacity first, then a multiple of it for some seconds, with probes all the while.
+
+::
+
+    offered  half of capacity │ FACTOR times capacity    │ half of capacity
+             warm-up          │ overload                 │ recovery
+             baseline's p99   │ goodput, refusals        │ until all is as before
+
+The probes come from another process, each on a connection of its own, as a load balancer's do.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from array import array
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from multiprocessing import get_context
+from typing import Final
+
+from benchmarks.load.generator import Generator
+from benchmarks.load.records import Outcome, Record, Tally, joined
+from benchmarks.load.traffic import Target, Traffic, at_once, scattered, steady
+
+PROBE_PATHS: Final = ("/health", "/health/readiness")
+PROBE_EVERY_SECONDS: Final = 0.05
+_SOURCES: Final = 200
+_SETTLING_SECONDS: Final = 1.0  # of an overload: queues fill; of a capacity: threads start
+_SLOWER_FACTOR, _SLOWER_SECONDS = 2.0, 0.05
+_LONGEST_CAPACITY_TIMEOUT: Final = 30.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long the parts of a measurement take.
+
+    Attributes:
+        capacity_seconds: Of the closed loop.
+        warm_seconds: At half of capacity, before.
+        overload_seconds: At the multiple.
+        recovery_seconds: At half of capacity, after.
+    """
+
+    capacity_seconds: float = 5.0
+    warm_seconds: float = 2.0
+    overload_seconds: float = 8.0
+    recovery_seconds: float = 4.0
+
+    @property
+    def seconds(self) -> float:
+        """All of an open loop."""
+        return self.warm_seconds + self.overload_seconds + self.recovery_seconds
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is asked of a server.
+
+    Attributes:
+        name: For the table.
+        mix: Classes of requests and their shares, which sum to 1; their instants are set by the measurement.
+        at_once: How many requests at a time find out the capacity; enough to keep every thread at work.
+        is_computing: Whether the work is bound by the processor: other goals hold.
+    """
+
+    name: str
+    mix: tuple[tuple[Traffic, float], ...]
+    at_once: int
+    is_computing: bool = False
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the table.
+
+    Attributes:
+        work: What was asked.
+        way: How the requests got there.
+        factor: The multiple of the capacity that was offered.
+        capacity_per_second: Good answers a second of a closed loop, measured just before.
+        good_per_second: In the overload, once it had settled.
+        load: The requests due in that time.
+        classes: Good answers a second by class.
+        probes: The probes due in the whole overload.
+        recovery_seconds: From the overload's end to the last request that was not answered as before it.
+        late_ms: How late the generator itself was, at the 99th percentile.
+        is_computing: Whether the work is bound by the processor.
+    """
+
+    work: str
+    way: str
+    factor: float
+    capacity_per_second: float
+    good_per_second: float
+    load: Tally
+    classes: dict[str, float]
+    probes: Tally
+    recovery_seconds: float
+    late_ms: float
+    is_computing: bool
+
+    @property
+    def goodput(self) -> float:
+        """Good answers in an overload, as a share of the capacity."""
+        return self.good_per_second / self.capacity_per_second
+
+    def facts(self) -> dict[str, object]:
+        """Return everything for JSON."""
+        return {**asdict(self), "goodput": self.goodput}
+
+
+def measure_capacity(target: Target, work: Work, seconds: float) -> float:
+    """Return how many good answers a second a closed loop gets."""
+    traffics = [
+        replace(traffic, due=at_once(max(1, round(work.at_once * share))), timeout_seconds=_LONGEST_CAPACITY_TIMEOUT)
+        for traffic, share in work.mix
+    ]
+    records = Generator(target, traffics, sources=_SOURCES, closed_seconds=seconds).run()
+    ends = sorted(
+        due + took
+        for record in records
+        for due, took, outcome in zip(record.due, record.seconds, record.outcomes, strict=True)
+        if outcome == Outcome.GOOD and _SETTLING_SECONDS <= due + took < seconds
+    )
+    assert ends, f"no good answer at {target}"
+    return len(ends) / (seconds - _SETTLING_SECONDS)
+
+
+def overload(
+    target: Target, work: Work, factor: float, plan: Plan, *, way: str, pool: Executor, capacity: float
+) -> Finding:
+    """Offer a multiple of the capacity and judge what comes of it.
+
+    Args:
+        target: The server.
+        work: What is asked.
+        factor: The multiple.
+        plan: How long.
+        way: How the requests get there, for the table.
+        pool: Of another process, for the probes.
+        capacity: Good answers a second, measured just before.
+    """
+    probing = probe(pool, target, plan.seconds)
+    traffics = [
+        replace(traffic, due=_phases(plan, capacity * share, factor, seed))
+        for seed, (traffic, share) in enumerate(work.mix)
+    ]
+    records = Generator(target, traffics, sources=_SOURCES).run()
+    return judge(records, probing.result(), work=work, way=way, factor=factor, plan=plan, capacity=capacity)
+
+
+def probe(pool: Executor, target: Target, seconds: float) -> Future[list[Record]]:
+    """Ask for the health every 50 ms from another process, which is at it when this returns."""
+    pool.submit(time.monotonic).result()  # the process is up
+    return pool.submit(_run_probes, target, seconds)
+
+
+def new_pool() -> ProcessPoolExecutor:
+    """Return a pool of one fresh process."""
+    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+
+
+def _run_probes(target: Target, seconds: float) -> list[Record]:
+    due = steady(1 / PROBE_EVERY_SECONDS, seconds)
+    probes = [Traffic(path, path, due, keeps_connections=False) for path in PROBE_PATHS]
+    return Generator(target, probes).run()
+
+
+def _phases(plan: Plan, per_second: float, factor: float, seed: int) -> array[float]:
+    overload_at = plan.warm_seconds
+    recovery_at = overload_at + plan.overload_seconds
+    due = scattered(per_second / 2, plan.warm_seconds, seed=seed)
+    due += scattered(per_second * factor, plan.overload_seconds, start=overload_at, seed=seed)
+    due += scattered(per_second / 2, plan.recovery_seconds, start=recovery_at, seed=seed)
+    return due
+
+
+def judge(
+    records: Sequence[Record],
+    probes: Sequence[Record],
+    *,
+    work: Work,
+    way: str,
+    factor: float,
+    plan: Plan,
+    capacity: float,
+) -> Finding:
+    """Make the line of the table out of what was recorded."""
+    all_load = joined("load", records)
+    all_probes = joined("probes", probes, origin=all_load.began)
+    start, end = plan.warm_seconds + _SETTLING_SECONDS, plan.warm_seconds + plan.overload_seconds
+    load = all_load.tally(start, end)
+    return Finding(
+        work=work.name,
+        way=way,
+        factor=factor,
+        capacity_per_second=capacity,
+        good_per_second=load.good / (end - start),
+        load=load,
+        classes={record.name: record.tally(start, end).good / (end - start) for record in records},
+        probes=all_probes.tally(plan.warm_seconds, end),
+        recovery_seconds=recovery(all_load, plan),
+        late_ms=all_load.late_p99_ms(),
+        is_computing=work.is_computing,
+    )
+
+
+def recovery(record: Record, plan: Plan) -> float:
+    """Return the seconds from the end of an overload until every request was answered well, and as fast as before it.
+
+    As fast means within twice the 99th percentile of the warm-up and 50 ms.
+    """
+    end = plan.warm_seconds + plan.overload_seconds
+    usual_ms = record.tally(0, plan.warm_seconds).good_ms.p99
+    limit = _SLOWER_SECONDS + (0.0 if math.isnan(usual_ms) else _SLOWER_FACTOR * usual_ms / 1000)
+    bad = (due for due, took, outcome in record.rows(end) if outcome != Outcome.GOOD or took > limit)
+    return max(bad, default=end) - end

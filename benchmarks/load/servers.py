@@ -1,0 +1,138 @@
+"""Who is under load: work of a known size in the product's server or in gunicorn's stock one, and the product."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from benchmarks.load.application import COMPUTE_PATH, UPLOAD_PATH, WAIT_PATH
+from benchmarks.load.overload import Work
+from benchmarks.load.traffic import Target, Traffic
+from tests.server.running import running
+from tests.servers.base import ServerProcess, find_free_port
+from tests.servers.client import Client, new_photo
+from tests.servers.nginx import Nginx
+from tests.servers.product import ROOT, Product
+from tests.servers.stacks import embedded_stack
+
+WORKERS: Final = 2
+WAITING_THREADS, COMPUTING_THREADS = 8, 2
+"""Of each worker: for work that waits, and for work that computes, which more threads only slow down."""
+MAX_QUEUE: Final = 1000
+_SMALL_BODY_BYTES: Final = 2_048
+_PROTECTED: Final = "benchmarks.load.application:measured_from_environment()"
+
+
+def waiting_work() -> Work:
+    """Return four reads for one upload, each of 50 ms."""
+    body = secrets.token_bytes(_SMALL_BODY_BYTES)
+    read = Traffic("read", WAIT_PATH, ())
+    upload = Traffic("upload", UPLOAD_PATH, (), method="POST", body=body, is_unique=True)
+    return Work("waiting 50 ms", ((read, 0.8), (upload, 0.2)), at_once=WORKERS * WAITING_THREADS * 2)
+
+
+def computing_work() -> Work:
+    """Return reads of some 10 ms of processor time each."""
+    read = Traffic("read", COMPUTE_PATH, ())
+    return Work("computing", ((read, 1.0),), at_once=WORKERS * COMPUTING_THREADS * 2, is_computing=True)
+
+
+@contextmanager
+def protected(folder: Path, threads: int, *, max_queue: int = MAX_QUEUE) -> Iterator[Target]:
+    """Run the synthetic application in the product's server, with as many places as there are threads."""
+    folder.mkdir(exist_ok=True)
+    with running(
+        folder,
+        workers=WORKERS,
+        application=_PROTECTED,
+        PHOTO_API_SERVER__THREADS=str(threads),
+        PHOTO_API_SERVER__MAX_CONCURRENT=str(WORKERS * threads),
+        PHOTO_API_SERVER__MAX_QUEUE=str(max_queue),
+    ) as server:
+        yield Target("127.0.0.1", server.public)
+
+
+@contextmanager
+def unprotected(folder: Path, threads: int) -> Iterator[Target]:
+    """Run the synthetic application in gunicorn's threaded worker."""
+    folder.mkdir(exist_ok=True)
+    port = find_free_port()
+    command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
+    command += ["--workers", str(WORKERS), "--threads", str(threads), "--no-control-socket"]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    server = ServerProcess(
+        [*command, "benchmarks.load.application:plain()"], log=folder / "plain.log", environ=environ
+    )
+    try:
+        server.wait_until_listening(port)
+        yield Target("127.0.0.1", port)
+    finally:
+        server.stop()
+
+
+@contextmanager
+def behind_nginx(folder: Path, target: Target) -> Iterator[Target]:
+    """Put nginx before a server, with connections to it kept."""
+    folder.mkdir(exist_ok=True)
+    nginx = Nginx(folder, _PROXY.replace("$UPSTREAM", f"{target.host}:{target.port}"))
+    try:
+        yield Target("127.0.0.1", nginx.port)
+    finally:
+        nginx.stop()
+
+
+_PROXY = """
+upstream photos { server $UPSTREAM max_fails=0; keepalive 64; }
+server {
+    listen 127.0.0.1:$PORT backlog=4096;
+    location / {
+        proxy_pass http://photos;
+        proxy_http_version 1.1;
+        proxy_set_header Connection "";
+        proxy_set_header Host $host;
+        proxy_next_upstream off;
+    }
+}
+"""
+
+
+@contextmanager
+def photos(folder: Path) -> Iterator[tuple[Target, tuple[Work, ...]]]:
+    """Run the product on SQLite and a folder; with it comes what is asked of it."""
+    folder.mkdir(exist_ok=True)
+    product = Product(embedded_stack(folder), folder, workers=WORKERS, settings=_PRODUCT)
+    try:
+        client = product.new_user()
+        yield Target("127.0.0.1", product.port), (_metadata_work(client), _photo_work(client))
+    finally:
+        product.close()
+
+
+_PRODUCT: Final = {
+    "PHOTO_API_SERVER__THREADS": str(WAITING_THREADS),
+    "PHOTO_API_SERVER__MAX_CONCURRENT": str(WORKERS * WAITING_THREADS),
+    "PHOTO_API_SERVER__MAX_QUEUE": str(MAX_QUEUE),
+    "PHOTO_API_PHOTOS__QUOTA_BYTES": str(2**50),
+    "PHOTO_API_AUTH__ACCESS_TOKEN_SECONDS": "3600",
+}
+
+
+def _metadata_work(client: Client) -> Work:
+    photo = client.upload()
+    read = Traffic("read", f"/api/v1/photos/{photo['id']}", (), headers=_identity(client))
+    return Work("metadata of a photo", ((read, 1.0),), at_once=WORKERS * WAITING_THREADS)
+
+
+def _photo_work(client: Client) -> Work:
+    headers = {**_identity(client), "Content-Type": "image/jpeg"}
+    upload = Traffic("upload", UPLOAD_PATH, (), method="POST", headers=headers, body=new_photo(), is_unique=True)
+    return Work("upload of a small photo", ((upload, 1.0),), at_once=WORKERS * WAITING_THREADS)
+
+
+def _identity(client: Client) -> dict[str, str]:
+    return {"Authorization": f"Bearer {client.tokens['access_token']}"}

@@ -1,0 +1,71 @@
+"""Two instances of the product behind a load balancer, over one database and one store, as in a group of VMs."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.load.traffic import Target
+from tests.servers.haproxy import Haproxy, Probing
+from tests.servers.product import Product, until
+from tests.servers.stacks import embedded_stack
+
+INSTANCES, WORKERS = 2, 2
+
+
+@dataclass(frozen=True)
+class Group:
+    """What runs.
+
+    Attributes:
+        instances: Two products.
+        balancer: Before them.
+    """
+
+    instances: tuple[Product, ...]
+    balancer: Haproxy
+
+    @property
+    def target(self) -> Target:
+        """Where clients go."""
+        return Target("127.0.0.1", self.balancer.port)
+
+    def wait_until_up(self) -> None:
+        """Wait until the balancer sends requests to every instance."""
+        until(self.balancer.are_all_up, "the balancer to see every instance")
+
+    def restart(self, number: int, **settings: str) -> None:
+        """Stop an instance and start it with other settings."""
+        self.instances[number].environ |= settings
+        self.instances[number].restart()
+        self.wait_until_up()
+
+
+@contextmanager
+def running_group(probing: Probing, settings: Mapping[str, str]) -> Iterator[Group]:
+    """Start everything in a temporary folder; end it afterwards.
+
+    Args:
+        probing: How the balancer probes.
+        settings: Of both instances.
+    """
+    with ExitStack() as closing:
+        folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="photo-api-drain-")))
+        stack = embedded_stack(folder)
+        instances = []
+        for number in range(INSTANCES):
+            home = folder / f"vm{number}"
+            home.mkdir()
+            product = Product(stack, home, workers=WORKERS, settings=settings)
+            closing.callback(product.close)
+            instances.append(product)
+        place = folder / "balancer"
+        place.mkdir()
+        balancer = Haproxy(place, [product.port for product in instances], probing=probing)
+        closing.callback(balancer.stop)
+        group = Group(tuple(instances), balancer)
+        group.wait_until_up()
+        yield group
