@@ -12,7 +12,19 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from app.cli import breakers, configuration, exit_codes, keys, migrate, openapi, reconcile, serve, users
+from app.cli import (
+    breakers,
+    configuration,
+    drain,
+    exit_codes,
+    keys,
+    migrate,
+    openapi,
+    reconcile,
+    render,
+    serve,
+    users,
+)
 from app.errors import ConfigurationError, PhotoApiError
 
 _EXIT_CODES = f"""\
@@ -33,8 +45,10 @@ _REGISTRATIONS: tuple[Callable[[Subparsers[argparse.ArgumentParser]], None], ...
     users.register,
     keys.register,
     breakers.register,
+    drain.register,
     reconcile.register,
     openapi.register,
+    render.register,
 )
 
 

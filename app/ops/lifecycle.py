@@ -21,7 +21,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 
 from app.ops.owners import Owner, find_owner
@@ -74,6 +74,7 @@ class ServerWord:
         by: Who or what has moved it there, up to 64 bytes; may be empty.
         lame_duck_ends: When a draining server stops to accept, an instant of the monotonic clock; None when it does
             not, or no longer.
+        owner: The master, told apart from whoever has its process id later; None where it was not asked for.
     """
 
     pid: int
@@ -81,6 +82,7 @@ class ServerWord:
     since: float
     by: str = ""
     lame_duck_ends: float | None = None
+    owner: Owner | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +166,8 @@ class HostLife:
         servers, workers = [], []
         for entry in entries:
             if entry.name.startswith(SERVER_PREFIX):
-                servers.append(_read_server(entry.owner.pid, entry.payload))
+                word = _read_server(entry.owner.pid, entry.payload)
+                servers.append(None if word is None else replace(word, owner=entry.owner))
             elif entry.name.startswith(WORKER_PREFIX):
                 workers.append(_read_worker(entry.owner.pid, entry.payload))
         return HostReport(
