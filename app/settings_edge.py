@@ -35,7 +35,7 @@ class EdgeSettings(Section):
         high=63_072_000,
         unit="seconds",
     )
-    limits: Literal["gallery", "strict"] = setting(
+    profile: Literal["gallery", "strict"] = setting(
         "gallery", "Rate limits per client address: for pages of many thumbnails, or for the open internet"
     )
     dry_run: bool = setting(False, "Whether limits only log what they would refuse", allowed="true or false")

@@ -15,6 +15,7 @@ FOLDERS_OF_THEIR_OWN = frozenset(
         "chaos",
         "contract",
         "drills",
+        "edge",
         "fakes",
         "faults",
         "house",

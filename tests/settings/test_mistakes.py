@@ -186,7 +186,7 @@ EDGE = (
     one("EDGE__LOG_FOLDER", "/var/log;daemon off", "an absolute path"),
     one("EDGE__PID_FILE", "/run/$host", "an absolute path"),
     one("EDGE__USER", "www data", "must be a user's name"),
-    one("EDGE__LIMITS", "gallerie", "must be one of gallery, strict", "did you mean gallery?"),
+    one("EDGE__PROFILE", "gallerie", "must be one of gallery, strict", "did you mean gallery?"),
     one("EDGE__UNLIMITED_NETWORKS", "10.0.0.1/8", "host bits"),
     one("BALANCER__NETWORKS", "0.0.0.0/0", "any client choose"),
     one("BALANCER__UNHEALTHY_THRESHOLD", "0", "whole number of probes from 1 to 20", hides=""),

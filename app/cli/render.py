@@ -1,0 +1,86 @@
+"""``python -m app render``: files of other programs, made from the settings."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.cli import exit_codes
+from app.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from app.cli.main import Subparsers
+
+_READABLE = 0o644
+
+
+def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
+    """Add the commands of this module."""
+    render = subparsers.add_parser(
+        "render",
+        help="make nginx's configuration from the settings",
+        description="Make files of other programs from the settings, so that limits and times fit to the server's.",
+    )
+    kinds = render.add_subparsers(title="what to make", metavar="WHAT", required=True)
+    nginx = kinds.add_parser(
+        "nginx",
+        help="nginx.conf for the nginx in front of the server",
+        description="Make nginx.conf. Without --output it is printed. Test it with nginx -t before you reload nginx.",
+        epilog="exit codes: 0 made; 1 a file cannot be written; 78 the configuration is wrong, nothing is written",
+    )
+    nginx.add_argument("--output", type=Path, metavar="FOLDER", help="write it into this folder, which must exist")
+    nginx.add_argument("--profile", choices=("gallery", "strict"), help="limits instead of those of the settings")
+    nginx.set_defaults(run=_render_nginx)
+
+
+def _render_nginx(arguments: argparse.Namespace) -> int:
+    """Run ``render nginx``."""
+    from app.server.edge import render_nginx  # noqa: PLC0415 - jinja2 and pydantic take a while; --help does not wait
+    from app.settings import load_settings  # noqa: PLC0415 - as above
+
+    settings = load_settings()
+    if arguments.profile is not None:
+        edge = settings.edge.model_copy(update={"profile": arguments.profile})
+        settings = settings.model_copy(update={"edge": edge})
+    return _deliver(render_nginx(settings, folder=Path.cwd()), arguments.output)
+
+
+def _deliver(files: Mapping[str, str], folder: Path | None) -> int:
+    if folder is None:
+        print("\n".join(files.values()), end="")
+        return exit_codes.OK
+    for name, text in files.items():
+        state = "written" if _write(folder / name, text) else "unchanged"
+        print(f"{folder / name}: {state}")
+    return exit_codes.OK
+
+
+def _write(path: Path, text: str) -> bool:
+    """Write a file whole or not at all; tell whether it is another one now.
+
+    Raises:
+        UnavailableError: It cannot be written; the file is as it was.
+    """
+    try:
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            return False
+        descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(descriptor)
+            Path(draft).chmod(_READABLE)
+            Path(draft).replace(path)
+        except BaseException:
+            Path(draft).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise UnavailableError(
+            f"Cannot write {path} ({error.strerror}). Name a folder of yours: --output."
+        ) from error
+    return True

@@ -1,0 +1,86 @@
+"""A real nginx with the configuration that ``python -m app render nginx`` makes, in front of a server."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import signal
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from app.server.edge import render_nginx
+from app.settings import Settings, load_settings
+from tests.servers.base import ServerProcess, find_free_port
+from tests.servers.nginx import find_program
+
+
+class Edge:
+    """A running edge.
+
+    Args:
+        folder: Its own folder.
+        server: Where the server listens, as in ``server.bind``.
+        settings: More settings, by the names of their variables without ``PHOTO_API_``.
+    """
+
+    def __init__(self, folder: Path, server: str, settings: Mapping[str, str] | None = None) -> None:
+        program = find_program()
+        self.folder = folder
+        self.port = find_free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.settings = settings_of(folder, server, self.port, settings or {})
+        self.file = write_files(self.settings, folder)
+        arguments = ["-p", str(folder), "-c", str(self.file)]
+        done = subprocess.run([program, "-t", "-q", *arguments], capture_output=True, text=True, check=False)
+        assert (done.returncode, _without_user(done.stderr)) == (0, "")
+        self._server = ServerProcess(
+            [program, *arguments, "-g", "daemon off;"], log=folder / "nginx.out", end=signal.SIGQUIT
+        )
+        self._server.wait_until_listening(self.port)
+
+    def connect(self, source: str = "127.0.0.1") -> socket.socket:
+        """Open a connection, from any address of the loopback network."""
+        return socket.create_connection(("127.0.0.1", self.port), 20, source_address=(source, 0))
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """Return the lines of the access log; every one must be a JSON object."""
+        return [json.loads(line) for line in (self.folder / "access.log").read_text(encoding="utf-8").splitlines()]
+
+    @property
+    def errors(self) -> str:
+        """What the error log says."""
+        return (self.folder / "error.log").read_text(encoding="utf-8")
+
+    def stop(self) -> None:
+        """Stop at once."""
+        self._server.send(signal.SIGTERM)
+        self._server.stop()
+
+
+def settings_of(folder: Path, server: str, port: int, more: Mapping[str, str]) -> Settings:
+    """Return settings whose files are all in one folder."""
+    ours = {
+        "SERVER__BIND": server,
+        "EDGE__BIND": f"127.0.0.1:{port}",
+        "EDGE__USER": getpass.getuser(),
+        "EDGE__PID_FILE": str(folder / "nginx.pid"),
+        "EDGE__LOG_FOLDER": str(folder),
+        "EDGE__BODY_FOLDER": str(folder),
+        **more,
+    }
+    return load_settings({f"PHOTO_API_{name}": text for name, text in ours.items()}, working_folder=folder)
+
+
+def write_files(settings: Settings, folder: Path) -> Path:
+    """Render into a folder; return the path of ``nginx.conf``."""
+    for name, text in render_nginx(settings, folder=folder).items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder / "nginx.conf"
+
+
+def _without_user(complaints: str) -> str:
+    """Leave out nginx's remark that ``user`` means nothing to who is not root."""
+    return "".join(line for line in complaints.splitlines(keepends=True) if '"user" directive' not in line)
