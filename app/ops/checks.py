@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from app.errors import DatabaseBusyError
+from app.errors import DatabaseBusyError, DatabaseDisconnectedError
 from app.ops.memory import Memory
 from app.ops.sampling import Check, CheckResult, Status
 
@@ -92,7 +92,7 @@ def database_check(database: PingedDatabase) -> Check:
 
     def check() -> CheckResult:
         try:
-            is_read_only = database.ping()
+            is_read_only = _ping(database)
         except DatabaseBusyError:
             return CheckResult(Status.WARN, "all connections are in use; the database was not asked")
         if is_read_only:
@@ -100,6 +100,13 @@ def database_check(database: PingedDatabase) -> Check:
         return CheckResult(Status.PASS)
 
     return check
+
+
+def _ping(database: PingedDatabase) -> bool:
+    try:
+        return database.ping()
+    except DatabaseDisconnectedError:  # that connection died while it was idle, which says nothing of the next one
+        return database.ping()
 
 
 def pool_check(figures: Callable[[], PoolFigures]) -> Check:

@@ -1,4 +1,4 @@
-"""A proxy on loopback before a PostgreSQL: stops chosen commits at a barrier, and cuts every connection.
+"""A proxy on loopback before a PostgreSQL: stops chosen commits at a barrier, cuts every connection, or goes silent.
 
 A transaction is chosen by text that the client has sent in it (its parameters travel as text). What must wait,
 waits at a :class:`~tests.fakes.fault_proxy.Barrier`; nothing sleeps. Connections without TLS only.
@@ -78,6 +78,8 @@ class PostgresProxy:
         self._pairs: list[_Pair] = []
         self._refuses = False
         self._had_cut = False
+        self._flows = threading.Event()
+        self._flows.set()
         self._closed = threading.Event()
         self._threads: list[threading.Thread] = []
         self._start(self._accept)
@@ -101,12 +103,17 @@ class PostgresProxy:
         for pair in pairs:
             pair.close()
 
+    def freeze(self) -> None:
+        """Carry nothing any more, neither way, and say nothing, until :meth:`heal`: a host that has vanished."""
+        self._flows.clear()
+
     def heal(self) -> bool:
         """Forget rules and take connections again; return whether any were cut since the last time."""
         with self._lock:
             had_cut, self._had_cut = self._had_cut, False
             self._refuses = False
             self._rules.clear()
+        self._flows.set()
         return had_cut
 
     def close(self) -> None:
@@ -162,6 +169,7 @@ class PostgresProxy:
                     self._stop(pair, bytes(sent))
                 if any(end in piece for end in _ENDS):
                     sent.clear()
+                self._wait_until_it_flows()
                 pair.server.sendall(piece)
         except OSError:
             pass
@@ -173,11 +181,17 @@ class PostgresProxy:
             while piece := pair.server.recv(_PIECE_BYTES):
                 while pair.held:
                     pair.held.pop().hold(self._closed)
+                self._wait_until_it_flows()
                 pair.client.sendall(piece)
         except OSError:
             pass
         finally:
             self._forget(pair)
+
+    def _wait_until_it_flows(self) -> None:
+        while not self._flows.wait(0.02):
+            if self._closed.is_set():
+                raise ConnectionAbortedError
 
     def _stop(self, pair: _Pair, sent: bytes) -> None:
         with self._lock:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from app.db.pool import PoolFigures
-from app.errors import DatabaseBusyError, DatabaseUnavailableError
+from app.errors import DatabaseBusyError, DatabaseDisconnectedError, DatabaseUnavailableError
 from app.ops import checks
 from app.ops.memory import Memory
 from app.ops.metrics import Metrics
@@ -20,13 +21,13 @@ from app.ops.sampling import CheckResult, Status
 class Pinged:
     """A database that is as it is told."""
 
-    def __init__(self, *, is_read_only: bool = False, error: Exception | None = None) -> None:
+    def __init__(self, *, is_read_only: bool = False, errors: Sequence[Exception] = ()) -> None:
         self._is_read_only = is_read_only
-        self._error = error
+        self._errors = list(errors)
 
     def ping(self) -> bool:
-        if self._error is not None:
-            raise self._error
+        if self._errors:
+            raise self._errors.pop(0)
         return self._is_read_only
 
 
@@ -104,19 +105,25 @@ def test_a_call_that_answers_passes() -> None:
         (Pinged(), CheckResult(Status.PASS)),
         (Pinged(is_read_only=True), CheckResult(Status.WARN, "the database takes reads only")),
         (
-            Pinged(error=DatabaseBusyError("")),
+            Pinged(errors=[DatabaseBusyError("")]),
             CheckResult(Status.WARN, "all connections are in use; the database was not asked"),
         ),
+        (Pinged(errors=[DatabaseDisconnectedError("")]), CheckResult(Status.PASS)),
     ],
-    ids=["sound", "read-only", "busy"],
+    ids=["sound", "read-only", "busy", "one connection died"],
 )
 def test_a_database_that_answers_is_not_down_whatever_it_answers(database: Pinged, expected: CheckResult) -> None:
     assert checks.database_check(database)() == expected
 
 
-def test_a_database_that_does_not_answer_has_failed() -> None:
+@pytest.mark.parametrize(
+    "errors",
+    [[DatabaseUnavailableError("")], [DatabaseDisconnectedError(""), DatabaseDisconnectedError("")]],
+    ids=["refuses", "cuts every connection"],
+)
+def test_a_database_that_does_not_answer_has_failed(errors: Sequence[Exception]) -> None:
     with pytest.raises(DatabaseUnavailableError):
-        checks.database_check(Pinged(error=DatabaseUnavailableError("")))()
+        checks.database_check(Pinged(errors=errors))()
 
 
 @pytest.mark.parametrize(
