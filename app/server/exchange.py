@@ -39,7 +39,7 @@ WAITED_KEY: Final = "photo_api.waited_seconds"
 DROPPED_BYTES_MAX: Final = 4 * 1024 * 1024
 """How much of a body that nobody has read is dropped to keep the connection; more ends it."""
 
-_PATIENCE_SECONDS = 0.02
+_PATIENCE_SECONDS = 0.002  # a client near by reads on within it; for others a thread is not kept
 
 _log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ ends the connection, so that a head that two readers understand differently cann
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
 
 from app.ops.admission import RequestClass
 
@@ -23,19 +23,17 @@ _END = b"\r\n\r\n"
 _UPLOAD_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 _UPLOAD_PATHS = (b"/api/v1/photos", b"/api/v1/uploads")
 _PROBE_METHODS = frozenset({b"GET", b"HEAD"})
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r\n", re.IGNORECASE)
-_CHUNKED = re.compile(rb"\r\ntransfer-encoding:[ \t]*chunked[ \t]*\r\n", re.IGNORECASE)
-_FRAMING = re.compile(rb"content-length|transfer-encoding|upgrade|expect", re.IGNORECASE)
-_EXPECT = re.compile(rb"\r\nexpect:", re.IGNORECASE)
-_CLOSE = re.compile(rb"\r\nconnection:[^\r\n]*\bclose\b", re.IGNORECASE)
-_ID = re.compile(rb"\r\nx-request-id:[ \t]*([A-Za-z0-9._:-]{1,128})[ \t]*\r\n", re.IGNORECASE)
-_BACKGROUND = re.compile(rb"\r\npriority:[ \t]*(?:[^\r\n]*[,;][ \t]*)?u=[67]\b", re.IGNORECASE)
+_STRANGE = (b" :", b"\t:", b"\r\n ", b"\r\n\t", b"\0")  # readers differ in what they make of these
+_FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
+_LENGTH = re.compile(rb"\d{1,18}")
+_CLOSE = re.compile(rb"(?:^|,)[ \t]*close[ \t]*(?:,|$)", re.IGNORECASE)
+_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_BACKGROUND = re.compile(rb"(?:^|,)[ \t]*u=[67][ \t]*(?:,|$)")
 _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n]*)?\r\n")
 _CHUNK_LINE_BYTES_MAX = 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Head:
+class Head(NamedTuple):
     """A request as the loop sees it.
 
     Attributes:
@@ -48,7 +46,7 @@ class Head:
         waits: Whether the client sends its body only after a word of the server (``Expect``).
         is_plain: Whether nothing in it can be understood in two ways: HTTP/1.1, no body, no other framing.
         is_last: Whether the client wants the connection closed after the answer.
-        request_id: The id that the client gave, if it is a valid one; else empty.
+        given_id: The ``X-Request-Id`` that the client gave, whatever it is.
     """
 
     length: int
@@ -60,7 +58,12 @@ class Head:
     waits: bool
     is_plain: bool
     is_last: bool
-    request_id: str
+    given_id: bytes
+
+    @property
+    def request_id(self) -> str:
+        """The id that the client gave, if it is a valid one; else empty."""
+        return self.given_id.decode("ascii") if _ID.fullmatch(self.given_id) else ""
 
     def chunk_scan(self) -> ChunkScan | None:
         """Return what follows its body's framing; None when it does not come in chunks."""
@@ -105,29 +108,35 @@ def _is_hopeless(buffer: bytearray, begin: int) -> bool:
 
 
 def _look(head: bytes, length: int) -> Head:
-    line_end = head.find(b"\r\n")
-    words = (head if line_end < 0 else head[:line_end]).split(b" ")
+    lines = head.split(b"\r\n")
+    words = lines[0].split(b" ")
     method, target, version = words if len(words) == 3 else (b"", b"", b"")  # noqa: PLR2004  # its three parts
     path = target.partition(b"?")[0]
-    announced = _LENGTH.search(head)
-    given_id = _ID.search(head)
-    is_strict = version == b"HTTP/1.1" and head.count(b"\n") == head.count(b"\r\n") and b"\0" not in head
+    fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
+    announced = fields.get(b"content-length", b"")
+    coding = fields.get(b"transfer-encoding")
     return Head(
         length=length,
         method=method,
         path=path,
-        request_class=_classify(method, path, head),
-        body_bytes=int(announced[1]) if announced else 0,
-        is_chunked=announced is None and _CHUNKED.search(head) is not None,
-        waits=_EXPECT.search(head) is not None,
-        is_plain=is_strict and method in _PROBE_METHODS and _FRAMING.search(head) is None,
-        is_last=_CLOSE.search(head) is not None,
-        request_id=given_id[1].decode("ascii") if given_id else "",
+        request_class=_classify(method, path, fields.get(b"priority", b"")),
+        body_bytes=int(announced) if _LENGTH.fullmatch(announced) else 0,
+        is_chunked=coding is not None and coding.lower() == b"chunked" and not announced,
+        waits=b"expect" in fields,
+        is_plain=version == b"HTTP/1.1" and method in _PROBE_METHODS and _is_plain(head, fields),
+        is_last=_CLOSE.search(fields.get(b"connection", b"")) is not None,
+        given_id=fields.get(b"x-request-id", b""),
     )
 
 
-def _classify(method: bytes, path: bytes, head: bytes) -> RequestClass:
-    if _BACKGROUND.search(head):  # RFC 9218: urgencies 6 and 7 are for what nobody waits for
+def _is_plain(head: bytes, fields: Mapping[bytes, bytes]) -> bool:
+    if not fields.keys().isdisjoint(_FRAMING) or any(strange in head for strange in _STRANGE):
+        return False
+    return head.count(b"\n") == head.count(b"\r\n") == head.count(b"\r")
+
+
+def _classify(method: bytes, path: bytes, priority: bytes) -> RequestClass:
+    if priority and _BACKGROUND.search(priority):  # RFC 9218: urgencies 6 and 7 are for what nobody waits for
         return RequestClass.BACKGROUND
     if method in _UPLOAD_METHODS and path.startswith(_UPLOAD_PATHS):
         return RequestClass.UPLOAD

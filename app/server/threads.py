@@ -11,7 +11,7 @@ _log = logging.getLogger(__name__)
 
 
 class Threads:
-    """Runs tasks, each in one of a fixed number of threads, made when they are needed.
+    """Runs tasks, each in one of a fixed number of threads, which are made with the first tasks.
 
     Args:
         count: How many.
@@ -22,12 +22,11 @@ class Threads:
         self._count = count
         self._name = name
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
         self._started = 0
 
     def submit(self, task: Callable[[], None]) -> None:
         """Run a task soon. Called by one thread only."""
-        if not self._idle.acquire(blocking=False) and self._started < self._count:
+        if self._started < self._count:
             self._started += 1
             threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
         self._tasks.put(task)
@@ -39,4 +38,3 @@ class Threads:
                 task()
             except BaseException:  # noqa: BLE001  # a thread that ended would be a place lost
                 _log.exception("a task of a thread failed")
-            self._idle.release()

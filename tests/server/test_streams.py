@@ -1,0 +1,184 @@
+"""A client's two ends: a reader that waits only for a client that sends, a writer that never waits."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from app.server.streams import PROGRESS_BYTES, ClientReader, ClientWriter
+
+LARGE = 32 * 1024 * 1024
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A server's non-blocking end and its client's."""
+    server, client = socket.socketpair()
+    server.setblocking(False)
+    client.settimeout(20)
+    with server, client:
+        yield server, client
+
+
+def read_all(client: socket.socket, size: int) -> bytes:
+    """Read so many bytes."""
+    received = bytearray()
+    while len(received) < size and (piece := client.recv(1 << 20)):
+        received += piece
+    return bytes(received)
+
+
+def test_what_the_loop_has_read_comes_first(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    reader = ClientReader(server, b"early ", 5)
+    client.sendall(b"late")
+
+    assert reader.read(10) == b"early late"
+
+
+def test_a_reader_waits_for_bytes_that_are_on_their_way(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    reader = ClientReader(server, b"", 20)
+    threading.Timer(0.05, client.sendall, (b"later",)).start()
+
+    assert reader.read(5) == b"later"
+
+
+def test_a_silent_client_is_given_up(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, _ = pair
+
+    with pytest.raises(TimeoutError):
+        ClientReader(server, b"", 0.05).read(1)
+
+
+def test_next_to_nothing_is_silence_and_progress_is_not(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    reader = ClientReader(server, b"", 0.2)
+    stop = threading.Event()
+
+    def drip() -> None:
+        while not stop.wait(0.02):
+            client.sendall(b"x")
+
+    client.sendall(bytes(PROGRESS_BYTES))
+    assert len(reader.read(PROGRESS_BYTES)) == PROGRESS_BYTES
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    try:
+        with pytest.raises(TimeoutError):
+            reader.read(PROGRESS_BYTES)
+    finally:
+        stop.set()
+        dripping.join()
+
+
+def test_the_end_of_the_connection_is_the_end_of_the_bytes(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    client.close()
+
+    assert ClientReader(server, b"", 5).read(1) == b""
+
+
+def test_nothing_is_sent_before_the_flush_and_then_in_order(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    writer = ClientWriter(server)
+    client.setblocking(False)
+
+    for piece in (b"head ", b"", b"body"):
+        writer.sendall(piece)
+    with pytest.raises(BlockingIOError):
+        client.recv(1)
+
+    assert writer.flush()
+    assert client.recv(100) == b"head body"
+
+
+def test_a_file_goes_between_the_bytes_around_it(pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    server, client = pair
+    (tmp_path / "file").write_bytes(b"0123456789")
+    writer = ClientWriter(server)
+
+    with (tmp_path / "file").open("rb") as file:
+        writer.sendall(b"<")
+        writer.sendfile(file, 2, 3)
+        writer.sendall(b">")
+        writer.sendfile(file, 8)
+
+        assert writer.flush()
+
+    assert client.recv(100) == b"<234>89"
+
+
+def test_what_the_kernel_does_not_take_stays_and_no_flush_waits(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    writer = ClientWriter(server)
+    content = os.urandom(LARGE)
+    for begin in range(0, LARGE, LARGE // 100):  # more pieces than one system call takes
+        writer.sendall(content[begin : begin + LARGE // 100])
+
+    assert not writer.flush()
+    assert not writer.wait(0)
+
+    received: list[bytes] = []
+    reading = threading.Thread(target=lambda: received.append(read_all(client, LARGE)))
+    reading.start()
+    while not writer.flush():
+        assert writer.wait(20)
+    reading.join()
+    assert received == [content]
+
+
+def test_a_large_file_goes_on_where_it_stopped(pair: tuple[socket.socket, socket.socket], tmp_path: Path) -> None:
+    server, client = pair
+    content = os.urandom(LARGE)
+    (tmp_path / "file").write_bytes(content)
+    writer = ClientWriter(server)
+
+    with (tmp_path / "file").open("rb") as file:
+        writer.sendfile(file)
+        assert not writer.flush()
+        received: list[bytes] = []
+        reading = threading.Thread(target=lambda: received.append(read_all(client, LARGE)))
+        reading.start()
+        while not writer.flush():
+            assert writer.wait(20)
+    reading.join()
+
+    assert received == [content]
+
+
+def test_a_file_that_became_shorter_breaks_the_answer_off(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    server, _ = pair
+    (tmp_path / "file").write_bytes(b"short")
+    writer = ClientWriter(server)
+
+    with (tmp_path / "file").open("rb") as file:
+        writer.sendfile(file, 0, 10)
+
+        with pytest.raises(EOFError):
+            writer.flush()
+
+
+def test_an_interim_answer_leaves_at_once(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+
+    sent = ClientWriter(server).send(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    assert (sent, client.recv(100)) == (25, b"HTTP/1.1 100 Continue\r\n\r\n")
+
+
+def test_a_client_that_is_gone_is_an_error(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    client.close()
+    writer = ClientWriter(server)
+    writer.sendall(b"x")
+
+    with pytest.raises(OSError, match="Broken pipe"):
+        writer.flush()
