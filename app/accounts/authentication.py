@@ -16,11 +16,11 @@ from collections.abc import Callable
 from uuid import UUID
 
 from cachetools import TTLCache
-from sqlalchemy import bindparam, or_, select, update
+from sqlalchemy import or_, update
 
-from app.accounts.models import ApiKey, LoginSession, User
-from app.accounts.principals import KnownApiKey, KnownSession, PrincipalCache
-from app.accounts.scopes import granted_scopes
+from app.accounts.lookups import find_api_key, find_session
+from app.accounts.models import ApiKey
+from app.accounts.principals import PrincipalCache
 from app.accounts.tokens import AccessTokens
 from app.db.base import utc_now
 from app.db.engine import Database
@@ -33,19 +33,6 @@ API_KEY_PREFIX = "pk_"
 _API_KEY = re.compile(r"pk_([a-z2-7]{8})_([A-Za-z0-9_-]{43})")
 _USE_NOTED_EVERY_SECONDS = 60.0
 _USES_REMEMBERED = 10_000
-
-
-# Written once: building a query costs more than running it.
-_FIND_SESSION = (
-    select(User.id, User.token_version, LoginSession.expires_at)
-    .join(LoginSession, LoginSession.user_id == User.id)
-    .where(LoginSession.id == bindparam("session_id"), LoginSession.revoked_at.is_(None), User.deleted_at.is_(None))
-)
-_FIND_API_KEY = (
-    select(User.is_admin, ApiKey.user_id, ApiKey.id, ApiKey.secret_hash, ApiKey.scopes, ApiKey.expires_at)
-    .join(User, ApiKey.user_id == User.id)
-    .where(ApiKey.key_id == bindparam("wanted_key_id"), User.deleted_at.is_(None))
-)
 
 
 class AccountAuthenticator:
@@ -94,7 +81,7 @@ class AccountAuthenticator:
         known = None if fresh else self._principals.session(claims.session_id)
         if known is None:
             changes = self._principals.changes
-            known = self._read_session(claims.session_id)
+            known = find_session(self._database, claims.session_id)
             if known is not None:
                 self._principals.keep_session(claims.session_id, known, changes)
         if (
@@ -106,11 +93,6 @@ class AccountAuthenticator:
             raise InvalidTokenError("This session has ended. Log in again.")
         return Principal(claims.user_id, claims.scopes, session_id=claims.session_id)
 
-    def _read_session(self, session_id: UUID) -> KnownSession | None:
-        question = {"session_id": session_id}
-        row = self._database.run_read(lambda connection: connection.execute(_FIND_SESSION, question).one_or_none())
-        return None if row is None else KnownSession(row.id, row.token_version, row.expires_at)
-
     def _by_api_key(self, credential: str, *, fresh: bool) -> Principal:
         matched = _API_KEY.fullmatch(credential)
         if matched is None:
@@ -119,7 +101,7 @@ class AccountAuthenticator:
         known = None if fresh else self._principals.api_key(key_id)
         if known is None:
             changes = self._principals.changes
-            known = self._read_api_key(key_id)
+            known = find_api_key(self._database, key_id)
             if known is not None:
                 self._principals.keep_api_key(key_id, known, changes)
         if known is None or not hmac.compare_digest(known.secret_hash, hash_secret(secret)):
@@ -128,14 +110,6 @@ class AccountAuthenticator:
             raise InvalidTokenError("This API key has expired. Make a new one.")
         self._note_use(known.id)
         return Principal(known.user_id, known.scopes, api_key_id=known.id)
-
-    def _read_api_key(self, key_id: str) -> KnownApiKey | None:
-        question = {"wanted_key_id": key_id}
-        row = self._database.run_read(lambda connection: connection.execute(_FIND_API_KEY, question).one_or_none())
-        if row is None:
-            return None
-        scopes = granted_scopes(is_admin=row.is_admin).intersection(row.scopes)
-        return KnownApiKey(row.user_id, row.id, row.secret_hash, scopes, row.expires_at)
 
     def _note_use(self, api_key_id: UUID) -> None:
         """Write when the key was used, at most once a minute over all processes; never fail the request."""

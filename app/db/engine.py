@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -27,17 +26,20 @@ from typing import Any, Protocol, TypeVar
 
 import orjson
 import psycopg
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, create_engine, event, text
 from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
-from sqlalchemy.pool import ConnectionPoolEntry, QueuePool
+from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.db.time_limits import limit_statements, patient_connection, shorten, time_of_its_own
+from app.db.pool import PoolFigures, PoolObserver, WatchedPool
+from app.db.prepared import PreparedReads, PreparedSelect, Record, Values
+from app.db.time_limits import StatementLimit, patient_connection, time_of_its_own
 from app.errors import (
     DatabaseBusyError,
     DatabaseConflictError,
     DatabaseDisconnectedError,
+    DatabaseReadOnlyError,
     DatabaseUnavailableError,
 )
 from app.settings import DatabaseSettings
@@ -55,13 +57,22 @@ _CONFLICTS = frozenset({"40001", "40P01", 1213})
 """Serialization failure and deadlock: PostgreSQL's SQLSTATEs, MySQL's number."""
 _BUSY = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "55P03", 1205})
 """A lock that did not come free in time."""
+_READ_ONLY = frozenset({"25006", "SQLITE_READONLY", 1290, 1792, 1836})
+"""A server that takes no changes: a standby, or one that was set so."""
+_DETAILS: dict[type[DatabaseUnavailableError], str] = {
+    DatabaseReadOnlyError: "Nothing can be changed just now; reading works. Try again in a moment."
+}
 _TRANSACTION = "photo_api_transaction"
 _IDLE_SINCE = "photo_api_idle_since"
 _TRUSTED_IDLE_SECONDS = 1.0
-_QUESTION = text("SELECT 1")
+_QUESTION = text("SELECT 0")
+_IS_READ_ONLY = {
+    "postgresql": text("SELECT current_setting('transaction_read_only')::boolean"),
+    "mysql": text("SELECT @@global.read_only"),
+}
 
 
-class DatabaseObserver(Protocol):
+class DatabaseObserver(PoolObserver, Protocol):
     """Who hears of the database's work. Called on hot paths: must neither raise nor block."""
 
     def query(self, seconds: float) -> None:
@@ -74,10 +85,6 @@ class DatabaseObserver(Protocol):
 
     def database_error(self, kind: str) -> None:
         """A statement or a connection failed; ``kind`` is one of a few fixed words."""
-        ...
-
-    def pool(self, active: int, waiting: int) -> None:
-        """So many connections are in use, and so many threads wait for one."""
         ...
 
 
@@ -93,53 +100,14 @@ class SilentObserver:
     def database_error(self, kind: str) -> None:
         """Do nothing."""
 
-    def pool(self, active: int, waiting: int) -> None:
+    def pool(self, active: int, idle: int, waiting: int) -> None:
         """Do nothing."""
 
+    def pool_wait(self, seconds: float) -> None:
+        """Do nothing."""
 
-class _CountingPool(QueuePool):
-    """A pool whose threads wait no longer than their request has, and that reports how many wait.
-
-    SQLAlchemy's own events come before a connection is back, so that the last one of a burst would stay counted.
-    """
-
-    waiting = 0
-    report: Callable[[int, int], None] | None = None
-    _counting = threading.Lock()
-
-    @property
-    def _timeout(self) -> float:
-        return shorten(self._own_timeout)
-
-    @_timeout.setter
-    def _timeout(self, seconds: float) -> None:
-        self._own_timeout = seconds
-
-    def recreate(self) -> _CountingPool:
-        again = super().recreate()
-        assert isinstance(again, _CountingPool)  # noqa: S101  # it is made of our class
-        again.report = self.report
-        again._timeout = self._own_timeout  # noqa: SLF001  # one of us
-        return again
-
-    def _do_get(self) -> ConnectionPoolEntry:
-        must_wait = not self.checkedin() and self.overflow() >= self._max_overflow
-        try:
-            if must_wait:
-                self._changed(waiting=1)
-            return super()._do_get()
-        finally:
-            self._changed(waiting=-1 if must_wait else 0)
-
-    def _do_return_conn(self, record: ConnectionPoolEntry) -> None:
-        super()._do_return_conn(record)
-        self._changed()
-
-    def _changed(self, *, waiting: int = 0) -> None:
-        with self._counting:  # figures and report together: the last report is then of the last figures
-            self.waiting += waiting
-            if self.report is not None:
-                self.report(self.checkedout(), self.waiting)
+    def pool_timeout(self) -> None:
+        """Do nothing."""
 
 
 class _BinaryCursor(psycopg.Cursor[Any]):
@@ -165,7 +133,7 @@ class Database:
         self.dialect: str = url.get_backend_name()
         self._engine = create_engine(
             url,
-            poolclass=_CountingPool,
+            poolclass=WatchedPool,
             pool_size=settings.pool_size,
             max_overflow=settings.max_overflow,
             pool_timeout=settings.pool_timeout_seconds,
@@ -192,12 +160,13 @@ class Database:
                 "do_connect",
                 lambda _dialect, _entry, args, more: connection_class.connect(*args, **more),
             )
-        _listen(self._engine, self.dialect, settings.slow_query_seconds, observer)
-        limit_statements(
-            self._engine,
-            own_seconds=_SQLITE_BUSY_SECONDS if self.dialect == "sqlite" else settings.statement_timeout_seconds,
-            in_transaction=lambda connection: not _stands_alone(connection),
+        watch = _StatementWatch(self._engine, settings.slow_query_seconds, observer)
+        _listen(self._engine, self.dialect, watch)
+        limit = StatementLimit(
+            self.dialect, _SQLITE_BUSY_SECONDS if self.dialect == "sqlite" else settings.statement_timeout_seconds
         )
+        _limit_statements(self._engine, limit)
+        self._prepared = PreparedReads(self._engine, limit, watch)
 
     @property
     def engine(self) -> Engine:
@@ -262,24 +231,35 @@ class Database:
         with time_of_its_own(own_seconds), self.write() as connection:
             return work(connection)
 
-    def ping(self) -> None:
-        """Make one round trip.
+    def ask(self, select: PreparedSelect, values: Values) -> list[Record]:
+        """Return all rows that one prepared statement finds: the way of the hot reads, in one round trip.
+
+        Raises:
+            DatabaseUnavailableError: See :meth:`read`.
+        """
+        with self._translated():
+            return self._prepared.ask(select, values)
+
+    def ping(self) -> bool:
+        """Make one round trip, past any breaker, and return whether the server takes no changes now: a standby.
 
         Raises:
             DatabaseUnavailableError: It did not work.
         """
-        with self.read() as connection:
-            self._ask(connection)
+        question = _IS_READ_ONLY.get(self.dialect, _QUESTION)
+        with self._translated(), self._reading.connect() as connection:
+            return bool(connection.execute(question).scalar_one())
 
-    @staticmethod
-    def _ask(connection: Connection) -> None:
-        connection.execute(_QUESTION)
+    def pool(self) -> PoolFigures:
+        """Return what the pool holds now; from memory."""
+        pool = self._engine.pool
+        assert isinstance(pool, WatchedPool)  # noqa: S101  # we made it above
+        return pool.figures()
 
     def pool_figures(self) -> tuple[int, int]:
         """Return how many connections are in use and how many threads wait for one."""
-        pool = self._engine.pool
-        assert isinstance(pool, _CountingPool)  # noqa: S101  # we made it above
-        return pool.checkedout(), pool.waiting
+        figures = self.pool()
+        return figures.active, figures.waiting
 
     def close(self) -> None:
         """Close all pooled connections."""
@@ -297,8 +277,10 @@ class Database:
                 "All database connections are in use. Try again in a moment.", retry_after_seconds=1.0
             ) from error
         except DBAPIError as error:
-            raise _kind_of(error)(
-                "The database is not available. Try again in a moment.", retry_after_seconds=_RETRY_AFTER_SECONDS
+            kind = _kind_of(error)
+            raise kind(
+                _DETAILS.get(kind, "The database is not available. Try again in a moment."),
+                retry_after_seconds=_RETRY_AFTER_SECONDS,
             ) from error
         except SQLAlchemyError as error:
             self._observer.database_error("client")
@@ -316,6 +298,8 @@ def _kind_of(error: DBAPIError) -> type[DatabaseUnavailableError]:
         code = cause.args[0]  # MySQL's number
     if code in _CONFLICTS:
         return DatabaseConflictError
+    if code in _READ_ONLY:
+        return DatabaseReadOnlyError
     return DatabaseBusyError if code in _BUSY else DatabaseUnavailableError
 
 
@@ -362,15 +346,15 @@ def _isolation(dialect: str) -> dict[str, Any]:
     return {"isolation_level": "AUTOCOMMIT", "skip_autocommit_rollback": True}
 
 
-def _listen(engine: Engine, dialect: str, slow_seconds: float, observer: DatabaseObserver) -> None:
+def _listen(engine: Engine, dialect: str, watch: _StatementWatch) -> None:
     if dialect == "sqlite":
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
         _listen_for_dead_connections(engine)
-    _listen_to_queries(engine, slow_seconds, observer)
-    assert isinstance(engine.pool, _CountingPool)  # noqa: S101  # the caller made it so
-    engine.pool.report = observer.pool
+    _listen_to_queries(engine, watch)
+    assert isinstance(engine.pool, WatchedPool)  # noqa: S101  # the caller made it so
+    engine.pool.observer = watch.observer
 
 
 def _prepare_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
@@ -421,7 +405,41 @@ def _listen_for_dead_connections(engine: Engine) -> None:
     event.listen(engine, "checkout", taken)
 
 
-def _listen_to_queries(engine: Engine, slow_seconds: float, observer: DatabaseObserver) -> None:
+def _limit_statements(engine: Engine, limit: StatementLimit) -> None:
+    def before(connection: Connection, cursor: Any, *_execution: Any) -> None:
+        limit.apply(connection.info, cursor, in_transaction=not _stands_alone(connection))
+
+    event.listen(engine, "before_cursor_execute", before)
+
+
+class _StatementWatch:
+    """What the observer hears of statements, whichever way they are asked."""
+
+    def __init__(self, engine: Engine, slow_seconds: float, observer: DatabaseObserver) -> None:
+        self._engine = engine
+        self._slow_seconds = slow_seconds
+        self.observer = observer
+
+    def statement_ended(self, statement: str, seconds: float) -> None:
+        self.observer.query(seconds)
+        if seconds >= self._slow_seconds:
+            self.observer.slow_query()
+            shown = " ".join(statement.split())[:_STATEMENT_CHARACTERS_LOGGED]
+            _log.warning("slow query", extra={"duration_ms": round(seconds * 1000, 1), "statement": shown})
+
+    def statement_failed(self, connection: PoolProxiedConnection | None, error: Any) -> bool:
+        lost = self._engine.dialect.is_disconnect(error, connection and connection.dbapi_connection, None)
+        self.failed(is_disconnect=lost)
+        if lost and connection is not None:
+            assert isinstance(self._engine.pool, WatchedPool)  # noqa: S101  # the database made it so
+            self._engine.pool.lose(connection, error)
+        return lost
+
+    def failed(self, *, is_disconnect: bool) -> None:
+        self.observer.database_error("disconnect" if is_disconnect else "statement")
+
+
+def _listen_to_queries(engine: Engine, watch: _StatementWatch) -> None:
     def before(_connection: Connection, _cursor: Any, _statement: str, _values: Any, context: Any, *_: Any) -> None:
         context.photo_api_started = time.perf_counter()
 
@@ -430,12 +448,7 @@ def _listen_to_queries(engine: Engine, slow_seconds: float, observer: DatabaseOb
         if began is None or statement is None:
             return
         context.photo_api_started = None  # what fails while its rows are fetched has been noted
-        seconds = time.perf_counter() - began
-        observer.query(seconds)
-        if seconds >= slow_seconds:
-            observer.slow_query()
-            shown = " ".join(statement.split())[:_STATEMENT_CHARACTERS_LOGGED]
-            _log.warning("slow query", extra={"duration_ms": round(seconds * 1000, 1), "statement": shown})
+        watch.statement_ended(statement, time.perf_counter() - began)
 
     def after(_connection: Connection, _cursor: Any, statement: str, _values: Any, context: Any, *_: Any) -> None:
         note(statement, context)
@@ -443,9 +456,8 @@ def _listen_to_queries(engine: Engine, slow_seconds: float, observer: DatabaseOb
     def failed(context: ExceptionContext) -> None:
         if isinstance(context.sqlalchemy_exception, DBAPIError):  # the slowest of all end by their timeout
             note(context.statement, context.execution_context)
-        if isinstance(context.sqlalchemy_exception, IntegrityError):
-            return
-        observer.database_error("disconnect" if context.is_disconnect else "statement")
+        if not isinstance(context.sqlalchemy_exception, IntegrityError):
+            watch.failed(is_disconnect=context.is_disconnect)
 
     event.listen(engine, "before_cursor_execute", before)
     event.listen(engine, "after_cursor_execute", after)

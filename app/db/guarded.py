@@ -4,13 +4,15 @@
 
     read(), write()     database                              breaker(block)
     run_read(work)      database_read ▶ database              timeout(retry(breaker(work)))
+    ask(select)         database_read ▶ database              timeout(retry(breaker(select)))
     run_write(work)     database_write ▶ database             timeout(retry(breaker(transaction(work))))
 
 A block of ``with`` cannot be done again; a function can. What a read asks is asked again when its connection died,
 what a transaction does is done again when another one won. A commit whose connection died is neither: whether it
 took effect is unknown, and the caller finds out.
 
-That all connections are in use, or that a transaction lost, says nothing of the server and opens nothing.
+That all connections are in use, that a transaction lost, or that a standby takes no changes says nothing of what the
+server can still do, and opens nothing. ``ping()`` goes past the breaker: health asks how the database is.
 """
 
 from __future__ import annotations
@@ -18,21 +20,24 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, ParamSpec, TypeVar
 
 from sqlalchemy import Connection
 
 from app.db.engine import Database, DatabaseObserver
+from app.db.prepared import PreparedSelect, Record, Values
 from app.db.time_limits import time_of_its_own
 from app.errors import (
     DatabaseBusyError,
     DatabaseConflictError,
     DatabaseDisconnectedError,
+    DatabaseReadOnlyError,
     DatabaseUnavailableError,
 )
 from app.settings import DatabaseSettings
 from app.stability import CallRefusedError, CircuitBreaker, Classification, DeadlineExceededError, Pipeline
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -42,7 +47,7 @@ def _no_time(_error: object) -> None:
 
 DATABASE_CLASSIFICATION: Final = Classification(
     failures=(DatabaseUnavailableError,),
-    ignored=(DatabaseBusyError, DatabaseConflictError, DeadlineExceededError),
+    ignored=(DatabaseBusyError, DatabaseConflictError, DatabaseReadOnlyError, DeadlineExceededError),
     retry_after_of=_no_time,
 )
 """What errors say of the server: those of work, and those of too much work here, say nothing."""
@@ -112,16 +117,16 @@ class GuardedDatabase(Database):
         with time_of_its_own(own_seconds):
             return self._run(self._pipelines.write, super().run_write, work)
 
-    def ping(self) -> None:
-        """Make one round trip, past the breaker: whoever asks wants to know how the database is, not the breaker."""
-        with super().read() as connection:
-            self._ask(connection)
+    def ask(self, select: PreparedSelect, values: Values) -> list[Record]:
+        """Return all rows that one prepared statement finds; it is asked again when its connection died."""
+        return self._run(self._pipelines.read, self._ask_once, select, values)
 
-    def _run(
-        self, pipeline: Pipeline, run: Callable[[Callable[[Connection], T]], T], work: Callable[[Connection], T]
-    ) -> T:
+    def _ask_once(self, select: PreparedSelect, values: Values) -> list[Record]:
+        return self._run(self._pipelines.every_use, super().ask, select, values)
+
+    def _run(self, pipeline: Pipeline, run: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return pipeline.call(run, work)
+            return pipeline.call(run, *args, **kwargs)
         except CallRefusedError as refusal:
             _raise_unavailable(refusal)
 

@@ -13,12 +13,11 @@ Connecting has libpq's own limit, in whole seconds and two at least.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import MutableMapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import psycopg
-from sqlalchemy import Connection, Engine, event
 
 from app.stability import Deadline, current_deadline, deadline_scope, remaining_seconds
 
@@ -59,33 +58,43 @@ def patient_connection(answer_seconds: float) -> type[psycopg.Connection[Any]]:
     return PatientConnection
 
 
-def limit_statements(engine: Engine, *, own_seconds: float, in_transaction: Callable[[Connection], bool]) -> None:
-    """Give each statement on an engine no more time than its request has.
+class StatementLimit:
+    """Gives each statement no more time than its request has. Thread-safe.
 
     Args:
-        engine: On PostgreSQL or SQLite; on others nothing is done.
+        dialect: Of the database; on others than PostgreSQL and SQLite nothing is done.
         own_seconds: The limit that connections have by themselves.
-        in_transaction: Whether a connection's statements are part of one; what is set there ends with it.
     """
-    is_postgresql = engine.dialect.name == "postgresql"
 
-    def before(connection: Connection, cursor: Any, *_execution: Any) -> None:
-        left = remaining_seconds(own_seconds)
-        info = connection.info
-        if left >= own_seconds and _SHORTENED not in info:
+    def __init__(self, dialect: str, own_seconds: float) -> None:
+        self._dialect = dialect
+        self._own_seconds = own_seconds
+
+    def apply(self, info: MutableMapping[Any, Any], cursor: Any, *, in_transaction: bool) -> None:
+        """Set the limit of the next statement on a connection, if the present one is wrong.
+
+        Args:
+            info: What the pool keeps of the connection.
+            cursor: Of the driver.
+            in_transaction: Whether the statement is part of one; what is set there ends with it.
+
+        Raises:
+            DeadlineExceededError: No time is left.
+        """
+        left = remaining_seconds(self._own_seconds)
+        if left >= self._own_seconds and _SHORTENED not in info:
             return
         milliseconds = max(1, round(left * 1000))
-        if not is_postgresql:
+        if self._dialect == "sqlite":
             cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
-        elif in_transaction(connection):
+        elif self._dialect != "postgresql":
+            return
+        elif in_transaction:
             cursor.execute(f"SET LOCAL statement_timeout = {milliseconds}")
             return
         else:
             cursor.execute(f"SET statement_timeout = {milliseconds}")
-        if left < own_seconds:
+        if left < self._own_seconds:
             info[_SHORTENED] = True
         else:
             info.pop(_SHORTENED)
-
-    if engine.dialect.name in {"postgresql", "sqlite"}:
-        event.listen(engine, "before_cursor_execute", before)

@@ -45,6 +45,11 @@ def is_unchanged(tag: str, modified_at: dt.datetime | None = None) -> bool:
     return since is not None and modified_at is not None and modified_at.replace(microsecond=0) <= since
 
 
+def has_tags() -> bool:
+    """Tell whether the client names the copies it has."""
+    return "If-None-Match" in request.headers
+
+
 def has_condition() -> bool:
     """Tell whether the request asks for an answer only if something has changed."""
     return "If-None-Match" in request.headers or "If-Modified-Since" in request.headers

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import orjson
-from sqlalchemy import Row
 
 from app.photos.models import Photo
 
@@ -41,7 +40,7 @@ COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.latitude, Photo.longitude, Photo.vers
 _NAMES = tuple(column.key for column in _SHOWN)
 
 
-def photo_document(photo: Row[Any], *, with_place: bool) -> dict[str, Any]:
+def photo_document(photo: Any, *, with_place: bool) -> dict[str, Any]:
     """Return a photo as a document for :func:`write_json`.
 
     Args:

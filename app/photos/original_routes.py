@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Any
 from urllib.parse import quote
 from uuid import UUID
 
 from flask import Response, request
-from sqlalchemy import Row
 from werkzeug.http import http_date
 
 from app.errors import NotFoundError, RangeNotSatisfiableError
@@ -18,7 +16,7 @@ from app.http.identity import Principal
 from app.http.operations import Media, get
 from app.http.ranges import ByteRange, parse_range
 from app.photos.originals import OriginalStream, ServingObserver
-from app.photos.service import PhotoService
+from app.photos.service import PhotoRow, PhotoService
 from app.storage.base import ObjectCorruptError, ObjectNotFoundError, ObjectStore, StorageTimeoutError
 
 
@@ -85,7 +83,7 @@ class OriginalRoutes:
             response.response = body
         return response
 
-    def _stream(self, row: Row[Any], span: ByteRange | None) -> OriginalStream:
+    def _stream(self, row: PhotoRow, span: ByteRange | None) -> OriginalStream:
         opening = partial(self._store.open, row.object_key)
         if span is not None:
             opening = partial(opening, start=span.start, length=span.length)
@@ -98,14 +96,14 @@ class OriginalRoutes:
         return stream
 
 
-def _wanted_range(row: Row[Any]) -> ByteRange | None:
+def _wanted_range(row: PhotoRow) -> ByteRange | None:
     """Return the range to answer; RFC 9110 knows ranges for GET only."""
     if request.method != "GET" or not conditional.is_range_current(row.sha256, row.created_at):
         return None
     return parse_range(request.headers.get("Range"), row.size_bytes)
 
 
-def _headers_of(row: Row[Any]) -> dict[str, str]:
+def _headers_of(row: PhotoRow) -> dict[str, str]:
     return {
         "ETag": conditional.quoted(row.sha256),
         "Last-Modified": http_date(row.created_at),
@@ -119,7 +117,7 @@ def _headers_of(row: Row[Any]) -> dict[str, str]:
     }
 
 
-def _disposition(row: Row[Any]) -> str:
+def _disposition(row: PhotoRow) -> str:
     """Return RFC 6266: an ASCII name for all, the full one for those who read ``filename*`` (RFC 8187)."""
     extension = row.content_type.removeprefix("image/").replace("jpeg", "jpg")
     name = row.original_filename or f"{row.id}.{extension}"

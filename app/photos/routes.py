@@ -20,7 +20,7 @@ from app.http.identity import Principal
 from app.http.operations import Reply, delete, get, patch, post
 from app.photos import documents, schemas
 from app.photos.listing import PhotoLists
-from app.photos.service import PhotoService
+from app.photos.service import PhotoRow, PhotoService
 
 _ONE = "/api/v1/photos/<uuid:photo_id>"
 _IF_MATCH = {"If-Match": "The ETag you read; 412 when the photo has changed since."}
@@ -103,7 +103,13 @@ class PhotoRoutes:
     )
     def show(self, principal: Principal, photo_id: UUID) -> Reply:
         """Show what is known of a photo, also while it is in the trash."""
-        return self._shown(principal, self._photos.get(principal.user_id, photo_id))
+        if conditional.has_tags():  # the version alone tells whether the client's copy is still good
+            version = self._photos.get_version(principal.user_id, photo_id)
+            tag = documents.entity_tag(version, principal.scopes)
+            if conditional.is_unchanged(tag):
+                return self._tagged(tag, None, {})
+        row = self._photos.get(principal.user_id, photo_id)
+        return self._tagged(_tag(principal, row), _photo_json(principal, row), {})
 
     @patch(
         _ONE,
@@ -144,11 +150,7 @@ class PhotoRoutes:
         """Take a photo out of the trash; one that is not in it stays as it is."""
         return _photo_reply(principal, self._photos.restore(principal.user_id, photo_id))
 
-    def _shown(self, principal: Principal, row: Row[Any]) -> Reply:
-        reply = _photo_reply(principal, row)
-        return self._tagged(_tag(principal, row), reply.content, {})
-
-    def _tagged(self, tag: str, content: Any, headers: dict[str, str]) -> Reply:
+    def _tagged(self, tag: str, content: bytes | None, headers: dict[str, str]) -> Reply:
         headers["ETag"] = conditional.quoted(tag)
         headers["Vary"] = "Authorization, X-Api-Key"
         if conditional.is_unchanged(tag):
@@ -164,13 +166,17 @@ def _require_delete(principal: Principal) -> None:
         raise MissingScopeError("This needs the scope 'photos:delete', which the token or key does not have.")
 
 
-def _tag(principal: Principal, row: Row[Any]) -> str:
+def _tag(principal: Principal, row: PhotoRow) -> str:
     return documents.entity_tag(row.version, principal.scopes)
 
 
-def _photo_reply(principal: Principal, row: Row[Any]) -> Reply:
+def _photo_json(principal: Principal, row: PhotoRow) -> bytes:
     document = documents.photo_document(row, with_place=documents.GEO_SCOPE in principal.scopes)
-    return Reply(200, documents.write_json(document), {"ETag": conditional.quoted(_tag(principal, row))})
+    return documents.write_json(document)
+
+
+def _photo_reply(principal: Principal, row: Row[Any]) -> Reply:
+    return Reply(200, _photo_json(principal, row), {"ETag": conditional.quoted(_tag(principal, row))})
 
 
 def _require_match(row: Row[Any]) -> None:

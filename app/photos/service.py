@@ -6,17 +6,17 @@ Ownership is part of every query: another owner's id finds nothing, exactly as a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, bindparam, select, update
+from sqlalchemy import Connection, Row, select, update
 
 from app.db.base import utc_now
 from app.db.engine import Database
 from app.errors import NotFoundError, ValidationFailedError
 from app.photos import rows
-from app.photos.documents import COLUMNS
-from app.photos.models import READY, Photo
+from app.photos.models import Photo
+from app.photos.queries import FIND, LOCK, SHOW, SHOW_ORIGINAL, SHOW_VERSION, PhotoRow, Query
 from app.photos.removal import remove_ready
 from app.photos.schemas import (
     TAGS_MAX,
@@ -28,21 +28,7 @@ from app.photos.schemas import (
     PhotoChanges,
 )
 
-# Written once: building a statement costs more than the database takes to run this one.
-_Query: TypeAlias = "Select[*tuple[Any, ...]]"
-_FIND: _Query = select(*COLUMNS).where(
-    Photo.id == bindparam("photo_id"), Photo.owner_id == bindparam("owner_id"), Photo.state == READY
-)
-_LOCK = _FIND.with_for_update()
-_FIND_ORIGINAL = _FIND.with_only_columns(
-    Photo.id,
-    Photo.object_key,
-    Photo.sha256,
-    Photo.size_bytes,
-    Photo.content_type,
-    Photo.original_filename,
-    Photo.created_at,
-)
+FoundT = TypeVar("FoundT")
 
 Guard = Callable[[Row[Any]], None]
 """Looks at the current photo before it is changed; raises to prevent the change."""
@@ -58,21 +44,29 @@ class PhotoService:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def get(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
+    def get(self, owner_id: UUID, photo_id: UUID) -> PhotoRow:
         """Return one photo, also from the trash.
 
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        return self._database.run_read(lambda connection: _found(connection, owner_id, photo_id))
+        return _only(self._database.ask(SHOW, {"photo_id": photo_id, "owner_id": owner_id}))
 
-    def get_original(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
+    def get_version(self, owner_id: UUID, photo_id: UUID) -> int:
+        """Return the version of one photo, which grows with every change.
+
+        Raises:
+            NotFoundError: Unknown, not ready, or another owner's.
+        """
+        return int(_only(self._database.ask(SHOW_VERSION, {"photo_id": photo_id, "owner_id": owner_id})).version)
+
+    def get_original(self, owner_id: UUID, photo_id: UUID) -> PhotoRow:
         """Return what serving one photo's bytes needs, and no more: each column costs on the way.
 
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        return self._database.run_read(lambda connection: _found(connection, owner_id, photo_id, _FIND_ORIGINAL))
+        return _only(self._database.ask(SHOW_ORIGINAL, {"photo_id": photo_id, "owner_id": owner_id}))
 
     def check(self, owner_id: UUID, digests: Sequence[str]) -> list[CheckItem]:
         """Tell for each SHA-256 whether the owner has those bytes already."""
@@ -100,7 +94,7 @@ class PhotoService:
             values["timeline_at"] = Photo.created_at if values["taken_at"] is None else values["taken_at"]
 
         def work(connection: Connection) -> Row[Any]:
-            guard(_found(connection, owner_id, photo_id, _LOCK))
+            guard(_found(connection, owner_id, photo_id, LOCK))
             if values:
                 _change(connection, photo_id, values)
             if "tags" in values:
@@ -117,7 +111,7 @@ class PhotoService:
         """
 
         def work(connection: Connection) -> None:
-            guard(_found(connection, owner_id, photo_id, _LOCK))
+            guard(_found(connection, owner_id, photo_id, LOCK))
             _delete(connection, owner_id, photo_id, is_permanent=is_permanent)
 
         self._database.run_write(work)
@@ -164,11 +158,18 @@ def _batch_item(
     return BatchItem(id=photo_id, status=200)
 
 
-def _found(connection: Connection, owner_id: UUID, photo_id: UUID, query: _Query = _FIND) -> Row[Any]:
-    row = connection.execute(query, {"photo_id": photo_id, "owner_id": owner_id}).first()
-    if row is None:
-        raise NotFoundError("There is no such photo.")
-    return row
+def _found(connection: Connection, owner_id: UUID, photo_id: UUID, query: Query = FIND) -> Row[Any]:
+    return _only(connection.execute(query, {"photo_id": photo_id, "owner_id": owner_id}).all())
+
+
+def _only(found: Sequence[FoundT]) -> FoundT:
+    if not found:
+        raise _not_found()
+    return found[0]
+
+
+def _not_found() -> NotFoundError:
+    return NotFoundError("There is no such photo.")
 
 
 def _change(connection: Connection, photo_id: UUID, values: dict[str, Any]) -> None:
@@ -179,22 +180,25 @@ def _change(connection: Connection, photo_id: UUID, values: dict[str, Any]) -> N
 def _delete(connection: Connection, owner_id: UUID, photo_id: UUID, *, is_permanent: bool) -> None:
     if is_permanent:
         if not remove_ready(connection, photo_id, Photo.owner_id == owner_id):
-            raise NotFoundError("There is no such photo.")
-    elif _found(connection, owner_id, photo_id, _LOCK).trashed_at is None:
+            raise _not_found()
+    elif _found(connection, owner_id, photo_id, LOCK).trashed_at is None:
         _change(connection, photo_id, {"trashed_at": utc_now()})
 
 
 def _restore(connection: Connection, owner_id: UUID, photo_id: UUID) -> Row[Any]:
-    if _found(connection, owner_id, photo_id, _LOCK).trashed_at is not None:
+    if _found(connection, owner_id, photo_id, LOCK).trashed_at is not None:
         _change(connection, photo_id, {"trashed_at": None})
     return _found(connection, owner_id, photo_id)
 
 
 def _retag(connection: Connection, owner_id: UUID, photo_id: UUID, request: BatchTag) -> None:
-    row = _found(connection, owner_id, photo_id, _LOCK)
+    row = _found(connection, owner_id, photo_id, LOCK)
     tags = [tag for tag in dict.fromkeys([*row.tags, *request.add]) if tag not in request.remove]
     if len(tags) > TAGS_MAX:
         raise ValidationFailedError(f"A photo may have at most {TAGS_MAX} tags.")
     if tags != row.tags:
         _change(connection, photo_id, {"tags": tags})
         rows.retag(connection, owner_id, photo_id, tags)
+
+
+__all__ = ["Guard", "PhotoRow", "PhotoService"]

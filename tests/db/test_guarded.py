@@ -8,9 +8,10 @@ from contextlib import closing, suppress
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, column, literal, select, text
 from sqlalchemy.exc import IntegrityError
 
+from app.db.engine import Database
 from app.db.guarded import (
     DATABASE_CLASSIFICATION,
     READ_CLASSIFICATION,
@@ -18,6 +19,7 @@ from app.db.guarded import (
     DatabasePipelines,
     GuardedDatabase,
 )
+from app.db.prepared import PreparedSelect, Record, Values
 from app.errors import (
     DatabaseBusyError,
     DatabaseConflictError,
@@ -44,6 +46,7 @@ from tests.db.conftest import Observer
 from tests.fakes.clocks import HandClock
 
 MINIMUM = 3
+ONE = PreparedSelect(select(literal(1).label("one")))
 
 
 class World:
@@ -165,6 +168,33 @@ def test_no_other_failure_of_a_read_is_asked_again(world: World, error: Exceptio
     assert work.runs == 1
 
 
+def test_a_prepared_read_is_asked_again_when_its_connection_died(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deaths = [DatabaseDisconnectedError("gone")]
+    whole = Database.ask
+
+    def dies_once(database: Database, select: PreparedSelect, values: Values) -> list[Record]:
+        if deaths:
+            raise deaths.pop()
+        return whole(database, select, values)
+
+    monkeypatch.setattr(Database, "ask", dies_once)
+
+    assert world.database.ask(ONE, {}) == [(1,)]
+    assert deaths == []
+
+
+def test_a_prepared_read_that_fails_counts_for_the_breaker(world: World) -> None:
+    unknown = PreparedSelect(select(column("unknown")))
+
+    for _ in range(MINIMUM):
+        with pytest.raises(DatabaseUnavailableError):
+            world.database.ask(unknown, {})
+
+    assert world.breaker.state is State.OPEN
+
+
 def fail(world: World, error: Exception, way: str = "read") -> None:
     with suppress(type(error)), getattr(world.database, way)():
         raise error
@@ -182,11 +212,14 @@ def test_a_server_that_fails_opens_the_breaker_and_is_asked_no_more(world: World
         world.database.run_read(count)
     with pytest.raises(DatabaseUnavailableError):
         world.database.run_write(count)
+    with pytest.raises(DatabaseUnavailableError) as refused_too:
+        world.database.ask(ONE, {})
 
     assert asked == []
-    assert refused.value.retry_after_seconds == 5
+    assert [told.value.retry_after_seconds for told in (refused, refused_too)] == [5, 5]
     assert refused.value.__suppress_context__
-    assert world.breaker.snapshot().calls["not_permitted"] == 3
+    assert refused_too.value.__suppress_context__
+    assert world.breaker.snapshot().calls["not_permitted"] == 4
 
 
 def test_after_the_wait_it_is_asked_again_and_closes(world: World) -> None:

@@ -1,0 +1,45 @@
+"""The SELECTs of single photos, written once: building a statement costs more than the database takes to run it.
+
+Ownership is part of every one: another owner's id finds nothing, exactly as an unknown one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+from sqlalchemy import Row, Select, bindparam, select
+
+from app.db.prepared import PreparedSelect, Record
+from app.photos.documents import COLUMNS
+from app.photos.models import READY, Photo
+
+Query: TypeAlias = "Select[*tuple[Any, ...]]"
+PhotoRow: TypeAlias = "Row[Any] | Record"
+"""A row of one of these, whichever way it was asked for."""
+
+FIND: Query = select(*COLUMNS).where(
+    Photo.id == bindparam("photo_id"), Photo.owner_id == bindparam("owner_id"), Photo.state == READY
+)
+"""What becomes a document, by ``photo_id`` and ``owner_id``."""
+
+LOCK = FIND.with_for_update()
+"""The same, held until the transaction ends."""
+
+SHOW = PreparedSelect(FIND)
+"""The same, for reading only."""
+
+SHOW_VERSION = PreparedSelect(FIND.with_only_columns(Photo.version))
+"""What the entity tag is made of, and no more: each column costs on the way."""
+
+SHOW_ORIGINAL = PreparedSelect(
+    FIND.with_only_columns(
+        Photo.id,
+        Photo.object_key,
+        Photo.sha256,
+        Photo.size_bytes,
+        Photo.content_type,
+        Photo.original_filename,
+        Photo.created_at,
+    )
+)
+"""What serving the bytes needs, and no more."""
