@@ -43,7 +43,7 @@ _COLLECT_SECONDS = 0.01
 _RECORD_ATTRIBUTES = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _TALKATIVE = (
     "alembic",
-    "app.db.engine._CountingPool",  # SQLAlchemy logs under the name of the pool's class
+    "app.db.pool.WatchedPool",  # SQLAlchemy logs under the name of the pool's class
     "boto3",
     "botocore",
     "s3transfer",

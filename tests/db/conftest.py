@@ -22,6 +22,8 @@ class Observer:
         self.slow = 0
         self.errors: list[str] = []
         self.figures: list[tuple[int, int]] = []
+        self.waits: list[float] = []
+        self.timeouts = 0
 
     def query(self, seconds: float) -> None:
         self.queries.append(seconds)
@@ -32,8 +34,15 @@ class Observer:
     def database_error(self, kind: str) -> None:
         self.errors.append(kind)
 
-    def pool(self, active: int, waiting: int) -> None:
+    def pool(self, active: int, idle: int, waiting: int) -> None:
+        assert idle >= 0
         self.figures.append((active, waiting))
+
+    def pool_wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+
+    def pool_timeout(self) -> None:
+        self.timeouts += 1
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import IntegrityError
 
 from app.db.engine import Database
-from app.errors import DatabaseUnavailableError
+from app.db.pool import PoolFigures
+from app.errors import DatabaseBusyError, DatabaseReadOnlyError, DatabaseUnavailableError
 from app.http.problems import problem_for
 from app.settings import DatabaseSettings
 from tests.db.conftest import Observer
@@ -181,6 +182,51 @@ def test_an_empty_pool_is_a_503_within_its_time_and_recovers_at_once(
     assert max(waiting for _, waiting in observer.figures) == 1
     database.ping()
     assert database.pool_figures() == observer.figures[-1] == (0, 0)
+
+
+def test_a_wait_for_a_connection_is_measured_and_one_in_vain_is_counted(
+    open_database: OpenDatabase, observer: Observer
+) -> None:
+    database = open_database(pool_size=1, max_overflow=0, pool_timeout_seconds=0.2)
+    with database.read(), pytest.raises(DatabaseBusyError):
+        database.ping()
+
+    assert (len(observer.waits), observer.timeouts) == (1, 1)
+    assert database.pool() == PoolFigures(active=0, idle=1, waiting=0, max_connections=1, timeouts=1)
+
+
+@pytest.fixture
+def read_only(table: Database) -> Iterator[Database]:
+    """The database, after somebody has set it so that nothing can be changed; its connections are new ones."""
+    if table.dialect == "postgresql":
+        name = str(table.engine.url.database)
+        with table.read() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} SET default_transaction_read_only = on"))
+    else:
+        event.listen(table.engine, "connect", lambda connection, _: connection.execute("PRAGMA query_only = ON"))
+    table.close()
+    yield table
+    if table.dialect == "postgresql":
+        with table.read() as connection:
+            connection.execute(text("SET default_transaction_read_only = off"))
+            connection.execute(text(f"ALTER DATABASE {name} RESET default_transaction_read_only"))
+
+
+def test_a_database_that_takes_no_changes_is_told_from_one_that_is_down(
+    read_only: Database, observer: Observer
+) -> None:
+    with pytest.raises(DatabaseReadOnlyError) as caught, read_only.write() as connection:
+        add(connection, 1)
+
+    assert names(read_only) == []
+    assert problem_for(type(caught.value)).slug == "read-only"
+    assert caught.value.retry_after_seconds == 2
+    assert observer.errors == ["statement"]
+    assert read_only.ping() is (read_only.dialect == "postgresql")
+
+
+def test_a_database_that_takes_changes_says_so(database: Database) -> None:
+    assert database.ping() is False
 
 
 def test_a_waiting_thread_gets_the_connection_that_comes_free(

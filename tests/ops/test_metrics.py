@@ -120,7 +120,7 @@ def test_the_observers_move_their_metrics() -> None:
     metrics.query(0.01)
     metrics.slow_query()
     metrics.database_error("statement")
-    metrics.pool(3, 1)
+    metrics.pool(3, 2, 1)
     metrics.log_queued(7)
     metrics.log_dropped_lines(2)
     metrics.client_left("upload")
