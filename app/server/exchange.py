@@ -25,16 +25,11 @@ from gunicorn.http import wsgi  # type: ignore[import-untyped]  # gunicorn ships
 from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]  # as above
 from gunicorn.http.message import Request  # type: ignore[import-untyped]  # as above
 
+from app.ops.requests import COUNTED_KEY, WAITED_KEY
 from app.server.streams import ClientReader, ClientWriter
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
-
-COUNTED_KEY: Final = "photo_api.counted"
-"""True in the WSGI environment of requests that the server itself counts in flight."""
-
-WAITED_KEY: Final = "photo_api.waited_seconds"
-"""How long a request has waited for its turn, in the WSGI environment."""
 
 DROPPED_BYTES_MAX: Final = 4 * 1024 * 1024
 """How much of a body that nobody has read is dropped to keep the connection; more ends it."""

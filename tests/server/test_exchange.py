@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn ships no types
 
-from app.server.exchange import COUNTED_KEY, DROPPED_BYTES_MAX, WAITED_KEY, Exchange, Outcome
+from app.ops.requests import COUNTED_KEY, WAITED_KEY
+from app.server.exchange import DROPPED_BYTES_MAX, Exchange, Outcome
 
 GET = b"GET /photos?a=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LARGE = 16 * 1024 * 1024

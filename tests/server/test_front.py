@@ -1,0 +1,460 @@
+"""The front of a worker, turn by turn: what gets a thread, waits, is refused, is cut off; and what is counted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import pytest
+from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn ships no types
+
+from app.ops.admission import Admission, AdmissionOptions, Reason
+from app.server.connections import Connection
+from app.server.exchange import Exchange
+from app.server.front import AHEAD_BYTES, Front, FrontOptions
+from app.server.heads import Head
+from app.server.loop import EventLoop
+from app.server.refusals import refusal
+
+GET = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n"
+SLOW = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LARGE = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"
+PROBE = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+LARGE_BYTES = 16 * 1024 * 1024
+
+
+def post(announced: int, body: bytes = b"", path: bytes = b"/api/v1/photos") -> bytes:
+    """Return an upload, whole or begun."""
+    return b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (path, announced, body)
+
+
+class Counts:
+    """Counts requests in flight, and what was refused."""
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self.most = 0
+        self.waiting: list[int] = []
+        self.reasons: list[str] = []
+
+    def enter(self) -> None:
+        self.in_flight += 1
+        self.most = max(self.most, self.in_flight)
+
+    def leave(self) -> None:
+        self.in_flight -= 1
+
+    def backpressure(self, waiting: int) -> None:
+        self.waiting.append(waiting)
+
+    def rejected(self, reason: str) -> None:
+        self.reasons.append(reason)
+
+
+class Stage:
+    """A front on a free port, turned by the test, and an application whose slow answers wait for a gate."""
+
+    def __init__(self, *, places: int = 2, queue: int = 2, silence: float = 20.0, connections: int = 100) -> None:
+        self.gate = threading.Event()
+        self.served: list[str] = []
+        self.counts = Counts()
+        self.is_last = False
+        self.loop = EventLoop()
+        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port = self.listener.getsockname()[1]
+        self.front = Front(
+            self.loop,
+            FrontOptions(threads=places, max_connections=connections, keep_alive_seconds=20, silence_seconds=silence),
+            admission=Admission(
+                AdmissionOptions(
+                    max_concurrent=places,
+                    max_queue=queue,
+                    max_wait_seconds=20,
+                    target_seconds=10,
+                    interval_seconds=20,
+                )
+            ),
+            open_exchange=self._open,
+            answer_probe=self._probe,
+            is_last=lambda: self.is_last,
+            counter=self.counts,
+            observer=self.counts,
+        )
+        self.front.listen([self.listener])
+        self._clients: list[socket.socket] = []
+
+    def _open(self, connection: Connection, received: bytes, waited: float) -> Exchange:
+        return Exchange(
+            connection.socket,
+            connection.peer,
+            connection.server,
+            received,
+            application=self._application,
+            cfg=Config(),
+            silence_seconds=20,
+            waited_seconds=waited,
+            is_last=lambda: self.is_last,
+            refuse=lambda _request, writer, _peer, _error: writer.sendall(refusal(400)),
+        )
+
+    def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        self.served.append(path)
+        if path == "/slow":
+            assert self.gate.wait(20)
+        if path == "/large":
+            start_response("200 OK", [("Content-Length", str(LARGE_BYTES))])
+            return (bytes(65_536) for _ in range(LARGE_BYTES // 65_536))
+        body = b"read %d" % len(environ["wsgi.input"].read()) if path == "/api/v1/photos" else b"hello"
+        start_response("200 OK", [("Content-Length", str(len(body)))])
+        return [body]
+
+    @staticmethod
+    def _probe(head: Head, _is_last: bool) -> bytes | None:  # noqa: FBT001  # the front's question
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup" if head.path == b"/health" else None
+
+    def client(self, *sent: bytes) -> socket.socket:
+        """Connect and send."""
+        connected = socket.create_connection(("127.0.0.1", self.port), 20)
+        for piece in sent:
+            connected.sendall(piece)
+        self._clients.append(connected)
+        return connected
+
+    def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
+        """Turn the front until a condition holds."""
+        ends = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < ends, "waited in vain"
+            self.front.turn(0.01)
+
+    def answer(self, client: socket.socket) -> bytes:
+        """Turn until a client has a whole short answer, or its end."""
+        client.setblocking(False)
+        received = bytearray()
+
+        def is_whole() -> bool:
+            with contextlib.suppress(BlockingIOError):
+                piece = client.recv(65_536)
+                received.extend(piece)
+                if not piece:
+                    return True
+            head, end, body = bytes(received).partition(b"\r\n\r\n")
+            return bool(end) and len(body) >= int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+
+        self.until(is_whole)
+        return bytes(received)
+
+    def is_closed(self, client: socket.socket) -> bool:
+        """Tell whether the server has closed its side."""
+        client.setblocking(False)
+        try:
+            while client.recv(65_536):
+                pass
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            return True
+        return True
+
+    def close(self) -> None:
+        self.gate.set()
+        for client in self._clients:
+            client.close()
+        self.until(lambda: self.front.connections == 0)
+        self.listener.close()
+        self.loop.close()
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    made = Stage()
+    yield made
+    made.close()
+
+
+def status(answer: bytes) -> int:
+    return int(answer.split()[1])
+
+
+def test_requests_of_one_connection_are_answered_in_their_order(stage: Stage) -> None:
+    client = stage.client(GET + PROBE + GET)
+
+    answers = b""
+    while answers.count(b"200 OK") < 3:
+        answers += stage.answer(client)
+
+    assert answers.index(b"hello") < answers.index(b"up") < answers.rindex(b"hello")
+    assert stage.served == ["/quick", "/quick"]
+
+
+def test_a_head_that_comes_byte_by_byte_needs_no_thread_until_it_is_there(stage: Stage) -> None:
+    client = stage.client()
+
+    for byte in GET[:-1]:
+        client.sendall(bytes([byte]))
+        stage.front.turn(0.005)
+    begun = list(stage.served)
+    stage.until(lambda: stage.counts.in_flight == 1)
+    client.sendall(GET[-1:])
+
+    assert (begun, status(stage.answer(client))) == ([], 200)
+
+
+def test_a_probe_is_answered_while_every_place_is_taken_and_the_queue_is_full(stage: Stage) -> None:
+    busy = [stage.client(SLOW) for _ in range(4)]
+    stage.until(lambda: stage.front.in_flight == 4)
+
+    answer = stage.answer(stage.client(PROBE))
+
+    assert answer.endswith(b"up")
+    assert stage.counts.in_flight == 4
+    stage.gate.set()
+    assert [status(stage.answer(client)) for client in busy] == [200] * 4
+
+
+def test_what_has_no_place_waits_and_what_has_no_room_is_refused_with_a_problem(stage: Stage) -> None:
+    waiting = [stage.client(SLOW) for _ in range(4)]
+    stage.until(lambda: stage.front.in_flight == 4)
+
+    answer = stage.answer(stage.client(GET[:-2] + b"X-Request-Id: mine-1\r\n\r\n"))
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    document = json.loads(body)
+    assert status(answer) == 503
+    assert (document["type"], document["request_id"]) == ("urn:photo-api:problem:overloaded", "mine-1")
+    assert f"Retry-After: {document['retry_after_seconds']}".encode() in head
+    assert b"Connection: close" in head
+    assert stage.counts.reasons == [Reason.QUEUE_FULL]
+    assert max(stage.counts.waiting) == 2
+    stage.gate.set()
+    assert [status(stage.answer(client)) for client in waiting] == [200] * 4
+
+
+def test_an_upload_without_room_is_refused_before_its_body_is_read_and_the_body_is_dropped(stage: Stage) -> None:
+    for _ in range(4):
+        stage.client(SLOW)
+    stage.until(lambda: stage.front.in_flight == 4)
+    client = stage.client(post(1_000_000, bytes(50_000)))
+
+    answer = stage.answer(client)
+    client.setblocking(True)
+    sending = threading.Thread(target=client.sendall, args=(bytes(950_000),))
+    sending.start()
+    stage.until(lambda: not sending.is_alive())
+    client.close()
+
+    assert status(answer) == 503
+    stage.until(lambda: stage.front.connections == 4)
+
+
+def test_a_small_body_gets_a_thread_only_when_it_is_whole(stage: Stage) -> None:
+    client = stage.client(post(100_000, bytes(99_999)))
+    stage.until(lambda: stage.front.in_flight == 1)
+    for _ in range(5):
+        stage.front.turn(0.01)
+    begun = list(stage.served)
+
+    client.sendall(b"x")
+
+    assert (begun, stage.answer(client)[-11:]) == ([], b"read 100000")
+
+
+def test_a_large_body_gets_a_thread_with_its_beginning(stage: Stage) -> None:
+    size = AHEAD_BYTES * 3
+    client = stage.client(post(size, bytes(AHEAD_BYTES)))
+    stage.until(lambda: stage.served)
+
+    client.sendall(bytes(size - AHEAD_BYTES))
+
+    assert stage.answer(client).endswith(b"read %d" % size)
+
+
+def test_a_chunked_body_gets_a_thread_when_it_has_ended(stage: Stage) -> None:
+    head = b"POST /api/v1/photos HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client = stage.client(head + b"5\r\nhello\r\n")
+    stage.until(lambda: stage.front.in_flight == 1)
+    for _ in range(5):
+        stage.front.turn(0.01)
+    begun = list(stage.served)
+
+    client.sendall(b"0\r\n\r\n")
+
+    assert (begun, stage.answer(client)[-6:]) == ([], b"read 5")
+
+
+def test_a_client_that_leaves_while_it_waits_is_never_served(stage: Stage) -> None:
+    for _ in range(2):
+        stage.client(SLOW)
+    stage.until(lambda: stage.front.in_flight == 2)
+    leaving = stage.client(GET)
+    stage.until(lambda: stage.front.in_flight == 3)
+
+    leaving.close()
+
+    stage.until(lambda: stage.front.in_flight == 2)
+    stage.gate.set()
+    stage.until(lambda: stage.front.in_flight == 0)
+    assert stage.served == ["/slow", "/slow"]
+    assert stage.counts.reasons == [Reason.CLIENT_LEFT]
+
+
+def test_slow_readers_hold_no_place() -> None:
+    stage = Stage(queue=10)
+    readers = [stage.client(LARGE) for _ in range(6)]
+    stage.until(lambda: stage.served.count("/large") == 6)
+
+    assert status(stage.answer(stage.client(GET))) == 200
+
+    assert stage.counts.in_flight == 6
+    received = [0] * len(readers)
+
+    def read_on() -> bool:
+        for index, reader in enumerate(readers):
+            reader.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                received[index] += len(reader.recv(1 << 20))
+        return min(received) > LARGE_BYTES
+
+    stage.until(read_on)
+    stage.until(lambda: stage.counts.in_flight == 0)
+    stage.close()
+
+
+def test_a_reader_that_stops_is_cut_off_and_its_answer_closed() -> None:
+    stage = Stage(silence=0.2)
+    stage.client(LARGE)
+    stage.until(lambda: stage.front.in_flight == 1)
+
+    stage.until(lambda: stage.front.connections == 0)
+
+    assert stage.counts.in_flight == 0
+    stage.close()
+
+
+@pytest.mark.parametrize(
+    "begun", [GET[:20], post(1000, b"half"), b"GET / HTTP/1.1\r\nX: "], ids=["head", "body", "header"]
+)
+def test_a_request_that_does_not_come_to_its_end_is_408(begun: bytes) -> None:
+    stage = Stage(silence=0.1)
+
+    answer = stage.answer(stage.client(begun))
+
+    assert status(answer) == 408
+    assert json.loads(answer.partition(b"\r\n\r\n")[2])["retryable"] is True
+    assert (stage.served, stage.counts.in_flight) == ([], 0)
+    stage.close()
+
+
+def test_a_body_that_drips_is_408_and_one_that_moves_is_not() -> None:
+    stage = Stage(silence=0.2)
+    dripping, moving = stage.client(post(20_000)), stage.client(post(20_000))
+
+    def drip() -> bool:
+        with contextlib.suppress(OSError):
+            dripping.sendall(b"x")
+        moving.sendall(bytes(1000))
+        time.sleep(0.05)  # the pace of the two clients
+        return bool(stage.served)
+
+    stage.until(drip)
+
+    assert status(stage.answer(moving)) == 200
+    assert status(stage.answer(dripping)) == 408
+    stage.close()
+
+
+def test_a_head_without_end_is_431(stage: Stage) -> None:
+    client = stage.client(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * 11_000)
+
+    assert status(stage.answer(client)) == 431
+    assert stage.counts.in_flight == 0
+
+
+def test_an_unreadable_request_is_400_by_the_parser(stage: Stage) -> None:
+    assert status(stage.answer(stage.client(b"GET / HTTP/1.1\nHost: a\n\n"))) == 400
+
+
+def test_idle_connections_make_room_for_new_ones() -> None:
+    stage = Stage(connections=3)
+    idle = [stage.client(GET) for _ in range(3)]
+    for client in idle:
+        stage.answer(client)
+
+    answer = stage.answer(stage.client(GET))
+
+    assert status(answer) == 200
+    assert sum(stage.is_closed(client) for client in idle) == 2  # one for the client, one for the next
+    stage.close()
+
+
+def test_without_an_idle_connection_new_ones_wait_in_the_kernel() -> None:
+    stage = Stage(places=1, connections=2)
+    busy = [stage.client(SLOW) for _ in range(2)]
+    stage.until(lambda: stage.front.in_flight == 2)
+    late = stage.client(GET)
+    for _ in range(5):
+        stage.front.turn(0.01)
+    connections = stage.front.connections
+
+    stage.gate.set()
+
+    assert connections == 2
+    assert [status(stage.answer(client)) for client in (*busy, late)] == [200] * 3
+    stage.close()
+
+
+def test_stopping_takes_what_the_kernel_has_completed_and_answers_it() -> None:
+    stage = Stage(queue=10)
+    clients = [stage.client(GET) for _ in range(5)]
+
+    stage.is_last = True
+    stage.front.stop_accepting()
+
+    answers = [stage.answer(client) for client in clients]
+    assert [status(answer) for answer in answers] == [200] * 5
+    assert all(b"Connection: close" in answer for answer in answers)
+    stage.until(lambda: all(stage.is_closed(client) for client in clients))
+    assert not stage.front.is_busy
+    stage.close()
+
+
+def test_closing_idle_connections_spares_the_busy_ones(stage: Stage) -> None:
+    idle, busy = stage.client(GET), stage.client(SLOW)
+    stage.answer(idle)
+    stage.until(lambda: stage.served.count("/slow") == 1)
+
+    stage.front.close_idle()
+    stage.gate.set()
+
+    assert stage.is_closed(idle)
+    assert status(stage.answer(busy)) == 200
+
+
+def test_cutting_says_how_many_requests_it_cost_and_refuses_those_that_wait(stage: Stage) -> None:
+    working = [stage.client(SLOW) for _ in range(2)]
+    stage.until(lambda: stage.front.in_flight == 2)
+    waiting = stage.client(GET)
+    stage.until(lambda: stage.front.in_flight == 3)
+
+    cut = stage.front.cut()
+
+    assert cut == 3
+    assert status(stage.answer(waiting)) == 503
+    assert [stage.is_closed(client) for client in working] == [True, True]
+    assert stage.counts.reasons == [Reason.STOPPING]
+
+
+def test_a_burst_is_answered_whole_and_nothing_is_left_in_flight(stage: Stage) -> None:
+    clients = [stage.client(GET if number % 2 else post(5, b"hello")) for number in range(60)]
+
+    statuses = {status(stage.answer(client)) for client in clients}
+
+    assert statuses <= {200, 503}
+    stage.until(lambda: stage.counts.in_flight == 0)
+    assert len(stage.served) + len(stage.counts.reasons) == 60
