@@ -157,6 +157,15 @@ def test_every_class_with_a_share_gets_on_in_a_flood_of_the_others(places: int) 
             pytest.fail(f"{starved} has starved")
 
 
+@pytest.mark.parametrize(
+    ("places", "guaranteed"), [(1, [0, 0, 0]), (2, [1, 0, 0]), (3, [1, 1, 1]), (4, [2, 1, 1]), (50, [25, 12, 2])]
+)
+def test_a_share_is_whole_places_and_one_at_least_where_that_fits(places: int, guaranteed: list[int]) -> None:
+    admission = Scene(options(places=places, shares={READ: 0.5, UPLOAD: 0.25, BACKGROUND: 0.05})).admission
+
+    assert [admission._lanes[each].guaranteed for each in RequestClass] == guaranteed
+
+
 def test_a_place_that_nobody_has_cannot_be_given_back() -> None:
     scene = Scene(options())
     scene.offer(READ)
@@ -398,6 +407,54 @@ def test_a_round_of_work_that_waits_is_never_dropped() -> None:
         scene.offer(READ)
 
     assert [reason for _, reason in words] == [None] * 8
+
+
+def test_a_queue_that_was_empty_begins_anew() -> None:
+    scene = Scene(options(places=2, queue=20, shares={}))
+    scene.offer(READ, 2 + 4)
+    scene.now = 2.0
+    scene.release(READ)
+    for number in (4, 5, 6):
+        scene.admission.withdraw(f"read {number}")
+    scene.now = 17.0
+    scene.offer(READ, 4)
+    scene.now = 18.5
+
+    assert scene.release(READ) == [("read 7", None)]
+
+
+def test_one_more_than_a_round_of_work_counts_as_a_queue() -> None:
+    scene = Scene(options(places=2, queue=20, shares={}))
+    scene.offer(READ, 2 + 3)
+    scene.now = 2.0
+    first = scene.release(READ)
+    scene.offer(READ, 1)
+    scene.now = 18.0
+
+    second = scene.release(READ)
+
+    assert (first, second) == ([("read 3", None)], [("read 4", Reason.QUEUE_DELAY), ("read 5", None)])
+
+
+def test_a_wait_of_exactly_the_target_keeps_nobody_out() -> None:
+    scene = standing()
+    for number in (6, 7, 8, 9, 10):
+        scene.admission.withdraw(f"read {number}")
+    scene.offer(READ, 2)
+    scene.now += TARGET
+
+    assert scene.offer(READ) == [Decision.QUEUED]
+
+
+def test_a_request_does_not_take_the_place_that_another_waits_for() -> None:
+    scene = Scene(options(places=1))
+    scene.offer(READ, 2)
+    scene.admission.release(READ)
+
+    decisions = scene.offer(READ)
+
+    assert decisions == [Decision.QUEUED]
+    assert scene.decided() == [("read 2", None)]
 
 
 def test_a_burst_is_taken_up_whole() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from app.ops.admission import Admission, AdmissionOptions, Decision, Reason, RequestClass
@@ -130,16 +130,19 @@ class Model:
 
 
 classes = st.sampled_from(RequestClass)
+bursts = st.tuples(classes, st.integers(1, 8))
 steps = st.one_of(
-    st.tuples(st.just("offer"), classes),
-    st.tuples(st.just("offer"), classes),
-    st.tuples(st.just("resume"), classes),
+    st.tuples(st.just("offer"), bursts),
+    st.tuples(st.just("offer"), bursts),
+    st.tuples(st.just("resume"), bursts),
     st.tuples(st.just("release"), classes),
     st.tuples(st.just("release"), classes),
+    st.tuples(st.just("free"), classes),
     st.tuples(st.just("withdraw"), st.integers(0, 200)),
-    st.tuples(st.just("wait"), st.sampled_from([0.25, 0.5, 1.0, 8.0, 16.0, 40.0])),
+    st.tuples(st.just("wait"), st.sampled_from([0.25, 1.0, 1.0, 8.0, 16.0, 40.0])),
     st.tuples(st.just("next"), st.none()),
 )
+sequences = st.lists(steps, max_size=120)
 limits = st.builds(
     AdmissionOptions,
     max_concurrent=st.integers(1, 6),
@@ -165,11 +168,13 @@ class Run:
 
     def step(self, name: str, value: Any) -> None:
         if name in {"offer", "resume"}:
-            self.ask(name, value)
-        elif name == "release" and self.admission.running_of(RequestClass(value)):
-            self.admission.release(RequestClass(value))
-            self.model.running[RequestClass(value)] -= 1
-            self.hear()
+            for _ in range(value[1]):
+                self.ask(name, value[0])
+        elif name in {"release", "free"} and self.admission.running_of(value):
+            self.admission.release(value)
+            self.model.running[value] -= 1
+            if name == "release":
+                self.hear()
         elif name == "withdraw" and self.pending:
             ticket = self.pending.pop(value % len(self.pending))
             assert self.admission.withdraw(ticket)
@@ -210,7 +215,8 @@ class Run:
         assert self.admission.next_instant() == expected
 
 
-@given(bounds=limits, sequence=st.lists(steps, max_size=80))
+@settings(max_examples=400)
+@given(bounds=limits, sequence=sequences)
 def test_every_word_is_that_of_the_model(bounds: AdmissionOptions, sequence: list[tuple[str, Any]]) -> None:
     run = Run(bounds)
 
@@ -218,13 +224,14 @@ def test_every_word_is_that_of_the_model(bounds: AdmissionOptions, sequence: lis
         run.step(name, value)
 
     while run.pending:
+        run.hear()
         for request_class in RequestClass:
             run.step("release", request_class)
         run.step("wait", 0.25)
     assert run.last_words == Counter(dict.fromkeys(run.class_of, 1))
 
 
-@given(bounds=limits, sequence=st.lists(steps, max_size=80))
+@given(bounds=limits, sequence=sequences)
 def test_no_place_is_lost_and_none_is_left_free_while_one_waits(
     bounds: AdmissionOptions, sequence: list[tuple[str, Any]]
 ) -> None:
@@ -243,7 +250,7 @@ def test_no_place_is_lost_and_none_is_left_free_while_one_waits(
     assert not run.pending
 
 
-@given(bounds=limits, sequence=st.lists(steps, max_size=80))
+@given(bounds=limits, sequence=sequences)
 def test_within_a_class_requests_are_taken_in_their_order(
     bounds: AdmissionOptions, sequence: list[tuple[str, Any]]
 ) -> None:
@@ -255,10 +262,10 @@ def test_within_a_class_requests_are_taken_in_their_order(
         if name == "wait":
             now += value
         elif name == "offer":
-            if admission.offer(number, RequestClass(value), now) is Decision.QUEUED:
-                queued[RequestClass(value)].append(number)
-        elif name == "release" and admission.running_of(RequestClass(value)):
-            admission.release(RequestClass(value))
+            if admission.offer(number, value[0], now) is Decision.QUEUED:
+                queued[value[0]].append(number)
+        elif name == "release" and admission.running_of(value):
+            admission.release(value)
         for ticket, reason in admission.next(now):
             request_class = next(each for each in RequestClass if ticket in queued[each])
             assert ticket == queued[request_class].pop(-1 if reason is Reason.QUEUE_FULL else 0)
