@@ -7,9 +7,9 @@ else away: who asks for details has trouble already.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from app.ops.build import Instance
 from app.ops.health import HealthReport
@@ -25,6 +25,23 @@ _log = logging.getLogger(__name__)
 
 Section: TypeAlias = Callable[[], Any]
 """Returns one member of the document, made of what JSON has."""
+
+
+_POOL_METRICS: Final = {
+    "active": "photo_api_db_pool_active_connections",
+    "idle": "photo_api_db_pool_idle_connections",
+    "waiting": "photo_api_db_pool_waiting_requests",
+    "max_connections": "photo_api_db_pool_max_connections",
+    "timeouts": "photo_api_db_pool_timeouts_total",
+}
+
+
+class Exposed(Protocol):
+    """Who knows the metrics of all workers; :class:`app.ops.metrics.Metrics` is one."""
+
+    def exposition(self, accept: str | None = None, names: Iterable[str] = ()) -> tuple[bytes, str]:
+        """Return some metrics in Prometheus's text format, and its content type."""
+        ...
 
 
 class _Breaker(Protocol):
@@ -63,6 +80,22 @@ def breaker_section(breakers: Mapping[str, _Breaker]) -> Section:
 def pool_section(figures: Callable[[], PoolFigures]) -> Section:
     """Return the section of a connection pool: that of this process."""
     return lambda: asdict(figures())
+
+
+def host_pool_section(metrics: Exposed) -> Section:
+    """Return the section of the connection pools of all workers together, as their metrics have it.
+
+    Args:
+        metrics: Those of all processes of this server.
+    """
+
+    def totals() -> dict[str, int]:
+        text, _ = metrics.exposition(None, list(_POOL_METRICS.values()))
+        lines = [line.split() for line in text.decode().splitlines() if not line.startswith("#")]
+        found = {words[0]: words[1] for words in lines if len(words) > 1}
+        return {part: int(float(found[name])) for part, name in _POOL_METRICS.items()}
+
+    return totals
 
 
 def host_sections(look: Callable[[], HostReport | None], clock: Clock = SYSTEM_CLOCK) -> dict[str, Section]:

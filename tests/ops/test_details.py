@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from app.db.pool import PoolFigures
 from app.ops.build import find_instance
-from app.ops.details import HealthDetails, breaker_section, host_sections, pool_section
+from app.ops.details import HealthDetails, breaker_section, host_pool_section, host_sections, pool_section
 from app.ops.health import HealthMonitor
 from app.ops.lifecycle import HostReport, Lifecycle, Phase, ServerWord, State, WorkerWord
+from app.ops.metrics import Metrics
 from app.ops.probes import ProbeAnswers
 from app.stability import CircuitBreaker
 from tests.fakes.clocks import HandClock
@@ -32,6 +33,21 @@ def test_a_pool_is_shown_with_what_it_holds() -> None:
         "waiting": 3,
         "max_connections": 4,
         "timeouts": 5,
+    }
+
+
+def test_the_pools_of_all_workers_are_shown_together() -> None:
+    metrics = Metrics(version="1")
+    metrics.pool(3, 2, 1)
+    metrics.db_pool_max.set(40)
+    metrics.pool_timeout()
+
+    assert host_pool_section(metrics)() == {
+        "active": 3,
+        "idle": 2,
+        "waiting": 1,
+        "max_connections": 40,
+        "timeouts": 1,
     }
 
 
