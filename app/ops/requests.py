@@ -24,7 +24,7 @@ COUNTED_KEY: Final = "photo_api.counted"
 """In a WSGI environment: true when the server counts the request itself, from its first byte on."""
 
 WAITED_KEY: Final = "photo_api.waited_seconds"
-"""In the WSGI environment: for how long a request has waited for its turn after it had come in. Missing: not at all."""
+"""In a WSGI environment: how many seconds a request has waited for its turn after it had come in; missing: none."""
 
 _log = logging.getLogger(REQUEST_LOGGER)
 
