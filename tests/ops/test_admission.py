@@ -397,8 +397,8 @@ def test_after_an_interval_without_a_refusal_a_burst_is_taken_up_again() -> None
 
 
 def test_a_round_of_work_that_waits_is_never_dropped() -> None:
-    scene = Scene(options(places=2, queue=20, shares={}))
-    scene.offer(READ, 2 + 1)
+    scene = Scene(options(places=3, queue=20, shares={}))
+    scene.offer(READ, 3 + 2)
     words = []
 
     for _ in range(8):
@@ -407,6 +407,18 @@ def test_a_round_of_work_that_waits_is_never_dropped() -> None:
         scene.offer(READ)
 
     assert [reason for _, reason in words] == [None] * 8
+
+
+def test_the_last_one_of_a_queue_is_never_dropped() -> None:
+    scene = Scene(options(places=1, queue=20, shares={}))
+    scene.offer(READ, 1 + 2)
+    scene.now = 2.0
+    first = scene.release(READ)
+    scene.now = 40.0
+
+    second = scene.release(READ)
+
+    assert (first, second) == ([("read 2", None)], [("read 3", None)])
 
 
 def test_a_queue_that_was_empty_begins_anew() -> None:
