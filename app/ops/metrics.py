@@ -3,27 +3,34 @@
 Names are the contract's; ``docs/metrics.md`` says what each means and what to do when it moves, and a test
 compares the two. Route templates only become labels, never paths; what is not known becomes one word.
 
-Several workers: ``prometheus_client`` keeps one file per process and kind in the folder that
-``PROMETHEUS_MULTIPROC_DIR`` names when it is first imported (:mod:`app.server.metrics_folder` sets it), and the
-exposition adds them up. Gauges are of the ``live`` kinds, so that those of a dead worker vanish. Without the
-variable (tests, ``flask run``) the same object counts in this process alone, and so does a worker that cannot make
-its files: photos can be read on a full disk, and no count is worth more than that.
+Several processes: each keeps its numbers in a file of its own (:mod:`app.ops.metric_values`) in the folder that
+``PROMETHEUS_MULTIPROC_DIR`` names (:mod:`app.server.metrics_folder` sets it), and whoever is scraped adds them up
+(:mod:`app.ops.metric_collector`): counters and histograms of all that ever ran, gauges of those that live. Without
+the variable (tests, ``flask run``) the same object counts in this process alone, and so does a process that cannot
+make its file: photos can be read on a full disk, and no count is worth more than that.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, get_args
+from typing import Any, Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_flask_exporter import PrometheusMetrics  # type: ignore[import-untyped]  # it ships no types
 
+from app.ops.admission import Reason
+from app.ops.metric_children import ShortCounter, ShortHistogram
+from app.ops.metric_collector import FolderCollector
+from app.ops.metric_files import Role
+from app.ops.metric_processes import PROCESS_LABEL, PROCESS_METRICS, ProcessCollector
+from app.ops.metric_values import ValueFile
 from app.stability.integrations.prometheus import SPECS, PrometheusExporter
 
 _log = logging.getLogger(__name__)
@@ -76,12 +83,8 @@ _EXTERNAL_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0
 _QUERY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
 
 _Across = Literal["livesum", "livemin", "livemax", "livemostrecent"]
-_INFO_ACROSS = "max"  # what the exporter gives its information metrics
-_ROOM_BYTES = {
-    "counter": 65_536,
-    "histogram": 524_288,  # every route has its buckets
-    **{f"gauge_{across}": 65_536 for across in (*get_args(_Across), _INFO_ACROSS)},
-}
+_SKIPPED = "metric_files_skipped_total"
+_FOLD_AT_START_FROM = 8  # as many dead workers' files may wait for the next scrape
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +108,22 @@ class Metrics:
     Args:
         version: What ``photo_api_build_info`` says.
         registry: Where they are registered; a new one by default.
+        role: What this process does. The gauges of the management process are seen nowhere: it is not among those
+            that have to be ready, and its connections serve no requests.
 
     Attributes:
         stability: Publishes what the policies of pipelines have counted.
     """
 
-    def __init__(self, *, version: str, registry: CollectorRegistry | None = None) -> None:
-        _reserve_files()
+    def __init__(self, *, version: str, registry: CollectorRegistry | None = None, role: Role = "worker") -> None:
+        self._role = role
+        self._folder = _open_folder(role)
         self._registry = registry or CollectorRegistry()
         self._facts: list[MetricFacts] = []
+        self._processes = ProcessCollector(_PREFIX)
+        self._scraping = threading.Lock()
+        self._answered: dict[tuple[str, str, int], tuple[ShortCounter, ShortHistogram]] = {}
+        self._external: dict[tuple[str, str, str], ShortHistogram] = {}
         self._exporter = PrometheusMetrics.for_app_factory(path=None, export_defaults=False, registry=self._registry)
         self._define_http()
         self._define_dependencies()
@@ -126,6 +136,10 @@ class Metrics:
         ]
         self._exporter.info("photo_api_build_info", "Always 1; its label says what runs.", version=version)
         self._facts.append(MetricFacts("photo_api_build_info", "gauge", ("version",)))
+        for name, (kind, _) in PROCESS_METRICS.items():
+            self._noted(name, kind, (PROCESS_LABEL,))
+        self._noted(_SKIPPED, "counter", ())
+        self._query = ShortHistogram(self.db_query_duration)
         self._begin_at_zero()
 
     def _define_http(self) -> None:
@@ -148,6 +162,13 @@ class Metrics:
         self.etag_requests = self._counter(
             "etag_requests_total", "Conditional requests, by whether the client's copy was current.", ("result",)
         )
+        self.backpressure_queue_size = self._gauge("backpressure_queue_size", "Requests that wait for a place.")
+        self.backpressure_rejected = self._counter(
+            "backpressure_rejected_total", "Requests that waited or came in vain.", ("reason",)
+        )
+        self.drain_timeouts = self._counter(
+            "drain_timeout_total", "Requests cut off because they outlasted the graceful time-out."
+        )
 
     def _define_dependencies(self) -> None:
         self.external_request_duration = self._histogram(
@@ -163,6 +184,11 @@ class Metrics:
         self.db_pool_active = self._gauge("db_pool_active_connections", "Connections in use.")
         self.db_pool_waiting = self._gauge("db_pool_waiting_requests", "Threads that wait for a connection.")
         self.db_pool_max = self._gauge("db_pool_max_connections", "Connections the pools may open.")
+        self.db_pool_idle = self._gauge("db_pool_idle_connections", "Open connections that nobody uses.")
+        self.db_pool_wait = self._histogram(
+            "db_pool_wait_seconds", "How long threads waited for a connection.", (), _QUERY_BUCKETS
+        )
+        self.db_pool_timeouts = self._counter("db_pool_timeouts_total", "Threads that waited in vain.")
         self.db_query_duration = self._histogram(
             "db_query_duration_seconds", "Single statements.", (), _QUERY_BUCKETS
         )
@@ -211,6 +237,8 @@ class Metrics:
             self.client_disconnects.labels(during)
         for result in ("hit", "miss"):
             self.etag_requests.labels(result)
+        for reason in Reason:
+            self.backpressure_rejected.labels(reason.value)
         for name in (*_EXCEPTIONS, OTHER_EXCEPTION):
             self.exceptions.labels(name)
 
@@ -247,8 +275,13 @@ class Metrics:
         """
         method = method if method in _METHODS else _OTHER_METHOD
         route = route or UNMATCHED_ROUTE
-        self.http_requests.labels(method, route, str(code)).inc()
-        self.http_request_duration.labels(method, route).observe(seconds)
+        found = self._answered.get((method, route, code))
+        if found is None:
+            counted = ShortCounter(self.http_requests.labels(method, route, str(code)))
+            found = (counted, ShortHistogram(self.http_request_duration.labels(method, route)))
+            self._answered[method, route, code] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
     def unforeseen(self, kind: str) -> None:
         """Count an exception that became a 500, by the name of its class if that is a usual one."""
@@ -257,6 +290,22 @@ class Metrics:
     def client_left(self, during: Literal["upload", "download"]) -> None:
         """Count a client that closed the connection early."""
         self.client_disconnects.labels(during).inc()
+
+    def backpressure(self, waiting: int) -> None:
+        """Set how many requests wait for a place in this process."""
+        self.backpressure_queue_size.set(waiting)
+
+    def rejected(self, reason: str) -> None:
+        """Count a request that was refused, or whose client left while it waited.
+
+        Args:
+            reason: One of :class:`app.ops.admission.Reason`.
+        """
+        self.backpressure_rejected.labels(str(reason)).inc()
+
+    def drain_timed_out(self, requests: int) -> None:
+        """Count requests that were cut off because they outlasted the graceful time-out."""
+        self.drain_timeouts.inc(requests)
 
     def conditional_request(self, *, current: bool) -> None:
         """Count a request with a condition: was the client's copy current (304), or not (200)."""
@@ -274,13 +323,17 @@ class Metrics:
             seconds: How long it took.
             kind: For a failure, what went wrong, of a fixed set (usually an error's class).
         """
-        self.external_request_duration.labels(service, operation, outcome).observe(seconds)
+        timed = self._external.get((service, operation, outcome))
+        if timed is None:
+            timed = ShortHistogram(self.external_request_duration.labels(service, operation, outcome))
+            self._external[service, operation, outcome] = timed
+        timed.observe(seconds)
         if outcome == "failure":
             self.external_request_errors.labels(service, operation, kind or "other").inc()
 
     def query(self, seconds: float) -> None:
         """Record how long one statement took."""
-        self.db_query_duration.observe(seconds)
+        self._query.observe(seconds)
 
     def slow_query(self) -> None:
         """Count a statement at or above the threshold."""
@@ -290,10 +343,19 @@ class Metrics:
         """Count a failed statement or connection; ``kind`` is of a fixed set."""
         self.db_errors.labels(kind).inc()
 
-    def pool(self, active: int, waiting: int) -> None:
-        """Set how many connections this process uses and how many threads wait for one."""
+    def pool(self, active: int, idle: int, waiting: int) -> None:
+        """Set how many connections this process uses and keeps idle, and how many threads wait for one."""
         self.db_pool_active.set(active)
+        self.db_pool_idle.set(idle)
         self.db_pool_waiting.set(waiting)
+
+    def pool_wait(self, seconds: float) -> None:
+        """Record how long a thread has waited for a connection, in vain or not."""
+        self.db_pool_wait.observe(seconds)
+
+    def pool_timeout(self) -> None:
+        """Count a thread that has waited for a connection in vain."""
+        self.db_pool_timeouts.inc()
 
     def log_queued(self, size: int) -> None:
         """Set how many log lines wait in this process."""
@@ -325,47 +387,88 @@ class Metrics:
         self.outbox_oldest_age.set(oldest_age_seconds)
 
     def exposition(self, accept: str | None = None, names: Iterable[str] = ()) -> tuple[bytes, str]:
-        """Return the metrics of all workers and their content type; this worker's alone when none has files.
+        """Return the metrics of all processes and their content type; this one's alone when none has a file.
 
         Args:
             accept: The ``Accept`` header; OpenMetrics is given to who asks for it.
-            names: Only these samples; all when empty.
+            names: Only these metrics or samples; all when empty.
+
+        Raises:
+            OSError: The folder that they are in cannot be read.
         """
         self.stability.publish()
-        wanted = list(names)
-        folder = os.environ.get(MULTIPROCESS_VARIABLE)
-        if folder and not any(Path(folder).glob("*.db")):
-            encode, content_type = choose_encoder(accept or "")
-            registry = self._registry.restricted_registry(wanted) if wanted else self._registry
-            return encode(registry), content_type
-        text, content_type = self._exporter.generate_metrics(accept, wanted)
-        return text.encode(), content_type
+        wanted = frozenset(names)
+        with self._scraping:
+            families = self._collect()
+        encode, content_type = choose_encoder(accept or "")
+        return encode(_Selection(families, wanted)), content_type
+
+    def _collect(self) -> list[Metric]:
+        here = (self._role, os.getpid())
+        skipped = CounterMetricFamily(_PREFIX + _SKIPPED, "Files of processes that could not be read whole.")
+        families: list[Metric] = []
+        processes: list[tuple[str, int]] = []
+        if self._folder is not None:
+            found = self._folder.collect()
+            families = found.families
+            processes = [("master", os.getppid()), *((name.role, name.owner.pid) for name in found.living)]
+            skipped.add_metric([], found.damaged)
+        else:
+            skipped.add_metric([], 0)
+        if here not in processes:
+            processes.append(here)
+        return [*(families or self._registry.collect()), *self._processes.collect(processes), skipped]
 
 
-def _reserve_files() -> None:
-    """Make this process's files with all their room, or let everything be counted in memory.
+class _Selection:
+    """What an encoder takes for a registry.
 
-    ``prometheus_client`` maps sparse files: on a full disk the first write to a new page is a SIGBUS, which would
-    kill the worker over a counter. Reserved room cannot run out.
+    Args:
+        families: All metrics.
+        names: Of metrics or samples; all when empty.
     """
+
+    def __init__(self, families: list[Metric], names: frozenset[str]) -> None:
+        self._families = families
+        self._names = names
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics that were asked for."""
+        if not self._names:
+            return self._families
+        return filter(None, map(self._selected, self._families))
+
+    def _selected(self, family: Metric) -> Metric | None:
+        if family.name in self._names:
+            return family
+        samples = [sample for sample in family.samples if sample.name in self._names]
+        if not samples:
+            return None
+        selected = Metric(family.name, family.documentation, family.type, family.unit)
+        selected.samples = samples
+        return selected
+
+
+def _open_folder(role: Role) -> FolderCollector | None:
+    """Let everything be counted in a file of this process, or in memory; return what reads all files."""
     folder = os.environ.get(MULTIPROCESS_VARIABLE)
+    values.ValueClass = values.MutexValue
     if not folder:
-        return
-    made: list[Path] = []
+        return None
+    collector = FolderCollector(Path(folder))
     try:
-        for kind, room_bytes in _ROOM_BYTES.items():
-            path = Path(folder) / f"{kind}_{os.getpid()}.db"
-            if path.exists():
-                continue
-            # Whole before it has its name: a scrape that meets an empty file fails.
-            unnamed = path.with_suffix(".new")
-            made += [unnamed, path]
-            with unnamed.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, room_bytes)
-            unnamed.rename(path)
+        in_file = ValueFile(Path(folder), role).value_class()
     except OSError as error:
-        for path in made:
-            with suppress(OSError):
-                path.unlink()
-        values.ValueClass = values.MutexValue
         _log.warning("no files for metrics (%s): this worker's are not in the totals", error.strerror)
+        return collector
+    values.ValueClass = in_file if role == "worker" else _without_gauges(in_file)
+    # A process that starts has often taken a dead one's place: where nobody scrapes, this bounds the folder.
+    collector.fold(from_files=_FOLD_AT_START_FROM)
+    return collector
+
+
+def _without_gauges(in_file: Any) -> Any:
+    def number(typ: str, *arguments: Any, **options: Any) -> Any:
+        return (values.MutexValue if typ == "gauge" else in_file)(typ, *arguments, **options)
+
+    return number

@@ -1,0 +1,217 @@
+"""Where a process counts: in a file that others can read, or in its memory when that cannot be.
+
+``prometheus_client`` asks a class for each of its numbers (``values.ValueClass``), and this is such a class. Its
+own one for several processes has one file per kind of metric, named after the process id; ours has one file per
+process under a name that never comes twice, whose room is reserved when it is made and when it grows, and whose
+values are stored by one store of the processor. The layout is in :mod:`app.ops.metric_files`.
+"""
+
+from __future__ import annotations
+
+import logging
+import mmap
+import os
+import secrets
+import struct
+import threading
+import zlib
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import orjson
+
+from app.ops.metric_files import ENTRY, HEADER, MAGIC, VALUE, WORD_BYTES, Role, file_name
+from app.ops.owners import find_owner
+
+_log = logging.getLogger(__name__)
+
+ROOM_BYTES: Final = 1024 * 1024
+"""How much room is reserved at a time; every route has its buckets."""
+
+_USED = struct.Struct("<Q")
+_USED_AT = HEADER.size - _USED.size
+
+Words: TypeAlias = "memoryview[float]"
+"""Eight bytes each, see :mod:`app.ops.metric_files`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The place of one value.
+
+    Attributes:
+        words: Where it is; the word behind it says when it was set.
+        index: At which of the words.
+        lock: To be held while it changes.
+    """
+
+    words: Words
+    index: int
+    lock: threading.Lock
+
+
+class ValueFile:
+    """One process's file. Thread-safe.
+
+    A child that this process forks does not count in it: its values go on in its memory, unseen.
+
+    Args:
+        folder: The server's.
+        role: What this process does.
+
+    Attributes:
+        path: The file.
+
+    Raises:
+        OSError: It cannot be made whole; nothing is left behind.
+    """
+
+    def __init__(self, folder: Path, role: Role = "worker") -> None:
+        name = file_name(role, find_owner(os.getpid()), secrets.token_hex(4))
+        self.path = folder / name
+        self._lock = threading.Lock()
+        self._cells: dict[bytes, Cell] = {}
+        self._used = HEADER.size
+        self._values: list[FileValue] = []
+        self._is_full = False
+        self._is_parents = False
+        # Whole before it has its name: whoever reads it finds a header.
+        unnamed = folder / f"{name}.new"
+        try:
+            self._descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._room_bytes = self._reserve(0)
+            self._map[: HEADER.size] = HEADER.pack(MAGIC, self._used)
+            unnamed.rename(self.path)
+        except OSError:
+            with suppress(OSError):
+                unnamed.unlink()
+            self.close()
+            raise
+        os.register_at_fork(after_in_child=self._forget_parent)
+
+    def value_class(self) -> type[FileValue]:
+        """Return what ``prometheus_client`` makes its numbers with."""
+        return type("FileValue", (FileValue,), {"file": self})
+
+    def cell(self, key: bytes) -> Cell:
+        """Return the place of a value, a new one with 0 when there is none; in memory when there is no room."""
+        with self._lock:
+            cell = self._cells.get(key)
+            if cell is None:
+                cell = self._cells[key] = _cell_in_memory() if self._is_parents else self._new_cell(key)
+            return cell
+
+    def keep(self, value: FileValue) -> None:
+        """Remember a value, for the day this process forks."""
+        with self._lock:
+            self._values.append(value)
+
+    def close(self) -> None:
+        """Close the file's descriptor. Its values can be counted on, and are read by others."""
+        with suppress(AttributeError, OSError):
+            os.close(self._descriptor)
+
+    def _new_cell(self, key: bytes) -> Cell:
+        try:
+            return self._add(key)
+        except OSError as error:
+            if not self._is_full:
+                _log.warning("no more room for metrics (%s): new ones are not in the totals", error.strerror)
+            self._is_full = True
+            return _cell_in_memory()
+
+    def _add(self, key: bytes) -> Cell:
+        filled = key.ljust(len(key) + -len(key) % WORD_BYTES)
+        entry = ENTRY.pack(len(key), zlib.crc32(key)) + filled + VALUE.pack(0.0, 0.0)
+        end = self._used + len(entry)
+        if end > self._room_bytes:
+            self._room_bytes = self._reserve(self._room_bytes)
+        self._map[self._used : end] = entry
+        self._words_in_use()[0] = end
+        self._used = end
+        return Cell(self._words, (end - VALUE.size) // WORD_BYTES, self._lock)
+
+    def _words_in_use(self) -> memoryview[int]:
+        return memoryview(self._map)[_USED_AT : HEADER.size].cast("Q")
+
+    def _reserve(self, room_bytes: int) -> int:
+        """Make room for more and map it; values that are there already keep their older mapping of the same bytes.
+
+        On a full disk the first write to a page of a sparse file is a SIGBUS, which would kill the process over a
+        counter. Reserved room cannot run out.
+        """
+        os.posix_fallocate(self._descriptor, room_bytes, ROOM_BYTES)
+        self._map = mmap.mmap(self._descriptor, room_bytes + ROOM_BYTES)
+        self._words: Words = memoryview(self._map).cast("d")
+        return room_bytes + ROOM_BYTES
+
+    def _forget_parent(self) -> None:
+        # Whoever held a lock does not exist here.
+        self._lock = threading.Lock()
+        self._is_parents = True
+        for value in self._values:
+            value.leave_file()
+        self._cells = {}
+
+
+def _cell_in_memory() -> Cell:
+    return Cell(memoryview(bytearray(VALUE.size)).cast("d"), 0, threading.Lock())
+
+
+class FileValue:
+    """One number of a metric, in a file. Thread-safe. Made by ``prometheus_client``, with its arguments."""
+
+    __slots__ = ("_index", "_lock", "_words")
+
+    file: ValueFile
+    _multiprocess = True
+
+    def __init__(  # noqa: PLR0917  # the client's own signature
+        self,
+        typ: str,
+        metric_name: str,
+        name: str,
+        labelnames: Sequence[str],
+        labelvalues: Sequence[str],
+        help_text: str,
+        multiprocess_mode: str = "",
+        **_more: Any,
+    ) -> None:
+        labels = list(zip(labelnames, labelvalues, strict=True))
+        key = orjson.dumps([typ, multiprocess_mode, metric_name, name, help_text, labels])
+        self._use(self.file.cell(key))
+        self.file.keep(self)
+
+    def _use(self, cell: Cell) -> None:
+        self._words, self._index, self._lock = cell.words, cell.index, cell.lock
+
+    def inc(self, amount: float) -> None:
+        """Add to it."""
+        with self._lock:
+            self._words[self._index] += amount
+
+    def set(self, value: float, timestamp: float | None = None) -> None:
+        """Set it, and when that was where it matters (UNIX seconds)."""
+        with self._lock:
+            self._words[self._index] = value
+            if timestamp:
+                self._words[self._index + 1] = timestamp
+
+    def get(self) -> float:
+        """Return it."""
+        return self._words[self._index]
+
+    def set_exemplar(self, exemplar: object) -> None:
+        """Ignore an exemplar: there is no place for it in the file."""
+
+    def get_exemplar(self) -> None:
+        """Return none."""
+
+    def leave_file(self) -> None:
+        """Go on in memory, with the value it has now."""
+        cell = _cell_in_memory()
+        cell.words[0] = self.get()
+        self._use(cell)

@@ -1,0 +1,183 @@
+"""A process counts in a file of its own whose room is reserved; what cannot be there is counted in memory."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+
+from app.ops.metric_collector import FolderCollector
+from app.ops.metric_files import FileReader, SeriesBook, list_files
+from app.ops.metric_values import ROOM_BYTES, FileValue, ValueFile
+from tests.ops.metric_writers import counter, gauge, labelled, samples
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def counts(file: ValueFile) -> dict[str, float]:
+    reader = FileReader(file.path, SeriesBook())
+    reader.read()
+    assert reader.is_whole
+    return {series.sample: value for series, value in reader.counts()}
+
+
+def test_what_the_client_counts_is_in_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "ValueClass", ValueFile(tmp_path).value_class())
+    registry = CollectorRegistry()
+
+    Counter("a", "A.", ["kind"], registry=registry).labels("x").inc(2.5)
+    Gauge("b", "B.", registry=registry, multiprocess_mode="livesum").set(-3)
+    Histogram("c", "C.", registry=registry, buckets=[1, 2]).observe(1.5)
+
+    collector = FolderCollector(tmp_path)
+    assert labelled(collector, "a_total") == {(("kind", "x"),): 2.5}
+    assert samples(collector) == {"b": -3, "c_count": 1, "c_sum": 1.5}
+    assert labelled(collector, "c_bucket") == {(("le", "1.0"),): 0, (("le", "2.0"),): 1, (("le", "+Inf"),): 1}
+
+
+def test_no_two_files_have_one_name_even_in_one_process(tmp_path: Path) -> None:
+    first, second = ValueFile(tmp_path), ValueFile(tmp_path, "management")
+
+    counter(first).inc(1)
+    counter(second).inc(2)
+
+    assert {(name.role, name.owner.pid) for name in list_files(tmp_path)} == {
+        ("worker", os.getpid()),
+        ("management", os.getpid()),
+    }
+    assert samples(FolderCollector(tmp_path)) == {"things_total": 3}
+
+
+def test_numbers_of_the_same_series_are_one(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    first, second = counter(file), counter(file)
+
+    first.inc(1)
+    second.inc(2)
+
+    assert first.get() == second.get() == 3
+    assert counts(file) == {"things_total": 3}
+
+
+def test_the_latest_is_known_by_when_it_was_set(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    value = gauge(file, "livemostrecent")
+
+    value.set(7, timestamp=1234.5)
+
+    reader = FileReader(file.path, SeriesBook())
+    reader.read()
+    assert [(level, set_at) for _, level, set_at in reader.gauges()] == [(7, 1234.5)]
+
+
+def test_threads_lose_no_count(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    value = counter(file)
+    barrier = threading.Barrier(4)
+
+    def count() -> None:
+        barrier.wait()
+        for _ in range(5000):
+            value.inc(1)
+
+    threads = [threading.Thread(target=count) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert counts(file) == {"things_total": 20_000}
+
+
+def test_room_is_reserved_and_grows_in_whole_pieces(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    early = counter(file, "early")
+    pieces = [file.path.stat()]
+
+    many = [counter(file, f"metric_{number}" + "x" * 400) for number in range(3 * ROOM_BYTES // 2000)]
+    for value in (early, *many):
+        value.inc(1)
+
+    pieces.append(file.path.stat())
+    assert [piece.st_size for piece in pieces] == [ROOM_BYTES, 2 * ROOM_BYTES]
+    assert all(piece.st_blocks * 512 >= piece.st_size for piece in pieces)
+    found = counts(file)
+    assert len(found) == len(many) + 1
+    assert set(found.values()) == {1.0}
+
+
+_WITHOUT_ROOM_TO_GROW = """
+import resource, sys
+from pathlib import Path
+from app.ops.metric_values import ROOM_BYTES, ValueFile
+from tests.ops.metric_writers import counter
+file = ValueFile(Path(sys.argv[1]))
+resource.setrlimit(resource.RLIMIT_FSIZE, (ROOM_BYTES, ROOM_BYTES))
+many = [counter(file, f"metric_{number}" + "x" * 400) for number in range(3 * ROOM_BYTES // 2000)]
+for value in many:
+    value.inc(2)
+print({value.get() for value in many})
+"""
+
+
+def test_what_finds_no_room_is_counted_in_memory_and_the_rest_in_the_file(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _WITHOUT_ROOM_TO_GROW, str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout == "{2.0}\n"
+    assert done.stderr.count("no more room for metrics (File too large)") == 1
+    found = samples(FolderCollector(tmp_path))
+    assert len(found) > 500
+    assert set(found.values()) == {2.0}
+
+
+def test_a_file_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+
+    with pytest.raises(OSError, match="No space left"):
+        ValueFile(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_forked_child_counts_for_itself_even_when_a_lock_was_held(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    value: FileValue = counter(file)
+    value.inc(1)
+    asked, told = os.pipe()
+
+    with file._lock:
+        child = os.fork()
+        if not child:
+            value.inc(10)
+            counter(file, "others").inc(1)
+            os.write(told, str(value.get()).encode())
+            os._exit(0)
+    os.waitpid(child, 0)
+
+    assert os.read(asked, 10) == b"11.0"
+    assert counts(file) == {"things_total": 1}
+    for descriptor in (asked, told):
+        os.close(descriptor)
+
+
+def test_an_exemplar_finds_no_place_and_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "ValueClass", ValueFile(tmp_path).value_class())
+    counted = Counter("a", "A.", registry=None)
+
+    counted.inc(1, exemplar={"trace_id": "1"})
+
+    assert [sample.exemplar for family in counted.collect() for sample in family.samples] == [None, None]
