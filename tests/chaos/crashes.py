@@ -129,6 +129,11 @@ class OpenUpload(OpenRequest):
         self._socket.sendall(self._content[: len(self._content) // 2])
         return self
 
+    def send_rest(self) -> Self:
+        """Send the second half of the body."""
+        self._socket.sendall(self._content[len(self._content) // 2 :])
+        return self
+
     def send_all(self) -> Self:
         """Send the whole body."""
         self._socket.sendall(self._content)

@@ -1,0 +1,282 @@
+"""Requests in flight are counted exactly, over all workers, whatever becomes of clients, workers and the page."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+import pytest
+
+from app.ops.lifecycle import HostLife, HostReport, Phase, State
+from app.ops.state import PAGE_NAME, StatePage
+from app.server.state_folder import STATE_FOLDER
+from tests.chaos.crashes import OpenUpload
+from tests.chaos.invariants import Baseline
+from tests.integration.judging import head_of
+from tests.servers.client import Client, new_photo
+from tests.servers.product import Product, until
+from tests.servers.stacks import embedded_stack
+
+ORIGINAL_BYTES = 24_000_000  # more than the kernel holds for a reader that does not read
+UPLOAD_BYTES = 2_000_000
+STABLE_LOOKS = 3
+
+
+def look(product: Product) -> HostReport:
+    """Return what the page of a product says; nothing when it is lost."""
+    page = StatePage(product.folder / STATE_FOLDER / PAGE_NAME, writable=False)
+    return HostLife(page).look() or HostReport((), ())
+
+
+def require_count(product: Product, expected: int) -> None:
+    """Wait until page and metric say so, and go on saying so."""
+    until(lambda: look(product).in_flight == expected, f"{expected} in flight on the page")
+    name = "photo_api_in_flight_requests"
+    until(lambda: product.metric(name) == expected, f"{expected} in flight by the metric")
+    for _ in range(STABLE_LOOKS):
+        assert (look(product).in_flight, product.metric(name)) == (expected, expected)
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Let processes stand still until the block ends."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+class HeldUploads:
+    """Uploads that have sent half of their body; each ends when the test lets it.
+
+    Args:
+        product: Where to.
+        client: Whose.
+    """
+
+    def __init__(self, product: Product, client: Client) -> None:
+        self._product = product
+        self._client = client
+        self._opened = ExitStack()
+        self._held: list[OpenUpload] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def hold(self, count: int, *, worker: int | None = None) -> None:
+        """Begin some more, by one worker if one is named: the others stand still meanwhile."""
+        others = () if worker is None else tuple(self._product.worker_pids() - {worker})
+        with stopped(*others):
+            for _ in range(count):
+                upload = OpenUpload(self._product, self._client, new_photo(UPLOAD_BYTES))
+                self._held.append(self._opened.enter_context(upload).send_half())
+                assert worker in {None, upload.worker()}
+
+    def finish(self) -> int:
+        """Send the rest of the oldest; return the status of its answer."""
+        answer = self._held.pop(0).send_rest().answer()
+        assert answer is not None
+        return answer.status
+
+
+NewProduct = Callable[..., Product]
+
+
+@pytest.fixture
+def embedded_product(tmp_path: Path) -> Iterator[NewProduct]:
+    """A function that starts a product to be harmed; what stands behind it does not matter here."""
+    with ExitStack() as closing:
+
+        def start(**options: Any) -> Product:
+            (tmp_path / "stack").mkdir()
+            product = Product(embedded_stack(tmp_path / "stack"), tmp_path, **options)
+            closing.callback(product.close)
+            return product
+
+        yield start
+
+
+def test_a_request_counts_from_its_first_byte_to_the_last_of_its_answer(product: Product, user: Client) -> None:
+    photo = user.upload(new_photo(ORIGINAL_BYTES))
+    user.get("/api/v1/users/me")  # its connection stays, and counts for nothing
+    require_count(product, 0)
+    with HeldUploads(product, user) as uploads, ExitStack() as connections:
+        beginning = connections.enter_context(socket.create_connection(("127.0.0.1", product.port), 30))
+        beginning.sendall(b"G")
+        require_count(product, 1)
+        uploads.hold(5)
+        require_count(product, 6)
+        reader = connections.enter_context(slow_reader(product, user, photo["links"]["original"]))
+        require_count(product, 7)
+
+        statuses = [uploads.finish() for _ in range(4)]
+
+        require_count(product, 3)
+        read_to_the_end(reader, ORIGINAL_BYTES)
+        require_count(product, 2)
+        beginning.sendall(b"ET /api/v1/users/me HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert beginning.recv(4096).startswith(b"HTTP/1.1 401")
+        require_count(product, 1)
+        statuses.append(uploads.finish())
+    require_count(product, 0)
+    assert statuses == [201] * 5
+
+
+def test_probes_and_scrapes_are_never_counted(product: Product, user: Client) -> None:
+    with HeldUploads(product, user) as uploads:
+        uploads.hold(1)
+        require_count(product, 1)
+
+        seen = {(user.get("/health").status_code, look(product).in_flight) for _ in range(20)}
+
+        assert seen == {(200, 1)}
+    require_count(product, 0)
+
+
+@pytest.mark.parametrize("hard", [False, True], ids=["fin", "rst"])
+def test_fifty_clients_that_leave_at_any_point_are_all_counted_out(
+    product: Product, user: Client, *, hard: bool
+) -> None:
+    content = new_photo(UPLOAD_BYTES)
+    head = head_of(user, "/api/v1/photos", "Content-Type: image/jpeg", f"Content-Length: {len(content)}")
+    whole = head + content
+    baseline = Baseline(product)
+    require_count(product, 0)
+
+    with ExitStack() as connections:
+        for number in range(50):
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", product.port), 30))
+            # From within the head to shortly before the body's end.
+            connection.sendall(whole[: 10 + number * (len(whole) - 20) // 50])
+            if hard:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        require_count(product, 50)
+
+    require_count(product, 0)
+    baseline.require()
+    assert user.send(content).status_code == 201
+
+
+def test_downloads_that_are_cut_are_counted_until_then(product: Product, user: Client) -> None:
+    photo = user.upload(new_photo(ORIGINAL_BYTES))
+    baseline = Baseline(product)
+
+    with ExitStack() as connections:
+        for _ in range(12):
+            connections.enter_context(slow_reader(product, user, photo["links"]["original"]))
+        require_count(product, 12)
+
+    require_count(product, 0)
+    baseline.require()
+
+
+def test_what_a_killed_worker_was_at_is_counted_out_and_no_more(embedded_product: NewProduct) -> None:
+    product = embedded_product()
+    user = product.new_user()
+    victim, other = sorted(product.worker_pids())
+    with HeldUploads(product, user) as uploads:
+        uploads.hold(3, worker=other)
+        uploads.hold(4, worker=victim)
+        require_count(product, 7)
+
+        os.kill(victim, signal.SIGKILL)
+
+        until(lambda: look(product).in_flight == 3, "the count without the dead worker")
+        until(product.is_ready, "another worker")
+        require_count(product, 3)
+        report = look(product)
+        assert victim not in {word.pid for word in report.workers}
+        assert {word.pid for word in report.workers} == product.worker_pids()
+        assert [uploads.finish() for _ in range(3)] == [201] * 3
+    require_count(product, 0)
+
+
+def _cut(page: Path) -> None:
+    os.truncate(page, 100)
+
+
+def _overwrite(page: Path) -> None:
+    page.write_bytes(os.urandom(page.stat().st_size))
+
+
+def _take_the_folder_away(page: Path) -> None:
+    shutil.rmtree(page.parent)
+
+
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, _cut, _overwrite, _take_the_folder_away], ids=["gone", "cut", "overwritten", "folder gone"]
+)
+def test_a_page_that_is_lost_while_requests_run_is_exact_again(
+    embedded_product: NewProduct, harm: Callable[[Path], None]
+) -> None:
+    product = embedded_product()
+    user = product.new_user()
+    first, second = sorted(product.worker_pids())
+    with HeldUploads(product, user) as uploads:
+        uploads.hold(2, worker=first)
+        uploads.hold(3, worker=second)
+        require_count(product, 5)
+
+        harm(product.folder / STATE_FOLDER / PAGE_NAME)
+
+        require_count(product, 5)
+        report = look(product)
+        assert [(word.pid, word.state) for word in report.servers] == [(product.pid, State.READY)]
+        assert {word.pid: word.in_flight for word in report.workers} == {first: 2, second: 3}
+        assert [uploads.finish() for _ in range(5)] == [201] * 5
+    require_count(product, 0)
+    assert product.worker_pids() == {first, second}
+
+
+def test_a_worker_that_makes_room_for_another_counts_until_it_has_finished(embedded_product: NewProduct) -> None:
+    product = embedded_product(workers=1, settings={"PHOTO_API_SERVER__MAX_REQUESTS": "40"})
+    user = product.new_user()
+    (old,) = product.worker_pids()
+    with HeldUploads(product, user) as uploads:
+        uploads.hold(2, worker=old)
+        require_count(product, 2)
+
+        until(lambda: user.twin().get("/api/v1/users/me").ok and _phase(product, old) > Phase.READY, "its last one")
+        until(lambda: len(product.worker_pids()) == 2, "another worker beside it")
+
+        require_count(product, 2)
+        assert [uploads.finish() for _ in range(2)] == [201] * 2
+    require_count(product, 0)
+    until(lambda: old not in product.worker_pids(), "its end")
+    assert len(product.worker_pids()) == 1
+
+
+def _phase(product: Product, pid: int) -> Phase:
+    return next((word.phase for word in look(product).workers if word.pid == pid), Phase.STOPPING)
+
+
+def slow_reader(product: Product, client: Client, path: str) -> socket.socket:
+    """Return a connection on which a download has begun that nobody reads."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+    connection.settimeout(30)
+    connection.connect(("127.0.0.1", product.port))
+    connection.sendall(head_of(client, path, "Connection: close", method="GET"))
+    assert connection.recv(1024, socket.MSG_PEEK).startswith(b"HTTP/1.1 200")
+    return connection
+
+
+def read_to_the_end(connection: socket.socket, size_bytes: int) -> None:
+    """Read an answer to its end."""
+    received = 0
+    while piece := connection.recv(1_000_000):
+        received += len(piece)
+    assert received > size_bytes
