@@ -15,14 +15,13 @@ import platform
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.load import servers
 from benchmarks.load.burst import PLACES, REQUESTS, Burst, burst
 from benchmarks.load.goals import caution, missed
-from benchmarks.load.overload import Finding, Plan, Work, measure_capacity, new_pool, overload
+from benchmarks.load.overload import Finding, Plan, Work, measure_capacity, overload
 from benchmarks.load.traffic import Target
 from benchmarks.report import say
 
@@ -30,6 +29,7 @@ _RESULTS = Path("var/bench/load.json")
 _FACTORS, _QUICK_FACTORS = (1.0, 2.0, 5.0, 10.0), (1.0, 10.0)
 _QUICK = Plan(capacity_seconds=3, warm_seconds=1.5, overload_seconds=4, recovery_seconds=2.5)
 _QUEUES = (1000, 100)
+_CONTROL = "gunicorn's gthread"
 _CONTROL_FACTOR = 2.0
 
 
@@ -39,27 +39,28 @@ class _Run:
     factors: tuple[float, ...]
     word: str
     folder: Path
-    pool: Executor
+
+    def wants(self, *names: str) -> bool:
+        """Tell whether the person asked for one of these lines."""
+        return any(self.word in name for name in names)
 
     def measure(self, target: Target, work: Work, way: str, factors: tuple[float, ...] = ()) -> Iterator[Finding]:
-        """Measure one kind of work over one way at every factor, if the person asked for it."""
-        if self.word not in f"{work.name}, {way}":
-            return
+        """Measure one kind of work over one way at every factor."""
         for factor in factors or self.factors:
             capacity = measure_capacity(target, work, self.plan.capacity_seconds)
             say(f"{work.name}, {way}: {factor:g} times {capacity:.0f} requests a second")
-            yield overload(target, work, factor, self.plan, way=way, pool=self.pool, capacity=capacity)
+            yield overload(target, work, factor, self.plan, way=way, capacity=capacity)
 
 
 def main() -> int:
     """Measure and return the exit code; a missed goal is no failure."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="1 and 10 times the capacity only, and shorter")
-    parser.add_argument("--only", default="", metavar="WORD", help="only lines with this word in their name")
+    parser.add_argument("--only", default="", metavar="WORD", help="only the work with this word in its name")
     arguments = parser.parse_args()
     plan, factors = (_QUICK, _QUICK_FACTORS) if arguments.quick else (Plan(), _FACTORS)
-    with tempfile.TemporaryDirectory(prefix="photo-api-load-") as folder, new_pool() as pool:
-        run = _Run(plan, factors, arguments.only, Path(folder), pool)
+    with tempfile.TemporaryDirectory(prefix="photo-api-load-") as folder:
+        run = _Run(plan, factors, arguments.only, Path(folder))
         findings = list(_findings(run))
         bursts = list(_bursts(run))
     _print_findings(findings)
@@ -71,27 +72,31 @@ def main() -> int:
 def _findings(run: _Run) -> Iterator[Finding]:
     waiting, computing = servers.waiting_work(), servers.computing_work()
     for work, threads in ((waiting, servers.WAITING_THREADS), (computing, servers.COMPUTING_THREADS)):
-        with servers.protected(run.folder / work.name, threads) as target:
-            yield from _both_ways(run, target, work)
-    with servers.photos(run.folder / "photos") as (target, works):
-        for work in works:
-            yield from _both_ways(run, target, work)
-    with servers.unprotected(run.folder / "unprotected", servers.WAITING_THREADS) as target:
-        yield from run.measure(target, waiting, "gunicorn's gthread", (_CONTROL_FACTOR,))
+        if run.wants(work.name):
+            with servers.protected(run.folder / f"threads-{threads}", threads) as target:
+                yield from _both_ways(run, target, work)
+    if run.wants(servers.METADATA, servers.UPLOAD):
+        with servers.photos(run.folder / "photos") as (target, works):
+            for work in works:
+                if run.wants(work.name):
+                    yield from _both_ways(run, target, work)
+    if run.wants(_CONTROL):
+        with servers.unprotected(run.folder / "unprotected", servers.WAITING_THREADS) as target:
+            yield from run.measure(target, waiting, _CONTROL, (_CONTROL_FACTOR,))
 
 
 def _both_ways(run: _Run, target: Target, work: Work) -> Iterator[Finding]:
     yield from run.measure(target, work, "direct")
-    with servers.behind_nginx(run.folder / f"{work.name} nginx", target) as edge:
+    with servers.behind_nginx(run.folder / f"edge-{target.port}", target) as edge:
         yield from run.measure(edge, work, "nginx")
 
 
 def _bursts(run: _Run) -> Iterator[Burst]:
-    if run.word not in "burst":
+    if not run.wants("burst"):
         return
     for max_queue in _QUEUES:
         say(f"{REQUESTS} requests at once, a queue of {max_queue}")
-        folder = run.folder / f"burst {max_queue}"
+        folder = run.folder / f"burst-{max_queue}"
         with servers.protected(folder, PLACES // servers.WORKERS, max_queue=max_queue) as target:
             yield burst(target, max_queue)
 

@@ -1,6 +1,6 @@
 """Work of a known size behind the real server: waiting, as for a database, and computing.
 
-``measured_from_environment`` is wired as the product is, for the product's own worker. ``plain`` has the same routes
+``measured`` is wired as the product is, for the product's own worker. ``plain`` has the same routes
 and no protection at all, for gunicorn's stock threaded worker: what a server without admission does.
 """
 
@@ -11,7 +11,7 @@ from typing import Final
 
 from flask import Flask, request
 
-from app.settings import load_settings
+from app.settings import Settings
 from tests.server import tiny
 
 WAITING_SECONDS: Final = 0.05
@@ -23,9 +23,9 @@ UPLOAD_PATH: Final = "/api/v1/photos"
 """Where admission sees an upload."""
 
 
-def measured_from_environment() -> Flask:
-    """Build the protected application from the settings."""
-    app = tiny.build(load_settings())
+def measured(settings: Settings) -> Flask:
+    """Build the protected application."""
+    app = tiny.build(settings)
     _add_work(app)
     return app
 

@@ -12,20 +12,16 @@ The probes come from another process, each on a connection of its own, as a load
 from __future__ import annotations
 
 import math
-import time
 from array import array
 from collections.abc import Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
-from multiprocessing import get_context
 from typing import Final
 
 from benchmarks.load.generator import Generator
+from benchmarks.load.probing import probing
 from benchmarks.load.records import Outcome, Record, Tally, joined
-from benchmarks.load.traffic import Target, Traffic, at_once, scattered, steady
+from benchmarks.load.traffic import Target, Traffic, at_once, scattered
 
-PROBE_PATHS: Final = ("/health", "/health/readiness")
-PROBE_EVERY_SECONDS: Final = 0.05
 _SOURCES: Final = 200
 _SETTLING_SECONDS: Final = 1.0  # of an overload: queues fill; of a capacity: threads start
 _SLOWER_FACTOR, _SLOWER_SECONDS = 2.0, 0.05
@@ -128,9 +124,7 @@ def measure_capacity(target: Target, work: Work, seconds: float) -> float:
     return len(ends) / (seconds - _SETTLING_SECONDS)
 
 
-def overload(
-    target: Target, work: Work, factor: float, plan: Plan, *, way: str, pool: Executor, capacity: float
-) -> Finding:
+def overload(target: Target, work: Work, factor: float, plan: Plan, *, way: str, capacity: float) -> Finding:
     """Offer a multiple of the capacity and judge what comes of it.
 
     Args:
@@ -139,33 +133,17 @@ def overload(
         factor: The multiple.
         plan: How long.
         way: How the requests get there, for the table.
-        pool: Of another process, for the probes.
         capacity: Good answers a second, measured just before.
     """
-    probing = probe(pool, target, plan.seconds)
     traffics = [
         replace(traffic, due=_phases(plan, capacity * share, factor, seed))
         for seed, (traffic, share) in enumerate(work.mix)
     ]
-    records = Generator(target, traffics, sources=_SOURCES).run()
-    return judge(records, probing.result(), work=work, way=way, factor=factor, plan=plan, capacity=capacity)
-
-
-def probe(pool: Executor, target: Target, seconds: float) -> Future[list[Record]]:
-    """Ask for the health every 50 ms from another process, which is at it when this returns."""
-    pool.submit(time.monotonic).result()  # the process is up
-    return pool.submit(_run_probes, target, seconds)
-
-
-def new_pool() -> ProcessPoolExecutor:
-    """Return a pool of one fresh process."""
-    return ProcessPoolExecutor(1, mp_context=get_context("spawn"))
-
-
-def _run_probes(target: Target, seconds: float) -> list[Record]:
-    due = steady(1 / PROBE_EVERY_SECONDS, seconds)
-    probes = [Traffic(path, path, due, keeps_connections=False) for path in PROBE_PATHS]
-    return Generator(target, probes).run()
+    generator = Generator(target, traffics, sources=_SOURCES)
+    with probing(target, plan.seconds) as probes:
+        records = generator.run()
+        probed = probes.records()
+    return judge(records, probed, work=work, way=way, factor=factor, plan=plan, capacity=capacity)
 
 
 def _phases(plan: Plan, per_second: float, factor: float, seed: int) -> array[float]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -16,30 +18,36 @@ from benchmarks.load.traffic import Target, Traffic
 from tests.server.running import running
 from tests.servers.base import ServerProcess, find_free_port
 from tests.servers.client import Client, new_photo
-from tests.servers.nginx import Nginx
+from tests.servers.edge import Edge
 from tests.servers.product import ROOT, Product
 from tests.servers.stacks import embedded_stack
 
+WAITING, COMPUTING, METADATA, UPLOAD = "waiting 50 ms", "computing", "metadata of a photo", "upload of a small photo"
+"""Kinds of work."""
 WORKERS: Final = 2
 WAITING_THREADS, COMPUTING_THREADS = 8, 2
 """Of each worker: for work that waits, and for work that computes, which more threads only slow down."""
 MAX_QUEUE: Final = 1000
 _SMALL_BODY_BYTES: Final = 2_048
-_PROTECTED: Final = "benchmarks.load.application:measured_from_environment()"
+_PROTECTED: Final = "benchmarks.load.application:measured"
 
 
-def waiting_work() -> Work:
-    """Return four reads for one upload, each of 50 ms."""
+def waiting_work(timeout_seconds: float = 1.0) -> Work:
+    """Return four reads for one upload, each of 50 ms.
+
+    Args:
+        timeout_seconds: When clients give up.
+    """
     body = secrets.token_bytes(_SMALL_BODY_BYTES)
-    read = Traffic("read", WAIT_PATH, ())
-    upload = Traffic("upload", UPLOAD_PATH, (), method="POST", body=body, is_unique=True)
-    return Work("waiting 50 ms", ((read, 0.8), (upload, 0.2)), at_once=WORKERS * WAITING_THREADS * 2)
+    read = Traffic("read", WAIT_PATH, (), timeout_seconds=timeout_seconds)
+    upload = replace(read, name="upload", path=UPLOAD_PATH, method="POST", body=body, is_unique=True)
+    return Work(WAITING, ((read, 0.8), (upload, 0.2)), at_once=WORKERS * WAITING_THREADS * 2)
 
 
 def computing_work() -> Work:
     """Return reads of some 10 ms of processor time each."""
     read = Traffic("read", COMPUTE_PATH, ())
-    return Work("computing", ((read, 1.0),), at_once=WORKERS * COMPUTING_THREADS * 2, is_computing=True)
+    return Work(COMPUTING, ((read, 1.0),), at_once=WORKERS * COMPUTING_THREADS * 2, is_computing=True)
 
 
 @contextmanager
@@ -65,9 +73,9 @@ def unprotected(folder: Path, threads: int) -> Iterator[Target]:
     command = [sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
     command += ["--workers", str(WORKERS), "--threads", str(threads), "--no-control-socket"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
-    server = ServerProcess(
-        [*command, "benchmarks.load.application:plain()"], log=folder / "plain.log", environ=environ
-    )
+    program = [*command, "benchmarks.load.application:plain()"]
+    # At once: a polite stop would first do the work of all who have left.
+    server = ServerProcess(program, log=folder / "plain.log", environ=environ, end=signal.SIGQUIT)
     try:
         server.wait_until_listening(port)
         yield Target("127.0.0.1", port)
@@ -77,28 +85,13 @@ def unprotected(folder: Path, threads: int) -> Iterator[Target]:
 
 @contextmanager
 def behind_nginx(folder: Path, target: Target) -> Iterator[Target]:
-    """Put nginx before a server, with connections to it kept."""
+    """Put the product's nginx before a server; nobody's rate is limited: all clients of a load are one machine."""
     folder.mkdir(exist_ok=True)
-    nginx = Nginx(folder, _PROXY.replace("$UPSTREAM", f"{target.host}:{target.port}"))
+    edge = Edge(folder, f"{target.host}:{target.port}", {"EDGE__UNLIMITED_NETWORKS": "127.0.0.0/8"})
     try:
-        yield Target("127.0.0.1", nginx.port)
+        yield Target("127.0.0.1", edge.port)
     finally:
-        nginx.stop()
-
-
-_PROXY = """
-upstream photos { server $UPSTREAM max_fails=0; keepalive 64; }
-server {
-    listen 127.0.0.1:$PORT backlog=4096;
-    location / {
-        proxy_pass http://photos;
-        proxy_http_version 1.1;
-        proxy_set_header Connection "";
-        proxy_set_header Host $host;
-        proxy_next_upstream off;
-    }
-}
-"""
+        edge.stop()
 
 
 @contextmanager
@@ -125,13 +118,13 @@ _PRODUCT: Final = {
 def _metadata_work(client: Client) -> Work:
     photo = client.upload()
     read = Traffic("read", f"/api/v1/photos/{photo['id']}", (), headers=_identity(client))
-    return Work("metadata of a photo", ((read, 1.0),), at_once=WORKERS * WAITING_THREADS)
+    return Work(METADATA, ((read, 1.0),), at_once=WORKERS * WAITING_THREADS)
 
 
 def _photo_work(client: Client) -> Work:
     headers = {**_identity(client), "Content-Type": "image/jpeg"}
     upload = Traffic("upload", UPLOAD_PATH, (), method="POST", headers=headers, body=new_photo(), is_unique=True)
-    return Work("upload of a small photo", ((upload, 1.0),), at_once=WORKERS * WAITING_THREADS)
+    return Work(UPLOAD, ((upload, 1.0),), at_once=WORKERS * WAITING_THREADS)
 
 
 def _identity(client: Client) -> dict[str, str]:

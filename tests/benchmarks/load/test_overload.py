@@ -8,7 +8,7 @@ from array import array
 import pytest
 
 from benchmarks.load.goals import caution, missed
-from benchmarks.load.overload import Finding, Plan, Work, judge, measure_capacity, new_pool, overload, recovery
+from benchmarks.load.overload import Finding, Plan, Work, judge, measure_capacity, overload, recovery
 from benchmarks.load.records import Outcome, Record
 from benchmarks.load.traffic import Traffic
 from tests.benchmarks.load.scripted import answer, scripted
@@ -96,9 +96,9 @@ def test_a_finding_can_be_written_down() -> None:
 def test_a_server_is_measured_from_capacity_to_recovery() -> None:
     plan = Plan(capacity_seconds=1.5, warm_seconds=0.5, overload_seconds=1.5, recovery_seconds=0.5)
     script = {path: answer(GOOD) for path in (b"/", b"/health", b"/health/readiness")}
-    with scripted(script) as server, new_pool() as pool:
+    with scripted(script) as server:
         capacity = measure_capacity(server.target, WORK, plan.capacity_seconds)
-        finding = overload(server.target, WORK, 2, plan, way="direct", pool=pool, capacity=100)
+        finding = overload(server.target, WORK, 2, plan, way="direct", capacity=100)
 
     assert capacity > 4
     assert finding.load.good == finding.load.offered > 50
