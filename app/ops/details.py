@@ -15,7 +15,7 @@ from app.ops.build import Instance
 from app.ops.health import HealthReport
 from app.ops.lifecycle import HostReport, ServerWord, WorkerWord
 from app.ops.probes import ProbeAnswers
-from app.ops.sampling import CheckReport
+from app.ops.sampling import CheckReport, Status
 from app.stability import SYSTEM_CLOCK, BreakerSnapshot, Clock
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def _details_of(check: CheckReport) -> dict[str, Any]:
         details[name] = None if seconds is None else round(seconds, 4)
     if check.output:
         details["output"] = check.output
-    if check.spec.endpoints:
+    if check.spec.endpoints and check.status is not Status.PASS:
         details["affectedEndpoints"] = check.spec.endpoints
     if check.observed:
         details["observed"] = dict(check.observed)

@@ -196,9 +196,7 @@ class LiveCheck(Watched):
         del is_late
         result, _ = self._ask()
         has_failed = result.status is Status.FAIL
-        standing = _Standing(
-            result, failures=int(has_failed), ended=now, sampled_at=datetime.now(UTC), latency_seconds=0.0
-        )
+        standing = _Standing(result, failures=int(has_failed), ended=now, sampled_at=datetime.now(UTC))
         return self._judged(standing, now, is_broken=has_failed and self.spec.local)
 
 
