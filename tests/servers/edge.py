@@ -7,7 +7,8 @@ import json
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,23 @@ class Edge:
         """Open a connection, from any address of the loopback network."""
         return socket.create_connection(("127.0.0.1", self.port), 20, source_address=(source, 0))
 
-    def log_lines(self) -> list[dict[str, Any]]:
-        """Return the lines of the access log; every one must be a JSON object."""
-        return [json.loads(line) for line in (self.folder / "access.log").read_text(encoding="utf-8").splitlines()]
+    def log_lines(self, count: int) -> list[dict[str, Any]]:
+        """Wait for this many lines of the access log and return all; every one must be a JSON object.
+
+        nginx writes a line only after the answer has gone out.
+        """
+        wait_for(lambda: len(self._lines()) >= count)
+        return [json.loads(line) for line in self._lines()]
+
+    def logged(self, request_id: str) -> dict[str, Any]:
+        """Wait for the line of one request and return it."""
+        wait_for(lambda: any(request_id in line for line in self._lines()))
+        (line,) = [line for line in self._lines() if json.loads(line)["request_id"] == request_id]
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def _lines(self) -> list[str]:
+        return (self.folder / "access.log").read_text(encoding="utf-8").splitlines()
 
     @property
     def errors(self) -> str:
@@ -58,6 +73,14 @@ class Edge:
         """Stop at once."""
         self._server.send(signal.SIGTERM)
         self._server.stop()
+
+
+def wait_for(condition: Callable[[], bool], *, seconds_between: float = 0.02) -> None:
+    """Look until a condition holds; fail when it does not in 20 seconds."""
+    ends = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(seconds_between)  # between two looks
 
 
 def settings_of(folder: Path, server: str, port: int, more: Mapping[str, str]) -> Settings:
