@@ -6,14 +6,26 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import pytest
+from prometheus_client import Metric, values
+from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.ops.admission import Reason
 from app.ops.build import VERSION
-from app.ops.metrics import OTHER_EXCEPTION, STORAGE_FAILURES, STORAGE_OPERATIONS, MetricFacts, Metrics
+from app.ops.metrics import (
+    MULTIPROCESS_VARIABLE,
+    OTHER_EXCEPTION,
+    STORAGE_FAILURES,
+    STORAGE_OPERATIONS,
+    MetricFacts,
+    Metrics,
+)
 from app.storage.base import StorageError
+from tests.ops.metric_writers import leave_dead_worker
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -102,6 +114,11 @@ def test_what_may_happen_is_counted_from_zero_on_so_that_the_first_event_is_a_ri
         assert found["photo_api_exceptions_total", kind] == 0
     for result in ("hit", "miss"):
         assert found["photo_api_etag_requests_total", result] == 0
+    for reason in ("queue_full", "queue_delay", "deadline", "client_left", "stopping"):
+        assert found["photo_api_backpressure_rejected_total", reason] == 0
+    for name in ("drain_timeout_total", "db_pool_timeouts_total", "db_pool_wait_seconds_count"):
+        assert found[f"photo_api_{name}",] == 0
+    assert found["photo_api_metric_files_skipped_total",] == 0
     for during in ("upload", "download"):
         assert found["photo_api_client_disconnect_total", during] == 0
 
@@ -126,8 +143,20 @@ def test_the_observers_move_their_metrics() -> None:
     metrics.client_left("upload")
     metrics.conditional_request(current=True)
     metrics.unforeseen("KeyError")
+    metrics.backpressure(12)
+    metrics.rejected(Reason.QUEUE_FULL)
+    metrics.rejected("client_left")
+    metrics.drain_timed_out(2)
+    metrics.pool_wait(0.25)
+    metrics.pool_timeout()
 
     found = samples(metrics)
+    assert found["photo_api_backpressure_queue_size", ()] == 12
+    assert found["photo_api_backpressure_rejected_total", (("reason", "queue_full"),)] == 1
+    assert found["photo_api_backpressure_rejected_total", (("reason", "client_left"),)] == 1
+    assert found["photo_api_drain_timeout_total", ()] == 2
+    assert found["photo_api_db_pool_wait_seconds_sum", ()] == 0.25
+    assert found["photo_api_db_pool_timeouts_total", ()] == 1
     assert found["photo_api_db_query_duration_seconds_count", ()] == 1
     assert found["photo_api_db_slow_queries_total", ()] == 1
     assert found["photo_api_db_errors_total", (("kind", "statement"),)] == 1
@@ -188,3 +217,105 @@ def test_the_version_is_the_projects() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 
     assert project["project"]["version"] == VERSION
+
+
+def test_a_histogram_can_be_asked_for_by_its_own_name_or_a_samples() -> None:
+    metrics = Metrics(version="1")
+
+    whole = metrics.exposition(names=["photo_api_db_query_duration_seconds"])[0].decode()
+    count = metrics.exposition(names=["photo_api_db_query_duration_seconds_count"])[0].decode()
+
+    assert whole.count("photo_api_db_query_duration_seconds_bucket{") == 12
+    assert [line for line in count.splitlines() if line[0] != "#"] == [
+        "photo_api_db_query_duration_seconds_count 0.0"
+    ]
+
+
+def test_a_name_that_is_none_of_ours_gives_nothing() -> None:
+    assert Metrics(version="1").exposition(names=["nothing"])[0] == b""
+
+
+def test_answers_of_one_kind_are_one_series_whichever_way_they_are_counted() -> None:
+    metrics = Metrics(version="1")
+
+    for seconds in (0.004, 0.02, 99.0):
+        metrics.request_answered("GET", "/a", 200, seconds)
+    metrics.request_answered("GET", "/a", 404, 0.02)
+
+    found = samples(metrics)
+    labels = (("method", "GET"), ("route", "/a"))
+    assert found["photo_api_http_requests_total", (("code", "200"), *labels)] == 3
+    assert found["photo_api_http_requests_total", (("code", "404"), *labels)] == 1
+    assert found["photo_api_http_request_duration_seconds_count", labels] == 4
+    assert found["photo_api_http_request_duration_seconds_bucket", (("le", "0.02"), *labels)] == 3
+
+
+def test_this_processes_figures_are_there_without_a_server() -> None:
+    found = samples(Metrics(version="1"))
+
+    assert found["photo_api_process_threads", (("process", "worker-1"),)] >= 1
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A server's folder, named in the environment."""
+    monkeypatch.setattr(values, "ValueClass", values.ValueClass)
+    monkeypatch.setenv(MULTIPROCESS_VARIABLE, str(tmp_path))
+    return tmp_path
+
+
+def test_the_management_process_counts_and_shows_no_gauges_of_its_own(folder: Path) -> None:
+    worker = Metrics(version="1")
+    worker.ready.set(1)
+    worker.duplicate()
+    management = Metrics(version="1", role="management")
+
+    management.ready.set(0)
+    management.duplicate()
+
+    for metrics in (worker, management):
+        found = samples(metrics)
+        assert found["photo_api_ready", ()] == 1
+        assert found["photo_api_dedup_total", ()] == 2
+
+
+def test_all_processes_are_told_in_a_form_that_is_valid_either_way(folder: Path) -> None:
+    metrics = Metrics(version="1")
+    leave_dead_worker(folder, 3)
+    metrics.request_answered("GET", 'a"b\\c\n', 200, 0.1)
+
+    text, _ = metrics.exposition()
+    openmetrics, _ = metrics.exposition("application/openmetrics-text; version=1.0.0")
+
+    plain = {family.name for family in text_string_to_metric_families(text.decode())}
+    assert plain == {
+        family.name for family in openmetrics_parser.text_string_to_metric_families(openmetrics.decode())
+    }
+    assert plain <= {facts.name.removesuffix("_total") for facts in metrics.facts} | {"things", "level"}
+    assert {"things", "photo_api_http_requests", "photo_api_build_info"} <= plain
+    assert len(plain) == text.count(b"# TYPE ")
+
+
+def test_a_damaged_file_is_counted_and_fails_no_scrape(folder: Path) -> None:
+    metrics = Metrics(version="1")
+    leave_dead_worker(folder, 3).write_bytes(b"garbage")
+
+    assert samples(metrics)["photo_api_metric_files_skipped_total", ()] == 1
+
+
+def test_a_worker_that_starts_takes_in_what_many_dead_ones_left(folder: Path) -> None:
+    for _ in range(8):
+        leave_dead_worker(folder, 1)
+
+    Metrics(version="1")
+
+    assert len(list(folder.glob("*.values"))) == 1
+    assert (folder / "archive").exists()
+
+
+def test_without_the_variable_nothing_is_written_anywhere(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(MULTIPROCESS_VARIABLE)
+
+    Metrics(version="1").duplicate()
+
+    assert list(folder.iterdir()) == []

@@ -1,0 +1,115 @@
+"""A server's processes die one after another while it is scraped: ``python -m tests.ops.metric_deaths DEATHS``.
+
+Two workers live on; each of the others counts, is killed by SIGKILL and reaped. Prints what was measured as JSON:
+processor times, because others use this machine too, and the least of several scrapes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.ops.metrics import Metrics
+
+ROUTES: Final = [f"/api/v1/photos/<uuid:photo_id>/{number}" for number in range(30)]
+COUNTED: Final = 3
+_SCRAPE_EVERY = 10
+_SCRAPES_TIMED = 25
+
+
+def worker(told: int, *, lives: bool) -> None:
+    """Be a worker: count, say so, and wait for the end."""
+    metrics = Metrics(version="1")
+    if lives:
+        for route in ROUTES:
+            for code in (200, 304, 404):
+                metrics.request_answered("GET", route, code, 0.012)
+    metrics.request_answered("GET", ROUTES[0], 200, 0.012)
+    metrics.in_flight_requests.set(1)
+    for _ in range(COUNTED):
+        metrics.duplicate()
+    os.write(told, b".")
+    if lives:
+        signal.pause()
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def start(*, lives: bool) -> int:
+    """Start a worker and wait until it has counted; return its id."""
+    ready, told = os.pipe()
+    pid = os.fork()
+    if not pid:
+        worker(told, lives=lives)
+    os.close(told)
+    assert os.read(ready, 1) == b"."
+    os.close(ready)
+    return pid
+
+
+def sample(text: str, name: str) -> float:
+    """Return the value of a sample without labels."""
+    return next(float(line.split()[1]) for line in text.splitlines() if line.startswith(f"{name} "))
+
+
+def totals(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
+    """Return all that must never fall: counters, and the numbers of histograms."""
+    return {
+        (found.name, tuple(sorted(found.labels.items()))): found.value
+        for family in text_string_to_metric_families(text)
+        if family.type in {"counter", "histogram"}
+        for found in family.samples
+    }
+
+
+def scrape_seconds(metrics: Metrics) -> float:
+    """Return the processor time of a scrape."""
+    times = []
+    for _ in range(_SCRAPES_TIMED):
+        before = time.process_time()
+        metrics.exposition()
+        times.append(time.process_time() - before)
+    return min(times)
+
+
+def main(folder: Path, deaths: int) -> dict[str, float]:
+    """Let so many workers die and return what was measured."""
+    living = [start(lives=True) for _ in range(2)]
+    management = Metrics(version="1", role="management")
+    try:
+        fresh = scrape_seconds(management)
+        before = totals(management.exposition()[0].decode())
+        fallen, most_files = 0, 0
+        for death in range(deaths):
+            os.waitpid(start(lives=False), 0)
+            most_files = max(most_files, len(list(folder.iterdir())))
+            if death % _SCRAPE_EVERY == _SCRAPE_EVERY - 1:
+                after = totals(management.exposition()[0].decode())
+                fallen += sum(after.get(series, -1.0) < value for series, value in before.items())
+                before = after
+        text = management.exposition()[0].decode()
+        return {
+            "fresh": fresh,
+            "after": scrape_seconds(management),
+            "fallen": fallen,
+            "most_files": most_files,
+            "files": len(list(folder.glob("*.values"))),
+            "counted": sample(text, "photo_api_dedup_total"),
+            "in_flight": sample(text, "photo_api_in_flight_requests"),
+            "damaged": sample(text, "photo_api_metric_files_skipped_total"),
+            "processes": text.count("photo_api_process_threads{"),
+        }
+    finally:
+        for pid in living:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(main(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), int(sys.argv[1]))))
