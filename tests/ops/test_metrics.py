@@ -287,10 +287,9 @@ def test_all_processes_are_told_in_a_form_that_is_valid_either_way(folder: Path)
     text, _ = metrics.exposition()
     openmetrics, _ = metrics.exposition("application/openmetrics-text; version=1.0.0")
 
+    parse: Callable[[str], Iterable[Metric]] = openmetrics_parser.text_string_to_metric_families
     plain = {family.name for family in text_string_to_metric_families(text.decode())}
-    assert plain == {
-        family.name for family in openmetrics_parser.text_string_to_metric_families(openmetrics.decode())
-    }
+    assert plain == {family.name for family in parse(openmetrics.decode())}
     assert plain <= {facts.name.removesuffix("_total") for facts in metrics.facts} | {"things", "level"}
     assert {"things", "photo_api_http_requests", "photo_api_build_info"} <= plain
     assert len(plain) == text.count(b"# TYPE ")
