@@ -21,12 +21,12 @@ def tag_of(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=16).hexdigest()
 
 
-def _members(header: str) -> set[str]:
+def _members(value: str) -> set[str]:
     """Return what a list of entity tags has, quotes and all: what is not quoted is no tag.
 
     Our own tags have no comma, so a foreign one that has some cannot pass for ours in pieces.
     """
-    value = request.headers[header].strip()
+    value = value.strip()
     return {value} if value == "*" else {member.strip() for member in value.split(",")} - {"*"}
 
 
@@ -39,20 +39,21 @@ def is_unchanged(tag: str, modified_at: dt.datetime | None = None) -> bool:
         tag: The current strong entity tag, without quotes.
         modified_at: When the representation last changed.
     """
-    if "If-None-Match" in request.headers:
-        return not {"*", quoted(tag), f"W/{quoted(tag)}"}.isdisjoint(_members("If-None-Match"))
+    named = request.environ.get("HTTP_IF_NONE_MATCH")
+    if named is not None:
+        return not {"*", quoted(tag), f"W/{quoted(tag)}"}.isdisjoint(_members(named))
     since = request.if_modified_since
     return since is not None and modified_at is not None and modified_at.replace(microsecond=0) <= since
 
 
 def has_tags() -> bool:
     """Tell whether the client names the copies it has."""
-    return "If-None-Match" in request.headers
+    return "HTTP_IF_NONE_MATCH" in request.environ
 
 
 def has_condition() -> bool:
     """Tell whether the request asks for an answer only if something has changed."""
-    return "If-None-Match" in request.headers or "If-Modified-Since" in request.headers
+    return has_tags() or "HTTP_IF_MODIFIED_SINCE" in request.environ
 
 
 def require_match(*current: str) -> None:
@@ -61,9 +62,8 @@ def require_match(*current: str) -> None:
     Raises:
         PreconditionFailedError: It names another one.
     """
-    if "If-Match" not in request.headers:
-        return
-    if {"*", *map(quoted, current)}.isdisjoint(_members("If-Match")):
+    named = request.environ.get("HTTP_IF_MATCH")
+    if named is not None and {"*", *map(quoted, current)}.isdisjoint(_members(named)):
         raise PreconditionFailedError("The resource has changed since you read it. Read it again, then change it.")
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 import random
 import re
 import time
+from functools import lru_cache
 from typing import Protocol
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 from werkzeug.sansio.utils import host_is_trusted
 
 from app.http import problems
@@ -18,6 +19,13 @@ from app.stability import Deadline, enter_deadline, leave_deadline
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _NO_ROUTE = "(none)"
+_EVERY_ANSWER = (
+    ("X-Content-Type-Options", "nosniff"),
+    ("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'"),
+    ("Referrer-Policy", "no-referrer"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+)
+_HOSTS_REMEMBERED = 256
 _FINAL_DOT = re.compile(r"\.(?=(?::\d*)?$)")
 
 
@@ -53,25 +61,33 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
     """
     trusted = [_name_of(host) for host in allowed_hosts]
 
+    @lru_cache(_HOSTS_REMEMBERED)
+    def is_served(host: str) -> bool:
+        return host_is_trusted(_name_of(host), trusted)
+
     def begin() -> Response | None:
-        g.started = time.perf_counter()
-        g.deadline_seconds = deadline_seconds
-        g.request_id = choose_request_id(request.headers.get("X-Request-Id", ""))
-        g.deadline_token = enter_deadline(Deadline(deadline_seconds))
-        observer.request_started(g.request_id, _route())
-        if trusted and not host_is_trusted(_name_of(request.host), trusted):
+        # Each look at `g` and `request` costs as much as what is done with it here: one look is enough.
+        visit, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # Werkzeug documents it
+        visit.started = time.perf_counter()
+        visit.deadline_seconds = deadline_seconds
+        visit.request_id = choose_request_id(asked.environ.get("HTTP_X_REQUEST_ID", ""))
+        visit.deadline_token = enter_deadline(Deadline(deadline_seconds))
+        observer.request_started(visit.request_id, _route(asked))
+        if trusted and not is_served(asked.environ.get("HTTP_HOST") or asked.host):
             return problems.answer(problems.HOST_NOT_ALLOWED, "Use a host name that this server is configured for.")
         return None
 
     def end(response: Response) -> Response:
-        response.headers["X-Request-Id"] = g.request_id
-        response.headers.setdefault("X-Content-Type-Options", "nosniff")
-        response.headers.setdefault("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
-        response.headers.setdefault("Referrer-Policy", "no-referrer")
-        response.headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
-        if "unforeseen" in g:
-            observer.unforeseen(g.unforeseen)
-        observer.request_ended(request.method, _route(), response.status_code, time.perf_counter() - g.started)
+        visit, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # as above
+        headers = response.headers
+        chosen = {name.lower() for name in headers.keys()}  # noqa: SIM118  # a list of pairs, not a mapping
+        headers["X-Request-Id"] = visit.request_id
+        for name, value in _EVERY_ANSWER:
+            if name.lower() not in chosen:
+                headers.add(name, value)
+        if "unforeseen" in visit:
+            observer.unforeseen(visit.unforeseen)
+        observer.request_ended(asked.method, _route(asked), response.status_code, time.perf_counter() - visit.started)
         return response
 
     def leave(_error: BaseException | None) -> None:
@@ -84,8 +100,8 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
     app.teardown_request(leave)
 
 
-def _route() -> str:
-    return request.url_rule.rule if request.url_rule else _NO_ROUTE
+def _route(asked: Request) -> str:
+    return asked.url_rule.rule if asked.url_rule else _NO_ROUTE
 
 
 def _name_of(host: str) -> str:

@@ -90,8 +90,8 @@ def admit(request: Request, access: Access | str, authenticator: Authenticator) 
 
 
 def _credential(request: Request) -> str:
-    authorization = request.headers.get("Authorization", "")
-    api_key = request.headers.get("X-Api-Key", "")
+    authorization: str = request.environ.get("HTTP_AUTHORIZATION", "")
+    api_key: str = request.environ.get("HTTP_X_API_KEY", "")
     if authorization and api_key:
         raise InvalidTokenError("Send either Authorization or X-Api-Key, not both.")
     if api_key:

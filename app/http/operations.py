@@ -33,11 +33,14 @@ from app.errors import (
     UnsupportedMediaTypeError,
     ValidationFailedError,
 )
+from app.http.application import Answer
 from app.http.identity import PUBLIC, Access, Authenticator, admit
 from app.ops.requests import identify
 
 _JSON_BYTES_MAX = 256 * 1024
 _OPERATION = "__photo_api_operation__"
+_NOT_CACHED = "private, no-store"
+_CACHING = dict.fromkeys(("GET", "HEAD"), "private, no-cache")
 
 
 class RequestModel(BaseModel):
@@ -196,16 +199,17 @@ def mount(app: Flask, routes: object, authenticator: Authenticator) -> list[Oper
 
 
 def _view(operation: Operation, handler: _Handler, authenticator: Authenticator) -> Callable[..., Response]:
-    wanted = inspect.signature(handler).parameters
+    is_for_caller = "principal" in inspect.signature(handler).parameters
     json_model = operation.body if isinstance(operation.body, type) else None
 
     def view(**parameters: Any) -> Response:
         principal = admit(request, operation.access, authenticator)
         if principal is not None:
             identify(str(principal.user_id))
-        if "principal" in wanted:
+        if is_for_caller:
             parameters["principal"] = principal
-        parameters |= _query(operation.query)
+        if operation.query is not None or request.query_string:
+            parameters |= _query(operation.query)
         if json_model is not None:
             parameters["body"] = read_json(json_model)
         return _render(handler(**parameters))
@@ -311,13 +315,8 @@ def _render(reply: Reply | Response) -> Response:
         return reply
     content = reply.content
     raw = content.model_dump_json(by_alias=True).encode() if isinstance(content, BaseModel) else content
-    response = Response(raw, reply.status, dict(reply.headers), content_type="application/json" if raw else None)
-    if raw is None:
-        response.headers.pop("Content-Type", None)
-    response.headers.setdefault(
-        "Cache-Control", "private, no-store" if request.method != "GET" else "private, no-cache"
-    )
-    return response
+    headers = {"Cache-Control": _CACHING.get(request.method, _NOT_CACHED), **reply.headers}
+    return Answer(reply.status, raw, headers)
 
 
 __all__ = [

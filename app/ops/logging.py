@@ -24,6 +24,7 @@ import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from functools import lru_cache
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, Final, Literal, Protocol, Self
@@ -52,6 +53,9 @@ _TALKATIVE = (
     "sqlalchemy.pool",
     "werkzeug",
 )
+
+_JSON_VALUES = (bool, int, float)
+_is_secret_name = lru_cache(maxsize=1024)(is_secret_name)
 
 _REPORTED = "Logged where it happened."
 
@@ -155,11 +159,12 @@ class JsonFormatter(logging.Formatter):
             "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
             "severity_text": record.levelname,
             "message": redact(_message(record)[:_MESSAGE_CHARACTERS]),
-            **{name: _plain(name, known.pop(name, None)) for name in CONTEXT_FIELDS},
-            **self._instance,
-            "logger": record.name,
-            "pid": record.process,
         }
+        for name in CONTEXT_FIELDS:  # our own code sets them: nothing to redact
+            fields[name] = _json_value(known.pop(name, None))
+        fields |= self._instance
+        fields["logger"] = record.name
+        fields["pid"] = record.process
         for name, value in known.items():
             fields.setdefault(name, _plain(name, value))
         if record.exc_info and record.exc_info[0] is not None:
@@ -194,12 +199,16 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _plain(name: str, value: object) -> object:
-    if value is None or isinstance(value, bool | int | float):
+    value = _json_value(value)
+    if not isinstance(value, str):
         return value
-    if is_secret_name(name):
-        return REDACTED
-    text = str(value)[:_MESSAGE_CHARACTERS]
-    return text if name in CONTEXT_FIELDS else redact(text)
+    return REDACTED if _is_secret_name(name) else redact(value)
+
+
+def _json_value(value: object) -> object:
+    if value is None or isinstance(value, _JSON_VALUES):
+        return value
+    return str(value)[:_MESSAGE_CHARACTERS]
 
 
 class LogPipeline(logging.Handler):

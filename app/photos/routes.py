@@ -107,7 +107,7 @@ class PhotoRoutes:
             version = self._photos.get_version(principal.user_id, photo_id)
             tag = documents.entity_tag(version, principal.scopes)
             if conditional.is_unchanged(tag):
-                return self._tagged(tag, None, {})
+                return self._unchanged(tag)
         row = self._photos.get(principal.user_id, photo_id)
         return self._tagged(_tag(principal, row), _photo_json(principal, row), {})
 
@@ -150,15 +150,20 @@ class PhotoRoutes:
         """Take a photo out of the trash; one that is not in it stays as it is."""
         return _photo_reply(principal, self._photos.restore(principal.user_id, photo_id))
 
-    def _tagged(self, tag: str, content: bytes | None, headers: dict[str, str]) -> Reply:
-        headers["ETag"] = conditional.quoted(tag)
-        headers["Vary"] = "Authorization, X-Api-Key"
+    def _tagged(self, tag: str, content: bytes, headers: dict[str, str]) -> Reply:
         if conditional.is_unchanged(tag):
-            self._observer.conditional_request(current=True)
-            return Reply(304, None, headers)
+            return self._unchanged(tag)
         if conditional.has_condition():
             self._observer.conditional_request(current=False)
-        return Reply(200, content, headers)
+        return Reply(200, content, {**headers, **_validators(tag)})
+
+    def _unchanged(self, tag: str) -> Reply:
+        self._observer.conditional_request(current=True)
+        return Reply(304, None, _validators(tag))
+
+
+def _validators(tag: str) -> dict[str, str]:
+    return {"ETag": conditional.quoted(tag), "Vary": "Authorization, X-Api-Key"}
 
 
 def _require_delete(principal: Principal) -> None:

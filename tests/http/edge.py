@@ -11,6 +11,7 @@ from flask.testing import FlaskClient
 
 from app.errors import InvalidTokenError
 from app.http import context, problems
+from app.http.application import Application
 from app.http.identity import Principal
 from app.http.operations import mount
 
@@ -62,7 +63,7 @@ def build_app(
     allowed_hosts: Sequence[str] = (),
 ) -> Flask:
     """Return an application with these routes behind the real edge."""
-    app = Flask("edge", static_folder=None)
+    app = Application("edge", static_folder=None)
     problems.install(app)
     context.install(
         app,
