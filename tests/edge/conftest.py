@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from tests.servers.base import skip_without
 from tests.servers.edge import Edge
 from tests.servers.product import Product
 from tests.servers.stacks import embedded_stack
@@ -40,3 +43,16 @@ def new_edge(origin: Product, tmp_path_factory: pytest.TempPathFactory) -> Itera
 def edge(new_edge: NewEdge) -> Edge:
     """An edge without limits in practice, for all tests that ask for no limit."""
     return new_edge(EDGE__UNLIMITED_NETWORKS="127.0.0.0/8")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """A certificate for localhost, and the settings that name it."""
+    if shutil.which("openssl") is None:
+        skip_without("openssl is not installed: apt-get install openssl")
+    folder = tmp_path_factory.mktemp("certificate")
+    files = [folder / "tls.key", folder / "tls.pem"]
+    options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    command = ["openssl", "req", *options.split(), "-addext", "subjectAltName=DNS:localhost"]
+    subprocess.run([*command, "-keyout", files[0], "-out", files[1]], check=True, capture_output=True)
+    return {"EDGE__TLS_KEY_FILE": str(files[0]), "EDGE__TLS_CERTIFICATE_FILE": str(files[1])}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import shutil
 import subprocess
 from contextlib import closing
 from pathlib import Path
@@ -13,23 +12,11 @@ import requests
 
 from tests.edge.conftest import NewEdge
 from tests.edge.origins import OK, Origin
-from tests.servers.base import find_free_port, skip_without
+from tests.servers.base import find_free_port
 from tests.servers.edge import Edge
 from tests.servers.product import Product
 
 PEOPLE = "10.0.0.0/8"
-
-
-@pytest.fixture
-def certificate(tmp_path: Path) -> dict[str, str]:
-    """A certificate for localhost, and the settings that name it."""
-    if shutil.which("openssl") is None:
-        skip_without("openssl is not installed: apt-get install openssl")
-    files = [tmp_path / "tls.key", tmp_path / "tls.pem"]
-    options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    command = ["openssl", "req", *options.split(), "-addext", "subjectAltName=DNS:localhost"]
-    subprocess.run([*command, "-keyout", files[0], "-out", files[1]], check=True, capture_output=True)
-    return {"EDGE__TLS_KEY_FILE": str(files[0]), "EDGE__TLS_CERTIFICATE_FILE": str(files[1])}
 
 
 def test_one_connection_to_the_server_serves_many_of_clients(new_edge: NewEdge) -> None:

@@ -1,0 +1,72 @@
+"""``python -m app render``, as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def render(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    """Run it in a folder."""
+    ours = {name: text for name, text in os.environ.items() if not name.startswith("PHOTO_API_")}
+    return subprocess.run(
+        [sys.executable, "-m", "app", "render", *arguments],
+        cwd=folder,
+        env={**ours, "PYTHONPATH": str(ROOT), **{f"PHOTO_API_{name}": text for name, text in settings.items()}},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_a_folder_the_file_is_printed(tmp_path: Path) -> None:
+    done = render(tmp_path, "nginx")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("# Made by `python -m app render nginx`")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_into_a_folder_it_is_written_once_and_readable_for_nginx(tmp_path: Path) -> None:
+    first = render(tmp_path, "nginx", "--output", str(tmp_path))
+    again = render(tmp_path, "nginx", "--output", str(tmp_path))
+
+    file = tmp_path / "nginx.conf"
+    assert (first.stdout, again.stdout) == (f"{file}: written\n", f"{file}: unchanged\n")
+    assert file.stat().st_mode & 0o777 == 0o644
+    assert [path.name for path in tmp_path.iterdir()] == ["nginx.conf"]
+
+
+def test_a_profile_on_the_command_line_wins_over_the_settings(tmp_path: Path) -> None:
+    strict = render(tmp_path, "nginx", EDGE__PROFILE="strict")
+    gallery = render(tmp_path, "nginx", "--profile", "gallery", EDGE__PROFILE="strict")
+
+    assert "zone=photo_api_api:10m rate=60r/m;" in strict.stdout
+    assert "zone=photo_api_api:10m rate=20r/s;" in gallery.stdout
+
+
+def test_wrong_settings_write_nothing(tmp_path: Path) -> None:
+    (tmp_path / "nginx.conf").write_text("what was there", encoding="utf-8")
+
+    done = render(tmp_path, "nginx", "--output", str(tmp_path), EDGE__BIND="127.0.0.1:8000")
+
+    assert done.returncode == 78
+    assert "PHOTO_API_EDGE__BIND and PHOTO_API_SERVER__BIND: must be two different addresses" in done.stderr
+    assert (tmp_path / "nginx.conf").read_text(encoding="utf-8") == "what was there"
+
+
+@pytest.mark.parametrize("folder", ["missing", "file/below"])
+def test_a_folder_that_cannot_be_written_is_one_line_on_standard_error(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+
+    done = render(tmp_path, "nginx", "--output", folder)
+
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"Cannot write {folder}/nginx.conf (")
+    assert done.stderr.count("\n") == 1
