@@ -14,7 +14,8 @@ class TrustedProxies:
     """WSGI middleware: replaces ``REMOTE_ADDR`` by the last address in ``X-Forwarded-For`` that is no trusted proxy.
 
     The list is read from its end: what a client wrote into the header itself stands before the address that
-    the first trusted proxy saw, and is never reached.
+    the first trusted proxy saw, and is never reached. A peer without an address came over a unix socket: only who may
+    open that file gets there, so it is a proxy of this host and believed.
 
     Args:
         application: What answers.
@@ -28,8 +29,9 @@ class TrustedProxies:
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request."""
         forwarded = environ.get("HTTP_X_FORWARDED_FOR")
-        if forwarded and self._networks:
-            environ["REMOTE_ADDR"] = self._client(environ.get("REMOTE_ADDR", ""), forwarded.split(","))
+        peer = environ.get("REMOTE_ADDR", "")
+        if forwarded and (self._networks or not peer):
+            environ["REMOTE_ADDR"] = self._client(peer, forwarded.split(","))
         return self._application(environ, start_response)
 
     def _client(self, address: str, hops: list[str]) -> str:
@@ -40,6 +42,8 @@ class TrustedProxies:
         return address
 
     def _is_trusted(self, address: str) -> bool:
+        if not address:
+            return True
         parsed = _parsed(address)
         return parsed is not None and any(parsed in network for network in self._networks)
 

@@ -43,7 +43,9 @@ def address_behind(peer: str, forwarded: str | None, trusted: tuple[str, ...] = 
         ("10.1.2.3", "198.51.100.7, nonsense", "10.1.2.3"),
         ("10.1.2.3", "198.51.100.7:443", "10.1.2.3"),
         ("10.1.2.3", "198.51.100.7,", "10.1.2.3"),
-        ("", "198.51.100.7", ""),
+        ("", "198.51.100.7", "198.51.100.7"),
+        ("", "6.6.6.6, 198.51.100.7, 10.4.4.4", "198.51.100.7"),
+        ("", "6.6.6.6, 198.51.100.7,", ""),
     ],
 )
 def test_the_last_untrusted_address_is_the_clients(peer: str, forwarded: str | None, address: str) -> None:
@@ -52,3 +54,7 @@ def test_the_last_untrusted_address_is_the_clients(peer: str, forwarded: str | N
 
 def test_without_trusted_proxies_the_header_says_nothing() -> None:
     assert address_behind("127.0.0.1", "198.51.100.7", ()) == "127.0.0.1"
+
+
+def test_over_a_unix_socket_comes_a_proxy_of_this_host() -> None:
+    assert address_behind("", "6.6.6.6, 198.51.100.7", ()) == "198.51.100.7"
