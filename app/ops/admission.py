@@ -2,7 +2,7 @@
 
 ::
 
-    offer ──▶ a place is free, nobody waits ─────────────────────────▶ at work (max_concurrent places) ──▶ release
+    offer ──▶ a place is free for its class, nobody waits for it ────▶ at work (max_concurrent places) ──▶ release
        │                                                                  ▲
        ├────▶ queue of its class ──▶ oldest ──▶ judged by CoDel ──────────┤ next: one for every free place
        │        │        │                         └▶ QUEUE_DELAY         │
@@ -14,13 +14,17 @@
 
 **Who gets a place that comes free.** First the classes that wait and have less than their guarantee, in the order of
 their importance; then half-written answers, longest wait first; then the request that has waited longest, whatever
-its class. Within a class half-written answers go before requests, and both are first come, first served. So a class
-lends what it does not use, and gets it back as places come free; no work is interrupted.
+its class. Within a class half-written answers go before requests, and both are first come, first served.
+
+**Lending.** A class lends what it does not use, but only to more important ones. No work is interrupted, and an
+upload keeps its place for as long as its client sends: what reads are guaranteed would be gone while 200 slow clients
+upload. So reads may have all places, uploads with background work all but those of reads, and background work all but
+those of both; one at least.
 
 **Guarantees** are share · places, rounded down, and one place for every class with a share where that fits. Where it
 does not (one or two places), what is guaranteed to nobody goes by age, so every class with a share still gets on.
 
-**Room in the queue** is shared in the same way: a class may use all of it while the others do not want theirs. A
+**Room in the queue** is lent to all: a class may use all of it while the others do not want theirs. A
 request that finds the queue full while its class has less than its room takes the room of the youngest request of the
 least important class that has more: that one is refused, as it would have been had it come a moment later.
 
@@ -141,7 +145,9 @@ class _Lane(Generic[TicketT]):
     """One class.
 
     Attributes:
+        importance: Its rank; 0 is the most important.
         guaranteed: Places that it gets in any case.
+        most: Places that it may have together with all that are less important.
         room: Requests of it that may wait in any case.
         running: Places that it has.
         queue: Its requests that wait, oldest first, each with the instant of its offer.
@@ -150,10 +156,12 @@ class _Lane(Generic[TicketT]):
         guarded_until: Before this instant nobody joins the queue behind one that has waited for long.
     """
 
-    __slots__ = ("codel", "guaranteed", "guarded_until", "queue", "resumed", "room", "running")
+    __slots__ = ("codel", "guaranteed", "guarded_until", "importance", "most", "queue", "resumed", "room", "running")
 
-    def __init__(self, guaranteed: int, room: int, codel: CoDel) -> None:
+    def __init__(self, importance: int, guaranteed: int, most: int, room: int, codel: CoDel) -> None:
+        self.importance = importance
         self.guaranteed = guaranteed
+        self.most = most
         self.room = room
         self.running = 0
         self.queue: OrderedDict[TicketT, float] = OrderedDict()
@@ -196,8 +204,14 @@ class Admission(Generic[TicketT]):
         guaranteed = _guarantees(shares, options.max_concurrent)
         rooms = _guarantees(shares, options.max_queue)
         self._ordered: tuple[_Lane[TicketT], ...] = tuple(
-            _Lane(places, room, CoDel(options.target_seconds, options.interval_seconds))
-            for places, room in zip(guaranteed, rooms, strict=True)
+            _Lane(
+                importance,
+                places,
+                max(1, options.max_concurrent - sum(guaranteed[:importance])),
+                room,
+                CoDel(options.target_seconds, options.interval_seconds),
+            )
+            for importance, (places, room) in enumerate(zip(guaranteed, rooms, strict=True))
         )
         self._lanes = dict(zip(RequestClass, self._ordered, strict=True))
         self._lane_of: dict[TicketT, _Lane[TicketT]] = {}  # of all that wait, half-written answers included
@@ -250,7 +264,7 @@ class Admission(Generic[TicketT]):
             ValueError: The ticket waits already.
         """
         lane = self._lanes[request_class]
-        if self._running < self._limit and not self._lane_of:
+        if self._is_free(lane):
             lane.running += 1
             self._running += 1
             return Decision.ADMITTED
@@ -280,7 +294,7 @@ class Admission(Generic[TicketT]):
             The reason; None when it would get a place or could wait.
         """
         lane = self._lanes[request_class]
-        if self._running < self._limit and not self._lane_of:
+        if self._is_free(lane):
             return None
         if (
             now < lane.guarded_until
@@ -308,7 +322,7 @@ class Admission(Generic[TicketT]):
             ValueError: The ticket waits already.
         """
         lane = self._lanes[request_class]
-        if self._running < self._limit and not self._lane_of:
+        if self._is_free(lane):
             lane.running += 1
             self._running += 1
             return True
@@ -350,8 +364,11 @@ class Admission(Generic[TicketT]):
         for lane in self._ordered:
             while lane.queue and now - next(iter(lane.queue.values())) >= self._max_wait:
                 yield self._leave(lane), Reason.DEADLINE
-        while self._lane_of and self._running < self._limit:
-            yield self._decide(self._pick(), now)
+        while self._running < self._limit:
+            picked = self._pick()
+            if picked is None:
+                return
+            yield self._decide(picked, now)
 
     def withdraw(self, ticket: TicketT) -> bool:
         """Forget a ticket that waits.
@@ -395,14 +412,35 @@ class Admission(Generic[TicketT]):
         self._waiting -= 1
         self._displaced[ticket] = None
 
-    def _pick(self) -> _Lane[TicketT]:
+    def _is_free(self, lane: _Lane[TicketT]) -> bool:
+        """Tell whether there is a place for a class, and nobody waits for it."""
+        if self._running >= self._limit or not self._may_have(lane):
+            return False
+        return not self._lane_of or self._pick() is None
+
+    def _may_have(self, lane: _Lane[TicketT]) -> bool:
+        """Tell whether a place that is free is lent to a class, or its own."""
+        if lane.most == self._limit:
+            return True
+        running = 0
+        for one in reversed(self._ordered):
+            running += one.running
+            if running >= one.most and one.importance <= lane.importance:
+                return False
+        return True
+
+    def _pick(self) -> _Lane[TicketT] | None:
+        """Return the class that gets the next place."""
+        oldest = None
         for lane in self._ordered:
-            if lane.running < lane.guaranteed and (lane.resumed or lane.queue):
+            if not (lane.resumed or lane.queue) or not self._may_have(lane):
+                continue
+            if lane.running < lane.guaranteed:
                 return lane
-        resumed = [lane for lane in self._ordered if lane.resumed]
-        if resumed:
-            return min(resumed, key=_oldest_resumed)
-        return min((lane for lane in self._ordered if lane.queue), key=_oldest_queued)
+            age = _first(lane)
+            if oldest is None or age < _first(oldest):
+                oldest = lane
+        return oldest
 
     def _decide(self, lane: _Lane[TicketT], now: float) -> tuple[TicketT, Reason | None]:
         if lane.resumed:
@@ -449,8 +487,8 @@ def _guarantees(shares: Iterable[float], limit: int) -> list[int]:
     return raised if sum(raised) <= limit else [floor(places) for places in exact]
 
 
-def _oldest_resumed(lane: _Lane[TicketT]) -> float:
-    return next(iter(lane.resumed.values()))
+def _first(lane: _Lane[TicketT]) -> tuple[bool, float]:
+    return (False, next(iter(lane.resumed.values()))) if lane.resumed else (True, _oldest_queued(lane))
 
 
 def _oldest_queued(lane: _Lane[TicketT]) -> float:

@@ -48,6 +48,11 @@ class Scene:
             decisions.append(self.admission.offer(ticket, request_class, self.now))
         return decisions
 
+    def admitted(self, request_class: RequestClass) -> list[str]:
+        """Offer one; return its ticket if it has a place."""
+        decision = self.offer(request_class)
+        return [f"{request_class} {self._numbers[request_class]}"] if decision == [Decision.ADMITTED] else []
+
     def resume(self, ticket: str, request_class: RequestClass = READ) -> bool:
         return self.admission.resume(ticket, request_class, self.now)
 
@@ -92,23 +97,49 @@ def test_without_a_queue_and_with_one_place_the_second_request_is_refused() -> N
     assert scene.offer(UPLOAD) == [Decision.ADMITTED]
 
 
-def test_a_class_may_use_every_place_that_nobody_else_wants() -> None:
+def test_reads_may_use_every_place_that_nobody_else_wants() -> None:
     scene = Scene(options(places=4))
 
-    decisions = scene.offer(BACKGROUND, 4)
+    decisions = scene.offer(READ, 5)
 
-    assert decisions == [Decision.ADMITTED] * 4
+    assert decisions == [*([Decision.ADMITTED] * 4), Decision.QUEUED]
+
+
+@pytest.mark.parametrize(("borrower", "places"), [(UPLOAD, 15), (BACKGROUND, 10)])
+def test_what_the_more_important_are_guaranteed_is_not_lent(borrower: RequestClass, places: int) -> None:
+    scene = Scene(options(places=20, queue=20, shares={READ: 0.25, UPLOAD: 0.25, BACKGROUND: 0.25}))
+
+    decisions = scene.offer(borrower, places + 1)
+
+    assert decisions == [*([Decision.ADMITTED] * places), Decision.QUEUED]
+    assert scene.offer(READ) == [Decision.ADMITTED]
+
+
+def test_uploads_and_background_work_together_leave_the_reads_theirs() -> None:
+    scene = Scene(options(places=4))
+    scene.offer(UPLOAD)
+    scene.offer(BACKGROUND)
+
+    decisions = [scene.offer(BACKGROUND), scene.offer(UPLOAD), scene.offer(READ)]
+
+    assert decisions == [[Decision.QUEUED], [Decision.QUEUED], [Decision.ADMITTED]]
+
+
+def test_one_of_a_class_may_run_whatever_others_are_guaranteed() -> None:
+    scene = Scene(options(places=4, shares={READ: 1.0}))
+
+    assert scene.offer(BACKGROUND, 2) == [Decision.ADMITTED, Decision.QUEUED]
 
 
 def test_a_place_that_comes_free_goes_to_the_class_that_lent_it() -> None:
     scene = Scene(options(places=4))
-    scene.offer(UPLOAD, 4 + 3)
+    scene.offer(READ, 4 + 3)
     scene.now = 0.5
-    scene.offer(READ, 3)
+    scene.offer(UPLOAD, 3)
 
-    words = [scene.release(UPLOAD) for _ in range(3)]
+    words = [scene.release(READ) for _ in range(3)]
 
-    assert words == [[("read 1", None)], [("read 2", None)], [("upload 5", None)]]
+    assert words == [[("upload 1", None)], [("read 5", None)], [("read 6", None)]]
 
 
 def test_classes_short_of_their_guarantee_are_served_by_importance() -> None:
@@ -139,20 +170,19 @@ def test_every_class_with_a_share_gets_on_in_a_flood_of_the_others(places: int) 
     for starved in RequestClass:
         scene = Scene(options(places=places, queue=60, max_wait=inf))
         others = [each for each in RequestClass if each is not starved]
-        for number in range(2 * places + 8):
-            scene.offer(others[number % 2])
-        scene.offer(starved)
         ticket = f"{starved} 1"
-        running = [each for each in RequestClass for _ in range(scene.admission.running_of(each))]
+        running = []
+        for number in range(2 * places + 8):
+            running += scene.admitted(others[number % 2])
+        running += scene.admitted(starved)
 
-        for turn in range(4 * places + 20):
+        for turn in range(8 * places + 20):
             scene.now += 0.001  # far below the target: nothing is dropped
-            request_class = running.pop(0)
-            words = scene.release(request_class)
-            running.extend(RequestClass(word.split()[0]) for word, _ in words)
-            scene.offer(others[turn % 2])
-            if (ticket, None) in words:
+            if running[0] == ticket:
                 break
+            words = scene.release(RequestClass(running.pop(0).split()[0]))
+            running += [word for word, reason in words if reason is None]
+            running += scene.admitted(others[turn % 2])
         else:
             pytest.fail(f"{starved} has starved")
 
