@@ -109,7 +109,7 @@ class Model:
                     words.append((waiter.ticket, Reason.DEADLINE))
         while taken := self.chosen():
             is_short = len(self.queue(taken.request_class)) <= max(1, self.running[taken.request_class])
-            self.takens.remove(taken)
+            self.waiters.remove(taken)
             if not taken.is_resumed and self.judges[taken.request_class].drops(
                 now, now - taken.since, is_last=is_short
             ):
