@@ -34,7 +34,7 @@ _GOOD: Final = range(200, 400)
 _LEAST_POLL_SECONDS: Final = 0.001  # what epoll can wait for
 _LONGEST_POLL_SECONDS: Final = 0.1
 _TURNED_AWAY_SECONDS: Final = 0.05
-_PACE_SECONDS: Final = 0.05  # how often a slow client sends or reads
+_PACE_SECONDS: Final = 0.01  # how often a slow client sends or reads
 _SLOW_BUFFER_BYTES: Final = 65_536  # what the kernel takes beyond what a slow client has read
 _FILES: Final = 65_536
 _FIRST_SOURCE: Final = 0x7F010001  # 127.1.0.1
@@ -156,11 +156,11 @@ class Generator:
     def _pace(self, now: float) -> float:
         """Send and read for the slow clients whose moment has come; return the seconds until the next one's."""
         while self._slow and self._slow[0][0] <= now:
-            _, number, exchange = heappop(self._slow)
+            at, number, exchange = heappop(self._slow)
             connection = exchange.connection
             if connection is None:
                 continue
-            heappush(self._slow, (now + _PACE_SECONDS, number, exchange))
+            heappush(self._slow, (at + _PACE_SECONDS, number, exchange))
             if connection.unsent:
                 self._write(connection)
             if not exchange.is_over:

@@ -3,7 +3,7 @@
 ::
 
     python -m tests.drills.drain_drill            20 stops by each way, streams of 20 s: half an hour
-    python -m tests.drills.drain_drill --short    3 stops by each way, streams of 2.5 s, as in the test suite
+    python -m tests.drills.drain_drill --short    3 stops by each way, streams of 2 s, as in the test suite
 
     reads, uploads, slow uploads, slow downloads ─▶ haproxy, retries off ─▶ two instances of 2 workers each
 

@@ -37,6 +37,7 @@ defaults
     no option redispatch
     retry-on none
     option http-keep-alive
+    option dontlognull
     http-reuse {reuse}
 
 frontend clients
