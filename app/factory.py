@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from contextlib import ExitStack
+from typing import Final
 
 from flask import Flask
 
@@ -27,19 +28,22 @@ from app.db import leases
 from app.db.engine import Database
 from app.db.guarded import DATABASE_CLASSIFICATIONS, DatabasePipelines, GuardedDatabase
 from app.http import context, operations, problems
+from app.http.application import Application
 from app.http.bodies import UploadReceiver
 from app.http.cursors import CursorSigner
 from app.http.docs import mount_document, mount_documentation
-from app.http.identity import Authenticator
+from app.http.identity import admit
+from app.http.openapi import path_of
 from app.http.proxies import TrustedProxies
 from app.images.limits import ImageLimits
-from app.ops import checks
+from app.ops import checks, details
 from app.ops.build import VERSION, Instance, find_instance
 from app.ops.health import HealthMonitor
 from app.ops.host_board import HostBoard
-from app.ops.lifecycle import Lifecycle, State
+from app.ops.lifecycle import HostLife, Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
+from app.ops.metric_files import Role
 from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
@@ -55,9 +59,10 @@ from app.photos.upkeep import PhotoUpkeep
 from app.photos.upload import UploadService
 from app.photos.upload_routes import UploadRoutes
 from app.pipelines import load_pipelines
-from app.server.listeners import ListenerSplit
 from app.server.management import build_operations_app
+from app.server.probe_split import ProbeSplit
 from app.server.unread_bodies import UnreadBodies
+from app.server.watching import WatchedServer
 from app.settings import Settings
 from app.stability import CircuitBreaker, EventBus, Pipeline, PolicyContext
 from app.stability.integrations.logs import EventLog
@@ -66,36 +71,38 @@ from app.storage.base import ObjectNotFoundError, ObjectStore
 from app.storage.guarded import STORAGE_CLASSIFICATION, STORAGE_PIPELINES, GuardedObjectStore, StoragePipelines
 from app.storage.observed import ObservedObjectStore
 
+MANAGEMENT_CONNECTIONS: Final = 2
+"""Connections to the database that the management process opens at most: for checks, and for who operators are."""
+
 _LEASE_NAME = "maintenance"
 _LEASE_SECONDS = 30.0
 
 
-class Runtime:
-    """What one process opened: parts of the application that tests and the server look at, and their closing.
+class Foundation:
+    """What a worker and the management process open alike.
+
+    Args:
+        settings: Valid ones.
+        role: Of this process, for its metrics.
 
     Attributes:
         settings: As given.
-        database: The database.
-        board: What the workers of this host share; None for a process without a server.
-        pipelines: What stands before every call to a dependency.
-        store: The object store, behind its pipelines.
-        unguarded_store: The same past them, for health.
+        instance: Which one this is.
         metrics: All metrics.
-        lifecycle: Where the process is in its life.
-        monitor: Health.
-        probes: What the paths of probes are answered with.
-        upkeep: The maintenance tasks, for running one by hand.
-        operations: What the HTTP API can do, for its document.
+        page: What the processes of this host share; None for a process without a server.
+        logs: The process's log.
+        board: The decisions about circuit breakers on that page; None without one.
+        pipelines: What stands before every call to a dependency.
+        database: The database.
+        unguarded_store: The object store past its pipelines, for health.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, role: Role) -> None:
         self.settings = settings
         self.instance: Instance = find_instance(settings.instance.ip, settings.instance.node_name)
-        self.metrics = Metrics(version=VERSION)
-        page = find_page(os.environ, self.metrics.state_page_losses.inc)
-        self.lifecycle = Lifecycle(self.metrics.in_flight_requests, page=page, master_pid=os.getppid())
+        self.metrics = Metrics(version=VERSION, role=role)
+        self.page = find_page(os.environ, self.metrics.state_page_losses.inc)
         self._closing = ExitStack()
-        self._closing.callback(self.lifecycle.close)
         self.logs = configure_logging(
             level=settings.log.level,
             output=settings.log.format,
@@ -108,7 +115,7 @@ class Runtime:
         self.bus = EventBus()
         self.bus.subscribe(EventLog())
         self._closing.callback(self.bus.close)
-        self.board = None if page is None else HostBoard(page)
+        self.board = None if self.page is None else HostBoard(self.page)
         self.pipelines = _open_pipelines(settings, self.bus, self.board)
         self.metrics.stability.add_source(self.pipelines.figures)
         self._closing.callback(self.metrics.stability.close)
@@ -116,15 +123,40 @@ class Runtime:
             settings.database, self.metrics, DatabasePipelines(*self._pipelines_of("database", "", "_read", "_write"))
         )
         self._closing.callback(self.database.close)
-        self.metrics.db_pool_max.set(self.database.max_connections)
         # Health asks past the breakers: it is to say how the store is, and its questions take no trial call.
         self.unguarded_store: ObjectStore = ObservedObjectStore(build_store(settings), self.metrics)
         self._closing.callback(self.unguarded_store.close)
+
+    def _pipelines_of(self, dependency: str, *endings: str) -> list[Pipeline]:
+        return [self.pipelines[dependency + ending] for ending in endings]
+
+
+class Runtime(Foundation):
+    """What one worker opened: parts of the application that tests and the server look at, and their closing.
+
+    Attributes:
+        lifecycle: Where the process is in its life.
+        store: The object store, behind its pipelines.
+        monitor: Health.
+        probes: What the paths of probes are answered with.
+        upkeep: The maintenance tasks, for running one by hand.
+        operations: What the HTTP API can do, for its document.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings, "worker")
+        self.lifecycle = Lifecycle(self.metrics.in_flight_requests, page=self.page, master_pid=os.getppid())
+        self.metrics.db_pool_max.set(self.database.max_connections)
         self.store: ObjectStore = GuardedObjectStore(
             self.unguarded_store,
             StoragePipelines(*self._pipelines_of("storage", "_read", "_write", "_delete", "_list")),
         )
-        self.monitor = _build_monitor(self)
+        self.monitor = HealthMonitor(
+            self.lifecycle, ready=self.metrics.ready, check_status=self.metrics.health_check_status
+        )
+        _register_checks(self.monitor, self)
+        pool = checks.pool_check(self.database.pool)
+        self.monitor.register_live("pool", pool, local=False, endpoints=_EVERY_ENDPOINT)
         self.probes = ProbeAnswers(self.monitor, self.instance)
         self._closing.callback(self.monitor.close)
         self.upkeep = PhotoUpkeep(
@@ -137,9 +169,6 @@ class Runtime:
         self.keeper = LeaseKeeper(self.database, settings.uploads.lease_seconds)
         self._closing.callback(self.keeper.close)
         self.operations: list[operations.Operation] = []
-
-    def _pipelines_of(self, dependency: str, *endings: str) -> list[Pipeline]:
-        return [self.pipelines[dependency + ending] for ending in endings]
 
     def start(self, tasks: list[Task]) -> None:
         """Start what runs in the background, and be ready."""
@@ -160,6 +189,35 @@ class Runtime:
     def close(self) -> None:
         """Close everything in reverse order. Safe to call twice."""
         self.lifecycle.advance(State.STOPPED)
+        self._closing.close()
+        self.lifecycle.close()
+
+
+class ManagementRuntime(Foundation):
+    """What the management process opened, and its closing.
+
+    Attributes:
+        server: What it knows of the workers.
+        monitor: Health of the server, as it can be seen from beside it.
+        probes: What the paths of probes are answered with.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        few = {"pool_size": MANAGEMENT_CONNECTIONS, "max_overflow": 0}
+        super().__init__(
+            settings.model_copy(update={"database": settings.database.model_copy(update=few)}), "management"
+        )
+        self.server = WatchedServer(HostLife(self.page), os.getppid())
+        self.monitor = HealthMonitor(self.server)
+        self.monitor.register_live("workers", self.server.check_workers, local=True)
+        _register_checks(self.monitor, self)
+        self.probes = ProbeAnswers(self.monitor, self.instance, is_alive=self.server.is_alive)
+        self._closing.callback(self.monitor.close)
+        self.metrics.stability.start()
+        self.monitor.start()
+
+    def close(self) -> None:
+        """Close everything in reverse order. Safe to call twice."""
         self._closing.close()
 
 
@@ -184,7 +242,7 @@ def create_app(settings: Settings) -> Flask:
         ``app.extensions["photo_api"]``, a :class:`Runtime`, whose ``close()`` ends it.
     """
     runtime = Runtime(settings)
-    app = Flask("photo-api", static_folder=None)
+    app = Application("photo-api", static_folder=None)
     app.url_map.merge_slashes = False  # or //path would be redirected to a place built from Host
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider has it
     app.extensions["photo_api"] = runtime
@@ -195,8 +253,46 @@ def create_app(settings: Settings) -> Flask:
         deadline_seconds=settings.server.request_deadline_seconds,
         allowed_hosts=list(settings.server.allowed_hosts),
     )
-    authenticator = _mount_rooms(app, runtime)
-    _join_listeners(app, runtime, authenticator)
+    _mount_rooms(app, runtime)
+    _put_probes_before(app, runtime)
+    return app
+
+
+def create_management_app(settings: Settings) -> Flask:
+    """Build the application of the management process: health, details, metrics and operators' routes.
+
+    Args:
+        settings: Valid ones.
+
+    Returns:
+        The application; what it opened is ``app.extensions["photo_api"]``, whose ``close()`` ends it.
+    """
+    runtime = ManagementRuntime(settings)
+    rings = open_rings(settings.auth, create=settings.profile != "production")
+    tokens = AccessTokens(rings, settings.auth.access_token_seconds)
+    principals = PrincipalCache(settings.auth.principal_cache_seconds)
+    authenticator = AccountAuthenticator(runtime.database, tokens, principals)
+    app = build_operations_app(
+        [
+            operations_blueprint(
+                monitor=runtime.monitor,
+                probes=runtime.probes,
+                lifecycle=runtime.server,
+                metrics=runtime.metrics,
+                instance=runtime.instance,
+                sections={
+                    "breakers": details.breaker_section(runtime.pipelines.find_all(CircuitBreaker)),
+                    "pool": details.host_pool_section(runtime.metrics),
+                    **details.host_sections(HostLife(runtime.page).look),
+                },
+                admit=lambda request: admit(request, "admin:ops", authenticator),
+            )
+        ]
+    )
+    runtime.metrics.watch_operations(app)
+    app.extensions["photo_api"] = runtime
+    breakers = BreakerService(runtime.pipelines.find_all(CircuitBreaker), runtime.board)
+    mount_document(app, operations.mount(app, BreakerRoutes(breakers), authenticator), version=VERSION)
     return app
 
 
@@ -254,7 +350,7 @@ class _Accounts:
         ]
 
 
-def _mount_rooms(app: Flask, runtime: Runtime) -> Authenticator:
+def _mount_rooms(app: Flask, runtime: Runtime) -> None:
     settings, database = runtime.settings, runtime.database
     rings = open_rings(settings.auth, create=settings.profile != "production")
     accounts = _Accounts(settings, database, rings)
@@ -262,7 +358,6 @@ def _mount_rooms(app: Flask, runtime: Runtime) -> Authenticator:
         runtime.operations += operations.mount(app, routes, accounts.authenticator)
     mount_documentation(app, runtime.operations, version=VERSION)
     runtime.start([*_photo_tasks(runtime.upkeep), *accounts.tasks])
-    return accounts.authenticator
 
 
 def _photo_routes(runtime: Runtime, cursors: CursorSigner) -> list[object]:
@@ -292,17 +387,37 @@ def _photo_tasks(upkeep: PhotoUpkeep) -> list[Task]:
     ]
 
 
-def _build_monitor(runtime: Runtime) -> HealthMonitor:
-    metrics = runtime.metrics
-    monitor = HealthMonitor(runtime.lifecycle, ready=metrics.ready, check_status=metrics.health_check_status)
-    needed_bytes = 2 * runtime.settings.uploads.max_bytes
-    monitor.register("database", checks.answers(runtime.database.ping), local=False)
-    monitor.register("storage", checks.answers(lambda: _ask(runtime.unguarded_store)), local=False)
-    spool = checks.spool_check(runtime.settings.uploads.spool_dir, needed_bytes=needed_bytes, free=metrics.spool_free)
-    monitor.register("spool", spool, local=True)
-    monitor.register("memory", checks.memory_check(metrics.memory_usage), local=True)
-    monitor.register("log", checks.log_check(runtime.logs), local=False)
-    return monitor
+def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
+    metrics, uploads = foundation.metrics, foundation.settings.uploads
+    database = checks.database_check(foundation.database)
+    storage = checks.answers(lambda: _ask(foundation.unguarded_store))
+    spool = checks.spool_check(uploads.spool_dir, needed_bytes=2 * uploads.max_bytes, free=metrics.spool_free)
+    memory = checks.memory_check(metrics.memory_usage)
+    monitor.register(
+        "database", database, local=False, endpoints=_EVERY_ENDPOINT, gates=_gates(foundation, "database")
+    )
+    monitor.register(
+        "storage", storage, local=False, endpoints=_STORAGE_ENDPOINTS, gates=_gates(foundation, "storage")
+    )
+    monitor.register("spool", spool, local=True, endpoints=_UPLOAD_ENDPOINTS)
+    monitor.register("memory", memory, local=True, interval_seconds=2.0, endpoints=_EVERY_ENDPOINT)
+    monitor.register("log", checks.log_check(foundation.logs), local=False)
+
+
+def _gates(foundation: Foundation, dependency: str) -> dict[str, CircuitBreaker]:
+    breakers = foundation.pipelines.find_all(CircuitBreaker)
+    return {name: breaker for name, breaker in breakers.items() if name.partition("_")[0] == dependency}
+
+
+def _endpoints(*rooms: type) -> tuple[str, ...]:
+    """Return the paths of some routes as URI templates: what suffers when something they need does not work."""
+    paths = [path_of(operation.path) for room in rooms for operation in operations.declared_operations(room)]
+    return tuple(dict.fromkeys(paths))
+
+
+_UPLOAD_ENDPOINTS = _endpoints(UploadRoutes)
+_STORAGE_ENDPOINTS = _endpoints(UploadRoutes, OriginalRoutes)
+_EVERY_ENDPOINT = _endpoints(UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes)
 
 
 def _ask(store: ObjectStore) -> None:
@@ -312,22 +427,15 @@ def _ask(store: ObjectStore) -> None:
         return  # it answered
 
 
-def _join_listeners(app: Flask, runtime: Runtime, authenticator: Authenticator) -> None:
-    blueprint = operations_blueprint(
+def _put_probes_before(app: Flask, runtime: Runtime) -> None:
+    probes = operations_blueprint(
         monitor=runtime.monitor,
         probes=runtime.probes,
         lifecycle=runtime.lifecycle,
         metrics=runtime.metrics,
         instance=runtime.instance,
     )
-    management = build_operations_app([blueprint])
-    breakers = BreakerService(runtime.pipelines.find_all(CircuitBreaker), runtime.board)
-    admin = operations.mount(management, BreakerRoutes(breakers), authenticator)
-    mount_document(management, admin, version=VERSION)
     product = InFlight(TrustedProxies(app.wsgi_app, runtime.settings.server.trusted_proxies), runtime.lifecycle)
-    app.wsgi_app = ListenerSplit(  # type: ignore[method-assign]  # Flask's documented way to add middleware
-        UnreadBodies(product),
-        UnreadBodies(management),
-        management_bind=runtime.settings.server.management_bind,
-        probe_paths=PROBE_PATHS,
+    app.wsgi_app = ProbeSplit(  # type: ignore[method-assign]  # Flask's documented way to add middleware
+        UnreadBodies(product), build_operations_app([probes]), probe_paths=PROBE_PATHS
     )

@@ -1,4 +1,4 @@
-"""``python -m app serve``: judge the settings, then become gunicorn.
+"""``python -m app serve``: judge the settings, then become the server's master (:mod:`app.server`).
 
 A mistake in the settings ends it with exit code 78 and every mistake in one message, before anything listens; an
 address that is taken ends it with 1 and one line. Who takes it between that look and gunicorn's is told by gunicorn.
@@ -10,15 +10,13 @@ import argparse
 import os
 import socket
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from app.errors import UnavailableError
 
 if TYPE_CHECKING:
     from app.settings_server import ServerSettings
 
-_CONFIGURATION_FILE: Final = Path(__file__).resolve().parent.parent / "server" / "gunicorn_conf.py"
 _STANDARD_STREAMS = 3
 
 
@@ -39,7 +37,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def serve(_arguments: argparse.Namespace) -> NoReturn:
-    """Become gunicorn; does not return.
+    """Become the master; does not return.
 
     Raises:
         ConfigurationError: With every mistake; nothing listens yet.
@@ -50,10 +48,10 @@ def serve(_arguments: argparse.Namespace) -> NoReturn:
     configuration = load_configuration()
     for caution in configuration.cautions:
         print(f"Warning: {caution}", file=sys.stderr)
-    _require_free_addresses(configuration.loaded.settings.server)
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):  # else systemd holds them, for this process
+        _require_free_addresses(configuration.loaded.settings.server)
     _open_standard_streams()
-    command = [sys.executable, "-m", "gunicorn", "--config", str(_CONFIGURATION_FILE), "wsgi:app"]
-    os.execv(sys.executable, command)  # noqa: S606  # no shell is the point; every argument is ours
+    os.execv(sys.executable, [sys.executable, "-m", "app.server"])  # noqa: S606  # no shell is the point; every argument is ours
 
 
 def _require_free_addresses(server: ServerSettings) -> None:

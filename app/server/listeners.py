@@ -1,95 +1,148 @@
-"""Two listeners, one gunicorn: which application answers is decided by the address a client connected to.
+"""The sockets that a server listens on: whose each of them is, opened or taken over.
 
 ::
 
-    public listener       probe paths ──► operations application
-                          all others  ──► the product
-    management listener   everything  ──► operations application
+    public listener       the workers, and no other process
+    management listener   the management process, and no other
 
-Metrics and details are therefore a plain 404 on the public listener: that application has no such route. A
-request whose listener cannot be told is public.
+Which is which is told by the address a socket is bound to, so it does not matter in what order they come: from a
+server that is being replaced (SIGUSR2) or from systemd, which may hold both, one or none of them.
 """
 
 from __future__ import annotations
 
+import os
 import socket
-from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+from gunicorn import sock, systemd  # type: ignore[import-untyped]  # gunicorn ships no types
+from gunicorn.config import Config  # type: ignore[import-untyped]  # the same
 
-LISTENER_KEY: Final = "photo_api.listener"
-"""Names the listener (``public``, ``management``) where there is no gunicorn socket, as in tests."""
+from app.settings_forms import parse_address
 
-PUBLIC: Final = "public"
-MANAGEMENT: Final = "management"
+DESCRIPTORS_VARIABLE: Final = "GUNICORN_FD"
+"""Names the descriptors that a server hands to the one that replaces it."""
 
-_SOCKET_KEY = "gunicorn.socket"
+ACTIVATED_VARIABLE: Final = "PHOTO_SYSTEMD_SOCKETS"
+"""Set in the replacing server when systemd holds the sockets: their files are not the server's to remove."""
+
+_KINDS: Final = {
+    socket.AF_INET: sock.TCPSocket,
+    socket.AF_INET6: sock.TCP6Socket,
+    socket.AF_UNIX: sock.UnixSocket,
+}
 _ANY_HOST = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104  # recognised, not bound
 
 
-class ListenerSplit:
-    """WSGI application that hands a request to one of two others.
+@dataclass(frozen=True, slots=True)
+class Listeners:
+    """What a server listens on; gunicorn's sockets, whose descriptors outlive an ``exec``.
 
-    Args:
-        public: The product.
-        operations: Health, details, metrics.
-        management_bind: ``host:port``, ``[v6]:port`` or ``unix:path``, as gunicorn was given it.
-        probe_paths: What ``operations`` answers on the public listener too.
+    Attributes:
+        public: Where clients come in; at least one.
+        management: Where operators come in; at least one.
+        is_activated: Whether systemd has made any of them.
     """
 
-    def __init__(
-        self,
-        public: WSGIApplication,
-        operations: WSGIApplication,
-        *,
-        management_bind: str,
-        probe_paths: Collection[str],
-    ) -> None:
-        self._public = public
-        self._operations = operations
-        self._management = _Address(management_bind)
-        self._probe_paths = frozenset(probe_paths)
+    public: tuple[Any, ...]
+    management: tuple[Any, ...]
+    is_activated: bool
 
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer one request."""
-        if environ.get("PATH_INFO") in self._probe_paths or self.listener_of(environ) == MANAGEMENT:
-            return self._operations(environ, start_response)
-        return self._public(environ, start_response)
-
-    def listener_of(self, environ: WSGIEnvironment) -> str:
-        """Return ``management`` or ``public``."""
-        connection = environ.get(_SOCKET_KEY)
-        if connection is None:
-            return MANAGEMENT if environ.get(LISTENER_KEY) == MANAGEMENT else PUBLIC
-        try:
-            name = connection.getsockname()
-        except OSError:  # the client is gone and the socket with it
-            return PUBLIC
-        return MANAGEMENT if self._management.matches(name) else PUBLIC
+    @property
+    def all(self) -> tuple[Any, ...]:
+        """All of them, public ones first."""
+        return (*self.public, *self.management)
 
 
-class _Address:
-    """An address to bind to, comparable with what ``getsockname`` says of an accepted connection."""
+def open_listeners(
+    bind: str, management_bind: str, log: Any, environ: MutableMapping[str, str], *, replaces: bool
+) -> Listeners:
+    """Take over what is there already, and open what is missing.
 
-    def __init__(self, bind: str) -> None:
-        self._path: str | None = None
-        self._port = 0
+    Args:
+        bind: Of the public listener: ``host:port``, ``[v6]:port`` or ``unix:path``.
+        management_bind: Of the management listener.
+        log: Gunicorn's logger.
+        environ: Where what is there is named, by systemd or by the server before; no longer afterwards.
+        replaces: Whether this server replaces one that runs.
+
+    Raises:
+        SystemExit: An address cannot be had, which the log says.
+    """
+    count = systemd.listen_fds()
+    if count:
+        given = list(range(systemd.SD_LISTEN_FDS_START, systemd.SD_LISTEN_FDS_START + count))
+        is_activated = True
+    else:
+        named = environ.pop(DESCRIPTORS_VARIABLE, "") if replaces else ""
+        given = [int(number) for number in named.split(",") if number]
+        is_activated = environ.pop(ACTIVATED_VARIABLE, "") == "1"
+    taken = [_taken_over(descriptor, log) for descriptor in given]
+    address = ListenerAddress(management_bind)
+    management = [listener for listener in taken if address.matches(listener.getsockname())]
+    public = [listener for listener in taken if listener not in management]
+    return Listeners(
+        tuple(public or sock.create_sockets(_listening_on([bind]), log)),
+        tuple(management or sock.create_sockets(_listening_on([management_bind]), log)),
+        is_activated,
+    )
+
+
+def handed_on(listeners: Listeners) -> Mapping[str, str]:
+    """Return the variables by which the next server takes them over."""
+    activated = {ACTIVATED_VARIABLE: "1"} if listeners.is_activated else {}
+    return {DESCRIPTORS_VARIABLE: ",".join(str(each.fileno()) for each in listeners.all), **activated}
+
+
+def close_listeners(listeners: Iterable[Any], *, unlink: bool) -> None:
+    """Close sockets of this process.
+
+    Args:
+        listeners: Gunicorn's.
+        unlink: Whether the files of unix sockets go, too: nobody else listens on them.
+    """
+    sock.close_sockets([listener for listener in listeners if listener.sock is not None], unlink)
+
+
+def _taken_over(descriptor: int, log: Any) -> Any:
+    with socket.socket(fileno=os.dup(descriptor)) as look:
+        kind = _KINDS[look.family]
+        name = look.getsockname()
+    return kind(name, _listening_on([]), log, fd=descriptor)
+
+
+def _listening_on(binds: Sequence[str]) -> Config:
+    configuration = Config()
+    configuration.set("bind", list(binds))
+    return configuration
+
+
+class ListenerAddress:
+    """An address to bind to, comparable with what ``getsockname`` says.
+
+    Args:
+        bind: ``host:port``, ``[v6]:port`` or ``unix:path``.
+        resolve: Finds the addresses of a host's name.
+    """
+
+    def __init__(self, bind: str, resolve: Callable[..., list[Any]] = socket.getaddrinfo) -> None:
+        address = parse_address(bind)
+        self._path = None if address.path is None else str(address.path)
+        self._port = address.port
         self._hosts: frozenset[str] | None = None
-        if bind.startswith("unix:"):
-            self._path = bind.removeprefix("unix:")
-            return
-        host, _, port = bind.rpartition(":")
-        host = host.strip("[]")
-        self._port = int(port)
-        if host not in _ANY_HOST:
-            self._hosts = frozenset(_plain(str(found[4][0])) for found in socket.getaddrinfo(host, self._port))
+        if self._path is None and address.host not in _ANY_HOST:
+            self._hosts = frozenset(_plain(str(found[4][0])) for found in resolve(address.host, address.port))
 
     def matches(self, name: Any) -> bool:
+        """Tell whether a socket of this name is bound here.
+
+        Args:
+            name: What ``getsockname`` has returned.
+        """
         if not isinstance(name, tuple):
-            text = name.decode(errors="surrogateescape") if isinstance(name, bytes) else name
-            return self._path is not None and text == self._path
+            return self._path is not None and os.fsdecode(name) == self._path
         host, port = name[0], name[1]
         if self._path is not None or port != self._port:
             return False
@@ -97,5 +150,5 @@ class _Address:
 
 
 def _plain(host: str) -> str:
-    # A dual-stack socket shows IPv4 peers in IPv6 clothes; a link-local address carries its interface.
+    # A dual-stack socket shows IPv4 addresses in IPv6 clothes; a link-local address carries its interface.
     return host.removeprefix("::ffff:").partition("%")[0]

@@ -1,8 +1,9 @@
 """The operations application: a second, small Flask application for health, details, metrics and operators.
 
-It is apart from the product so that probes pass by its host check, limits, log lines and counters, and answer
-even when the product's edge does not. Errors are problem documents all the same, and what operators ask for
-(``/api/…``) is logged, a line a request.
+The management process serves it whole; a worker serves its probes alone, for servers that are not the product's own
+(:mod:`app.server.probe_split`). It is apart from the product so that probes pass by its host check, limits, log lines
+and counters, and answer even when the product's edge does not. Errors are problem documents all the same, and what
+operators ask for (``/api/…``) is logged, a line a request.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from app.http.context import choose_request_id
 from app.ops.logging import bind, unbind_all
 from app.ops.metrics import UNMATCHED_ROUTE
 from app.ops.requests import REQUEST_LOGGER
-from app.server.listeners import MANAGEMENT
 
 _API_PREFIX: Final = "/api/"
 
@@ -63,6 +63,6 @@ def _log_request(status: int) -> None:
         "route": str(request.url_rule or UNMATCHED_ROUTE),
         "status": status,
         "duration_ms": round((time.monotonic() - g.began) * 1000, 2),
-        "listener": MANAGEMENT,
+        "listener": "management",
     }
     _log.info("request", extra=facts)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from tests.server.running import CONFIGURATION, environment, free_port, migrate
-
-FAKE_WSGI = 'def app(environ, start):\n    start("200 OK", [("Content-Length", "0")])\n    return []\n'
+from tests.server.running import environment, free_port, migrate
 
 
 def serve(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -29,7 +28,7 @@ def serve(folder: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize(
     "command",
-    [["-m", "app", "serve"], ["-m", "gunicorn", "-c", str(CONFIGURATION), "wsgi:app"]],
+    [["-m", "app", "serve"], ["-m", "app.server"]],
     ids=["serve", "direct"],
 )
 def test_wrong_settings_end_it_with_78_and_every_mistake_before_it_listens(
@@ -76,7 +75,6 @@ def test_a_start_before_the_migration_leaves_private_folders_and_no_database(tmp
 
 
 def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_path: Path) -> None:
-    (tmp_path / "wsgi.py").write_text(FAKE_WSGI, encoding="utf-8")
     migrate(tmp_path)
     port, management = free_port(), free_port()
     addresses = environment(
@@ -89,17 +87,16 @@ def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_pat
         [sys.executable, "-m", "app", "serve"], cwd=tmp_path, env=addresses, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
-    lines = [process.stdout.readline() for _ in range(2)]
+    (line,) = islice((line for line in process.stdout if "Listening at" in line), 1)
     process.terminate()
     process.communicate(timeout=30)
 
-    assert f"127.0.0.1:{port}" in lines[1]
-    assert f"127.0.0.1:{management}" in lines[1]
+    assert f"127.0.0.1:{port}" in line
+    assert f"127.0.0.1:{management}" in line
     assert process.returncode == 0
 
 
 def test_serve_with_closed_standard_streams_writes_its_log_into_no_file(tmp_path: Path) -> None:
-    (tmp_path / "wsgi.py").write_text(FAKE_WSGI, encoding="utf-8")
     addresses = environment(
         PHOTO_API_SERVER__BIND=f"127.0.0.1:{free_port()}",
         PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{free_port()}",

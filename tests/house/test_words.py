@@ -20,7 +20,10 @@ NO_MODULE_NAMES = frozenset(
 )
 NO_VERBS = ("handle", "process", "do")
 # Names that a library asks for: SQLAlchemy's TypeDecorator and connection pool.
-FOREIGN_NAMES = frozenset({"process_bind_param", "process_result_value", "_do_get", "_do_return_conn"})
+FOREIGN_NAMES = frozenset({
+    "process_bind_param", "process_result_value", "_do_get", "_do_return_conn",  # SQLAlchemy's
+    "do_load_config", "handle_exit", "handle_hup", "handle_int", "handle_term",  # gunicorn's
+})  # fmt: skip
 UNFINISHED = re.compile(r"\b(?:TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b|pragma: no " + r"cover")
 SILENCER = re.compile(
     r"#\s*(?:noqa(?P<code>:\s*[A-Z]+[0-9]+(?:,\s*[A-Z]+[0-9]+)*)?|type:\s*ignore(?P<kind>\[[^]]+])?)"

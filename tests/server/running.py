@@ -21,11 +21,12 @@ from pydantic import SecretStr
 
 from app.db.engine import Database, SilentObserver
 from app.db.migrate import upgrade
+from app.server.forking import MANAGEMENT_NAME, WORKER_NAME
 from app.settings import DatabaseSettings
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIGURATION = ROOT / "app" / "server" / "gunicorn_conf.py"
-TINY = "tests.server.tiny:app_from_environment()"
+TINY = "tests.server.tiny:build"
+MANAGEMENT = "tests.server.tiny:build_management"
 
 
 def free_port() -> int:
@@ -90,13 +91,40 @@ class Server:
 
     def pids(self) -> set[int]:
         """Return the workers' process ids."""
-        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text(encoding="ascii")
-        return {int(pid) for pid in children.split()}
+        return children(self.process.pid, WORKER_NAME)
+
+    def management_pids(self) -> set[int]:
+        """Return the management processes' ids; one, but for a moment."""
+        return children(self.process.pid, MANAGEMENT_NAME)
+
+    def messages(self) -> list[str]:
+        """Return the messages of its log lines."""
+        return [line["message"] for line in self.log_lines()]
+
+    def said(self, beginning: str) -> int:
+        """Return how many of its log lines begin so."""
+        return sum(message.startswith(beginning) for message in self.messages())
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return the lines of standard output; every one must be a JSON object."""
         text = (self.folder / "stdout").read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines() if line]
+        whole, _, _ = text.rpartition("\n")  # a line may be being written
+        return [json.loads(line) for line in whole.splitlines() if line]
+
+
+def children(master: int, *names: str) -> set[int]:
+    """Return the process ids of a master's children that have not ended, and go by one of these names if any is."""
+    pids = Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii").split()
+    found = {int(pid): _name(pid) for pid in pids}
+    return {pid for pid, name in found.items() if name in names or (name and not names)}
+
+
+def _name(pid: str) -> str:
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except OSError:
+        return ""
+    return "" if facts.rpartition(")")[2].split()[0] == "Z" else facts.partition("(")[2].rpartition(")")[0]
 
 
 def environment(**settings: str) -> dict[str, str]:
@@ -117,28 +145,46 @@ def migrate(folder: Path) -> None:
 
 @contextmanager
 def running(
-    folder: Path, *, workers: int = 2, stdout: IO[bytes] | int | None = None, application: str = TINY, **more: str
+    folder: Path,
+    *,
+    workers: int = 2,
+    stdout: IO[bytes] | int | None = None,
+    application: str = TINY,
+    management: str = MANAGEMENT,
+    is_awaited: bool = True,
+    **more: str,
 ) -> Iterator[Server]:
-    """Run the tiny application, or one made of it, until the block ends."""
+    """Run the tiny application, or one made of it, until the block ends.
+
+    Args:
+        folder: The working folder.
+        workers: How many.
+        stdout: Where the log goes instead of a file.
+        application: What the workers serve.
+        management: What the management process serves.
+        is_awaited: Whether the block begins when all workers are ready.
+        more: Settings, by the names of their variables.
+    """
     migrate(folder)
-    public, management = free_port(), free_port()
-    environ = environment(
-        PHOTO_API_SERVER__BIND=f"127.0.0.1:{public}",
-        PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{management}",
-        PHOTO_API_SERVER__WORKERS=str(workers),
-        PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS="3",
-        PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS="5",
-        PHOTO_API_LOG__FORMAT="json",
-        **more,
-    )
-    command = [sys.executable, "-m", "gunicorn", "-c", str(CONFIGURATION), application]
+    public_port, management_port = free_port(), free_port()
+    settings = {
+        "PHOTO_API_SERVER__BIND": f"127.0.0.1:{public_port}",
+        "PHOTO_API_SERVER__MANAGEMENT_BIND": f"127.0.0.1:{management_port}",
+        "PHOTO_API_SERVER__WORKERS": str(workers),
+        "PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS": "3",
+        "PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS": "5",
+        "PHOTO_API_LOG__FORMAT": "json",
+    }
+    environ = environment(**(settings | more))
+    command = [sys.executable, "-m", "app.server", application, management]
     with (folder / "stdout").open("wb") as out, (folder / "stderr").open("wb") as errors:
         process = subprocess.Popen(
             command, cwd=folder, env=environ, stdout=out if stdout is None else stdout, stderr=errors
         )
-    server = Server(process, folder, public, management)
+    server = Server(process, folder, public_port, management_port)
     try:
-        until(lambda: _answers(server, workers), "the workers to be ready")
+        if is_awaited:
+            until(lambda: _answers(server, workers), "the workers to be ready")
         yield server
     finally:
         process.terminate()

@@ -1,49 +1,22 @@
-"""The listener decides which application answers; what cannot be told is public."""
+"""Each socket is one listener's, told by its address; what is there is taken over, what is missing is opened."""
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from app.server.listeners import LISTENER_KEY, ListenerSplit
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-
-class Connection:
-    """A connection with a given local name."""
-
-    def __init__(self, name: Any) -> None:
-        self._name = name
-
-    def getsockname(self) -> Any:
-        if isinstance(self._name, OSError):
-            raise self._name
-        return self._name
-
-
-def split(management_bind: str = "127.0.0.1:8001") -> ListenerSplit:
-    def answering(word: bytes) -> Any:
-        def application(_environ: WSGIEnvironment, _start: StartResponse) -> Iterable[bytes]:
-            return [word]
-
-        return application
-
-    return ListenerSplit(
-        answering(b"public"), answering(b"operations"), management_bind=management_bind, probe_paths={"/health"}
-    )
-
-
-def ask(application: ListenerSplit, environ: dict[str, Any] | None = None, *, path: str = "/metrics") -> bytes:
-    return b"".join(application({"PATH_INFO": path, **(environ or {})}, lambda *_: lambda _data: None))
+from app.server.listeners import ListenerAddress, Listeners, close_listeners, handed_on, open_listeners
+from tests.server.running import free_port
 
 
 @pytest.mark.parametrize(
-    ("bind", "name", "management"),
+    ("bind", "name", "matches"),
     [
         ("127.0.0.1:8001", ("127.0.0.1", 8001), True),
         ("127.0.0.1:8001", ("127.0.0.1", 8000), False),
@@ -63,44 +36,95 @@ def ask(application: ListenerSplit, environ: dict[str, Any] | None = None, *, pa
         ("127.0.0.1:8001", "", False),
     ],
 )
-def test_the_local_address_tells_the_listener(bind: str, name: Any, *, management: bool) -> None:
-    answer = ask(split(bind), {"gunicorn.socket": Connection(name)})
-
-    assert answer == (b"operations" if management else b"public")
+def test_the_local_address_tells_the_listener(bind: str, name: Any, *, matches: bool) -> None:
+    assert ListenerAddress(bind).matches(name) is matches
 
 
-def test_a_connection_that_is_gone_is_public() -> None:
-    gone = Connection(OSError("bad file descriptor"))
-
-    assert ask(split(), {"gunicorn.socket": gone}) == b"public"
-
-
-def test_without_a_gunicorn_socket_the_environment_names_the_listener() -> None:
-    assert ask(split()) == b"public"
-    assert ask(split(), {LISTENER_KEY: "management"}) == b"operations"
-    assert ask(split(), {LISTENER_KEY: "whatever"}) == b"public"
+@pytest.fixture
+def opened() -> Iterator[list[Listeners]]:
+    """Listeners that are closed in the end."""
+    kept: list[Listeners] = []
+    yield kept
+    for listeners in kept:
+        close_listeners(listeners.all, unlink=False)
 
 
-def test_with_a_gunicorn_socket_the_environment_names_nothing() -> None:
-    connection = Connection(("127.0.0.1", 8000))
-
-    assert ask(split(), {"gunicorn.socket": connection, LISTENER_KEY: "management"}) == b"public"
+def names(listeners: tuple[Any, ...]) -> list[Any]:
+    return [listener.getsockname() for listener in listeners]
 
 
-def test_a_client_cannot_name_the_listener() -> None:
-    assert ask(split(), {"HTTP_PHOTO_API_LISTENER": "management", "HTTP_HOST": "127.0.0.1:8001"}) == b"public"
+def listening(address: tuple[str, int]) -> int:
+    """Return the descriptor of a socket that somebody else has opened."""
+    with socket.create_server(address) as server:
+        return os.dup(server.fileno())
 
 
-def test_probe_paths_are_answered_by_the_operations_application_on_either_listener() -> None:
-    assert ask(split(), path="/health") == b"operations"
-    assert ask(split(), path="/health/") == b"public"
+LOG = logging.getLogger(__name__)
 
 
-def test_a_real_connection_is_told_apart() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        with socket.create_connection(("127.0.0.1", port)), server.accept()[0] as connection:
-            here, elsewhere = split(f"127.0.0.1:{port}"), split(f"127.0.0.1:{port - 1}")
+def test_with_nothing_there_both_are_opened(opened: list[Listeners]) -> None:
+    public, management = free_port(), free_port()
 
-            assert ask(here, {"gunicorn.socket": connection}) == b"operations"
-            assert ask(elsewhere, {"gunicorn.socket": connection}) == b"public"
+    listeners = open_listeners(f"127.0.0.1:{public}", f"127.0.0.1:{management}", LOG, {}, replaces=False)
+    opened.append(listeners)
+
+    assert names(listeners.public) == [("127.0.0.1", public)]
+    assert names(listeners.management) == [("127.0.0.1", management)]
+    assert not listeners.is_activated
+    assert handed_on(listeners) == {"GUNICORN_FD": ",".join(str(each.fileno()) for each in listeners.all)}
+
+
+@pytest.mark.parametrize("order", ["public first", "management first"])
+def test_what_a_server_hands_on_is_sorted_by_address_whatever_its_order(order: str, opened: list[Listeners]) -> None:
+    public, management = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+    given = [listening(public), listening(management)]
+    if order == "management first":
+        given.reverse()
+    environ = {"GUNICORN_FD": ",".join(map(str, given)), "PHOTO_SYSTEMD_SOCKETS": "1"}
+
+    listeners = open_listeners(f"127.0.0.1:{public[1]}", f"127.0.0.1:{management[1]}", LOG, environ, replaces=True)
+    opened.append(listeners)
+
+    assert (names(listeners.public), names(listeners.management)) == ([public], [management])
+    assert listeners.is_activated
+    assert environ == {}
+    assert handed_on(listeners)["PHOTO_SYSTEMD_SOCKETS"] == "1"
+
+
+@pytest.mark.parametrize("given", ["public", "management"])
+def test_the_one_that_is_not_handed_on_is_opened(given: str, opened: list[Listeners]) -> None:
+    places = {"public": ("127.0.0.1", free_port()), "management": ("127.0.0.1", free_port())}
+    environ = {"GUNICORN_FD": str(listening(places[given]))}
+
+    public, management = (f"127.0.0.1:{port}" for _, port in places.values())
+    listeners = open_listeners(public, management, LOG, environ, replaces=True)
+    opened.append(listeners)
+
+    assert names(listeners.public) == [places["public"]]
+    assert names(listeners.management) == [places["management"]]
+
+
+def test_descriptors_in_the_environment_of_a_server_that_replaces_none_are_somebody_elses(
+    opened: list[Listeners],
+) -> None:
+    other = listening(("127.0.0.1", free_port()))
+    public, management = free_port(), free_port()
+
+    listeners = open_listeners(
+        f"127.0.0.1:{public}", f"127.0.0.1:{management}", LOG, {"GUNICORN_FD": str(other)}, replaces=False
+    )
+    opened.append(listeners)
+
+    assert [name[1] for name in names(listeners.all)] == [public, management]
+    os.close(other)
+
+
+@pytest.mark.parametrize("unlink", [True, False])
+def test_the_file_of_a_unix_socket_goes_when_nobody_else_listens_on_it(tmp_path: Path, *, unlink: bool) -> None:
+    public, management = tmp_path / "public", tmp_path / "management"
+    listeners = open_listeners(f"unix:{public}", f"unix:{management}", LOG, {}, replaces=False)
+
+    close_listeners(listeners.all, unlink=unlink)
+    close_listeners(listeners.all, unlink=unlink)
+
+    assert (public.exists(), management.exists()) == (not unlink, not unlink)

@@ -20,6 +20,11 @@ from urllib.parse import quote
 import requests
 from prometheus_client.parser import text_string_to_metric_families
 
+from app.ops.lifecycle import HostLife, Phase
+from app.ops.state import PAGE_NAME, StatePage
+from app.server.forking import WORKER_NAME
+from app.server.state_folder import STATE_FOLDER
+from tests.server.running import children
 from tests.servers.base import find_free_port
 from tests.servers.client import Client
 from tests.servers.stacks import Stack
@@ -156,15 +161,14 @@ class Product:
             return False
 
     def _ready_pids(self) -> set[int]:
-        """Return the workers whose metrics files exist: they are past building the application."""
-        alive = self.worker_pids()
-        names = (path.stem.rpartition("_")[2] for path in self.folder.glob("var/run/metrics/**/gauge_livemin_*.db"))
-        return {int(name) for name in names if name.isdigit()} & alive
+        """Return the workers that have said so on the page of this host: they are past building the application."""
+        report = HostLife(StatePage(self.folder / STATE_FOLDER / PAGE_NAME, writable=False)).look()
+        ready = () if report is None else (word.pid for word in report.workers if word.phase is Phase.READY)
+        return set(ready) & self.worker_pids()
 
     def worker_pids(self) -> set[int]:
         """Return the process ids of the workers."""
-        children = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text(encoding="ascii")
-        return {int(pid) for pid in children.split()}
+        return children(self.pid, WORKER_NAME)
 
     def kill_workers(self) -> None:
         """Kill every worker with SIGKILL and wait until others serve."""
@@ -174,14 +178,14 @@ class Product:
         until(lambda: not before & self.worker_pids() and self.is_ready(), "new workers", START_SECONDS)
 
     def kill(self) -> None:
-        """Kill the master and all workers with SIGKILL."""
+        """Kill the master and all its processes with SIGKILL."""
         assert self._process is not None
-        pids = self.worker_pids()
+        pids = children(self.pid)
         self._process.kill()
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
-        until(lambda: not any(_is_alive(pid) for pid in pids), "the workers' end")
+        until(lambda: not any(_is_alive(pid) for pid in pids), "their end")
 
     def restart(self) -> None:
         """Stop politely and start again, on the same ports."""

@@ -8,8 +8,10 @@ from collections.abc import Iterator
 import pytest
 from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
 
-from app.server.gunicorn_conf import child_exit, gunicorn_options, worker_exit
 from app.server.gunicorn_logging import GunicornLogger
+from app.server.management_worker import ManagementWorker
+from app.server.options import child_exit, management_configuration, public_configuration, worker_exit
+from app.server.worker import AdmissionWorker
 from app.settings import Settings
 from app.settings_server import ServerSettings
 
@@ -25,17 +27,15 @@ def _loggers_as_before() -> Iterator[None]:
 
 
 def configured(**server: object) -> Config:
-    config = Config()
-    for name, value in gunicorn_options(Settings(server=ServerSettings.model_validate(server))).items():
-        config.set(name, value)
-    return config
+    return public_configuration(Settings(server=ServerSettings.model_validate(server)))
 
 
 def test_gunicorn_takes_every_option_and_serves_both_addresses() -> None:
     config = configured(bind="127.0.0.1:8000", management_bind="unix:/run/photo", workers=3, threads=5)
 
     assert config.address == [("127.0.0.1", 8000), "/run/photo"]
-    assert (config.workers, config.threads, config.worker_class_str) == (3, 5, "gthread")
+    assert (config.workers, config.threads) == (3, 5)
+    assert config.worker_class is AdmissionWorker
     assert config.control_socket_disable
     assert config.accesslog is None
 
@@ -59,3 +59,19 @@ def test_a_worker_that_never_loaded_the_application_can_exit() -> None:
 
     worker_exit(None, Worker())
     child_exit(None, Worker())
+
+
+def test_workers_recycle_after_the_requests_of_the_settings_and_not_all_at_once() -> None:
+    never, often = configured(), configured(max_requests=1000)
+
+    assert (never.max_requests, never.max_requests_jitter) == (0, 0)
+    assert (often.max_requests, often.max_requests_jitter) == (1000, 100)
+
+
+def test_the_management_process_has_few_threads_ends_soon_and_never_recycles() -> None:
+    settings = Settings(server=ServerSettings.model_validate({"threads": 64, "max_requests": 10}))
+
+    config = management_configuration(settings)
+
+    assert config.worker_class is ManagementWorker
+    assert (config.threads, config.graceful_timeout, config.max_requests) == (4, 3, 0)

@@ -1,0 +1,420 @@
+"""The real master: drains, reloads, replaces, stops; no request is lost that need not be."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.server.running import Answer, Server, children, running, until
+
+
+@contextmanager
+def download(server: Server, seconds: float) -> Iterator[Future[Answer]]:
+    """Have a slow download under way in a block; its future is the whole answer."""
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(server.get, f"/slow?seconds={seconds}")
+        until(lambda: server.metric("photo_api_in_flight_requests") >= 1, "a download under way")
+        yield answer
+
+
+class Traffic:
+    """Requests, one after another, each on a connection of its own, for the time of a block.
+
+    Attributes:
+        failures: What went wrong.
+        pids: Who answered.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self.failures: list[str] = []
+        self.pids: list[int] = []
+        self._server = server
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ends.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ends.is_set():
+            try:
+                answer = self._server.get("/pid")
+            except (OSError, http.client.HTTPException) as error:
+                self.failures.append(repr(error))
+            else:
+                if answer.status == 200:
+                    self.pids.append(int(answer.body))
+                else:
+                    self.failures.append(f"status {answer.status}")
+
+
+# ── drain ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_draining_server_is_not_ready_and_serves_on_until_its_lame_duck_ends(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    with running(tmp_path, PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS="2") as server:
+        began = time.monotonic()
+        server.process.send_signal(number)
+        until(lambda: server.get("/health/readiness").status == 503, "readiness to be 503", seconds=1)
+
+        answers = [server.get("/pid") for _ in range(20)]
+        details = server.get("/health/readiness", management=True)
+
+        assert {answer.status for answer in answers} == {200}
+        assert {answer.headers["Connection"] for answer in answers} == {"close"}
+        assert (details.status, details.json()["state"]) == (503, "draining")
+        assert server.process.wait(20) == 0
+        assert time.monotonic() - began >= 2
+
+
+def test_a_second_signal_ends_the_lame_duck(tmp_path: Path) -> None:
+    with running(tmp_path, PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS="600") as server:
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.get("/health/readiness").status == 503, "readiness to be 503")
+
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(10) == 0
+        assert "SIGTERM again: the lame duck ends" in server.messages()
+
+
+def test_what_is_in_flight_is_finished_and_the_management_process_goes_last(tmp_path: Path) -> None:
+    with running(tmp_path) as server, download(server, 2) as answer:
+        workers, (management,) = server.pids(), server.management_pids()
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: len(server.pids()) == 1, "the idle worker to end")
+
+        in_flight = server.get("/health/detailed", management=True).json()["in_flight"]
+
+        assert in_flight == 1
+        assert (answer.result().status, len(answer.result().body) > 10_000) == (200, True)
+        assert server.process.wait(10) == 0
+        ended = [line["pid"] for line in server.log_lines() if line["message"].startswith("Worker exiting")]
+        assert set(ended[:2]) == workers
+        assert ended[2:] == [management]
+
+
+def test_connections_that_the_kernel_has_completed_are_answered_in_a_stop(tmp_path: Path) -> None:
+    with running(tmp_path, workers=1) as server:
+        (worker,) = server.pids()
+        os.kill(worker, signal.SIGSTOP)
+        with ThreadPoolExecutor(5) as pool:
+            waiting = [pool.submit(server.get, "/pid") for _ in range(5)]
+            until(lambda: _backlog(server.public) == 5, "five connections in the backlog")
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: server.said("SIGTERM: draining") == 1, "the drain")
+            os.kill(worker, signal.SIGCONT)
+
+            assert {answer.result().status for answer in waiting} == {200}
+        assert server.process.wait(10) == 0
+
+
+def _backlog(port: int) -> int:
+    """Return how many connections of a port the kernel has completed and nobody has accepted."""
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
+            return int(fields[4].partition(":")[2], 16)
+    return 0
+
+
+def test_a_request_that_never_ends_is_cut_at_the_graceful_time_out_and_the_log_says_so(tmp_path: Path) -> None:
+    with running(tmp_path) as server, download(server, 600) as answer:
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(10) == 0
+        with pytest.raises((OSError, http.client.HTTPException)):
+            answer.result()
+        assert "requests were cut at the graceful time-out" in server.messages()
+
+
+def test_a_worker_that_hangs_in_a_stop_is_killed_and_its_requests_are_counted_in_the_log(tmp_path: Path) -> None:
+    with running(tmp_path, workers=1) as server, download(server, 600) as answer:
+        (worker,) = server.pids()
+        os.kill(worker, signal.SIGSTOP)
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(15) == 0
+        with pytest.raises((OSError, http.client.HTTPException)):
+            answer.result()
+        assert f"Worker (pid:{worker}) does not end; it is killed, with 1 requests in flight" in server.messages()
+
+
+def test_sigquit_ends_it_at_once(tmp_path: Path) -> None:
+    with (
+        running(tmp_path, PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS="600") as server,
+        download(server, 600) as answer,
+    ):
+        server.process.send_signal(signal.SIGQUIT)
+
+        assert server.process.wait(5) == 0
+        with pytest.raises((OSError, http.client.HTTPException)):
+            answer.result()
+
+
+def test_a_worker_that_dies_in_the_lame_duck_is_replaced(tmp_path: Path) -> None:
+    with running(tmp_path, workers=1, PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS="600") as server:
+        (worker,) = server.pids()
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: server.get("/health/readiness").status == 503, "readiness to be 503")
+
+        os.kill(worker, signal.SIGKILL)
+        until(lambda: bool(server.pids() - {worker}), "another worker")
+
+        assert server.get("/pid").status == 200
+        assert server.get("/health/readiness").status == 503
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
+def test_a_server_that_is_stopped_while_its_workers_start_ends_at_once(tmp_path: Path) -> None:
+    with running(tmp_path, application="tests.server.tiny:build_when_told", is_awaited=False) as server:
+        until(lambda: len(server.pids()) == 2, "workers that start")
+
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(5) == 0
+
+
+# ── reload ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_reload_replaces_every_worker_and_loses_no_request(tmp_path: Path) -> None:
+    with running(tmp_path) as server, download(server, 3) as answer:
+        before, management = server.pids(), server.management_pids()
+        with Traffic(server) as traffic:
+            server.process.send_signal(signal.SIGHUP)
+            until(lambda: server.said("Reloaded:") == 1, "the reload")
+            until(lambda: len(server.pids() - before) == 2 and len(traffic.pids) > 20, "new workers and traffic")
+            until(lambda: traffic.pids[-1] not in before, "an answer of a new worker")
+
+        assert traffic.failures == []
+        assert answer.result().status == 200
+        until(lambda: len(server.pids()) == 2 and not server.pids() & before, "the end of the old workers")
+        until(lambda: len(server.management_pids() - management) == 1, "a new management process")
+        assert server.get("/health", management=True).status == 200
+
+
+def test_new_workers_are_ready_before_an_old_one_is_asked_to_go(tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    with running(tmp_path, application="tests.server.tiny:build_when_told") as server:
+        before = server.pids()
+        (tmp_path / "go").unlink()
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(server.pids()) == 4, "two workers that start beside the old ones")
+
+        assert int(server.get("/pid").body) in before
+        (tmp_path / "go").touch()
+        until(lambda: len(server.pids()) == 2 and not server.pids() & before, "the change")
+
+
+def test_a_reload_takes_over_settings(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        (tmp_path / ".env").write_text("PHOTO_API_LOG__LEVEL=DEBUG\n", encoding="utf-8")
+        assert "DEBUG" not in {line["severity_text"] for line in server.log_lines()}
+
+        server.process.send_signal(signal.SIGHUP)
+
+        until(lambda: "DEBUG" in {line["severity_text"] for line in server.log_lines()}, "lines of the new level")
+
+
+def test_wrong_settings_are_refused_with_every_mistake_and_the_server_serves_on(tmp_path: Path) -> None:
+    wrong = "PHOTO_API_SERVER__THREADS=none\nPHOTO_API_DATABASE__POOL_SIZE=0\n"
+    with running(tmp_path) as server:
+        before = server.pids()
+        (tmp_path / ".env").write_text(wrong, encoding="utf-8")
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: "No reload: the server goes on with the settings it has" in server.messages(), "the refusal")
+
+        mistakes = [str(line["mistake"]) for line in server.log_lines() if "mistake" in line]
+        os.kill(min(before), signal.SIGKILL)
+        until(lambda: len(server.pids()) == 2 and min(before) not in server.pids(), "another worker")
+
+        assert sorted(mistake.partition(" ")[0] for mistake in mistakes) == [
+            "PHOTO_API_DATABASE__POOL_SIZE",
+            "PHOTO_API_SERVER__THREADS",
+        ]
+        (new,) = server.pids() - before
+        until(lambda: int(server.get("/pid").body) == new, "an answer of the new worker, with the settings that held")
+
+
+def test_a_database_that_is_not_migrated_is_a_mistake_of_a_reload_too(tmp_path: Path) -> None:
+    with running(tmp_path, workers=1) as server:
+        (tmp_path / ".env").write_text("PHOTO_API_DATABASE__URL=sqlite:///var/other.db\n", encoding="utf-8")
+        server.process.send_signal(signal.SIGHUP)
+
+        until(lambda: "No reload: the server goes on with the settings it has" in server.messages(), "the refusal")
+        assert any("python -m app migrate" in str(line) for line in server.log_lines())
+
+
+@pytest.mark.parametrize("between_seconds", [0, 2])
+def test_a_stop_during_a_reload_is_heard(tmp_path: Path, between_seconds: float) -> None:
+    with running(tmp_path) as server, download(server, 600) as answer:
+        server.process.send_signal(signal.SIGHUP)
+        threading.Event().wait(between_seconds)
+        server.process.send_signal(signal.SIGTERM)
+
+        assert server.process.wait(12) == 0
+        with pytest.raises((OSError, http.client.HTTPException)):
+            answer.result()
+
+
+def test_new_workers_that_cannot_start_leave_the_old_ones_at_work(tmp_path: Path) -> None:
+    with running(tmp_path, application="tests.server.tiny:build_unless_told") as server:
+        before = server.pids()
+        (tmp_path / "stop").touch()
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: sum("ended at its start" in message for message in server.messages()) >= 3, "failed starts")
+
+        assert server.get("/pid").status == 200
+        assert before <= server.pids()
+        (tmp_path / "stop").unlink()
+        until(lambda: len(server.pids()) == 2 and not server.pids() & before, "the reload to be done after all")
+
+
+# ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_worker_that_recycles_is_replaced_while_it_finishes(tmp_path: Path) -> None:
+    with running(tmp_path, workers=1, PHOTO_API_SERVER__MAX_REQUESTS="20") as server, download(server, 4) as answer:
+        (before,) = server.pids()
+        with Traffic(server) as traffic:
+            until(lambda: len(set(traffic.pids)) > 1, "an answer of another worker")
+            was_there = before in server.pids()
+
+        assert was_there
+        assert traffic.failures == []
+        assert answer.result().status == 200
+        until(lambda: before not in server.pids(), "the end of the old worker")
+
+
+def test_a_server_whose_first_workers_cannot_start_ends_with_3(tmp_path: Path) -> None:
+    with running(tmp_path, application="tests.server.tiny:build_nothing", is_awaited=False) as server:
+        assert server.process.wait(20) == 3
+        assert any("told to fail" in str(line) for line in server.log_lines())
+
+
+@pytest.mark.parametrize("name", ["tests.server.tiny:nobody", "tests.server.nothing:build"])
+def test_an_application_that_is_not_there_ends_the_server_and_says_so(tmp_path: Path, name: str) -> None:
+    with running(tmp_path, application=name, is_awaited=False) as server:
+        assert server.process.wait(20) in {3, 4}
+        assert any(name.rpartition(".")[2].split(":")[i] in str(server.log_lines()) for i in (0, 1))
+
+
+# ── the management process ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_management_process_that_dies_is_back_in_two_seconds_and_the_workers_do_not_notice(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        before, (management,) = server.pids(), server.management_pids()
+
+        os.kill(management, signal.SIGKILL)
+        until(lambda: bool(server.management_pids() - {management}), "another one", seconds=2)
+        until(lambda: _is_served(server), "an answer of it", seconds=2)
+
+        assert server.pids() == before
+
+
+def _is_served(server: Server) -> bool:
+    try:
+        return server.get("/metrics", management=True).status == 200
+    except OSError:
+        return False
+
+
+def test_management_answers_when_all_workers_hang_and_calls_them_dead(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        assert server.get("/health/liveness", management=True).status == 200
+        for pid in server.pids():
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            until(lambda: server.get("/health/liveness", management=True).status == 503, "a verdict", seconds=10)
+
+            health, details = (server.get(path, management=True) for path in ("/health", "/health/detailed"))
+
+            assert (health.status, details.status) == (503, 503)
+            assert details.json()["checks"]["workers"][0]["output"] == "no worker serves"
+            assert server.get("/metrics", management=True).status == 200
+        finally:
+            for pid in server.pids():
+                os.kill(pid, signal.SIGCONT)
+        until(lambda: server.get("/health", management=True).status == 200, "health")
+
+
+def test_a_management_process_that_cannot_start_ends_no_server_and_is_tried_again(tmp_path: Path) -> None:
+    with running(tmp_path, management="tests.server.tiny:build_nothing", is_awaited=False) as server:
+        until(lambda: server.said("The management process") >= 3, "failed starts")
+
+        assert server.get("/pid").status == 200
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+
+
+def test_each_process_holds_its_own_listener_and_not_the_others(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        workers, management = (
+            {port for pid in pids for port in _listening(pid)} for pids in (server.pids(), server.management_pids())
+        )
+
+    assert workers == {server.public}
+    assert management == {server.management}
+
+
+def _listening(pid: int) -> set[int]:
+    """Return the TCP ports that a process holds listening sockets of."""
+    held = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    listening = [line for line in lines if line[3] == "0A" and f"socket:[{line[9]}]" in held]
+    return {int(line[1].partition(":")[2], 16) for line in listening}
+
+
+# ── upgrade ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_new_server_takes_over_beside_the_old_one_and_no_request_is_lost(tmp_path: Path) -> None:
+    with running(tmp_path, PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS="600") as server:
+        old = server.pids()
+        for _ in range(10):
+            server.get("/pid")
+        counted = server.metric("photo_api_dedup_total")
+        with Traffic(server) as traffic:
+            server.process.send_signal(signal.SIGUSR2)
+            until(lambda: bool(children(server.process.pid, "photo-master")), "a second master")
+            (new_master,) = children(server.process.pid, "photo-master")
+            try:
+                until(lambda: len(children(new_master, "photo-worker")) == 2, "its workers")
+                until(lambda: traffic.pids[-1] not in old, "an answer of one of them")
+                until(lambda: server.said("Ready:") == 2, "it to be ready")
+                server.process.send_signal(signal.SIGTERM)
+
+                assert server.process.wait(10) == 0
+                until(lambda: bool(traffic.pids) and traffic.pids[-1] not in old, "only the new ones")
+                assert server.get("/health/readiness").status == 200
+                assert server.metric("photo_api_dedup_total") >= counted
+            finally:
+                traffic.__exit__()
+                os.kill(new_master, signal.SIGQUIT)
+                until(lambda: not Path(f"/proc/{new_master}").exists(), "the second master's end")
+
+    assert traffic.failures == []
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", server.public)) != 0
