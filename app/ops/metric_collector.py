@@ -55,6 +55,7 @@ class FolderCollector:
         self._lock = threading.Lock()
         self._seen_damaged: set[str] = set()
         self._damaged = 0
+        self._is_gone = False
 
     def fold(self, *, from_files: int = 1) -> None:
         """Take the files of dead processes into the archive. What goes wrong is logged, and the next one goes on.
@@ -66,11 +67,7 @@ class FolderCollector:
             self._fold(from_files)
 
     def collect(self) -> Collected:
-        """Return everything together. Damaged files are skipped and counted; nothing else is left out.
-
-        Raises:
-            OSError: The folder cannot be read.
-        """
+        """Return everything together. Damaged files are skipped and counted; a folder that is gone has none."""
         with self._lock:
             self._fold(1)
             archive, found = self._read()
@@ -84,7 +81,7 @@ class FolderCollector:
 
     def _fold(self, from_files: int) -> None:
         try:
-            dead = [name for name in list_files(self._folder) if not name.owner.lives()]
+            dead = [name for name in self._listed() if not name.owner.lives()]
             if len(dead) >= from_files:
                 self._archive.fold(self._readers)
         except OSError as error:
@@ -94,12 +91,21 @@ class FolderCollector:
         # Files first: what is folded while they are read is named in the archive that is read afterwards.
         for _ in range(_TRIES):
             before = self._loaded().fold
-            names = [name for name in list_files(self._folder) if not name.is_unfinished]
+            names = [name for name in self._listed() if not name.is_unfinished]
             found = [(name, reader) for name in names if (reader := self._readers.read(name)) is not None]
             archive = self._loaded()
             if archive.fold - before < REMEMBERED_FOLDS:
                 break
         return archive, found
+
+    def _listed(self) -> list[FileName]:
+        try:
+            return list_files(self._folder)
+        except OSError as error:
+            if not self._is_gone:
+                _log.warning("the folder of metrics cannot be read (%s): nothing can be counted together", error)
+            self._is_gone = True
+            return []
 
     def _loaded(self) -> Archive:
         try:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from flask import Flask, Request, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
@@ -102,6 +103,15 @@ class MetricFacts:
     labels: tuple[str, ...]
 
 
+_MANAGEMENT = f"{_PREFIX}management"
+_MANAGEMENT_FACTS = (
+    MetricFacts(f"{_MANAGEMENT}_http_request_duration_seconds", "histogram", ("method", "route", "status")),
+    MetricFacts(f"{_MANAGEMENT}_http_request_total", "counter", ("method", "status")),
+    MetricFacts(f"{_MANAGEMENT}_http_request_exceptions_total", "counter", ("method", "status")),
+    MetricFacts(f"{_MANAGEMENT}_exporter_info", "gauge", ("version",)),
+)
+
+
 class Metrics:
     """All metrics of one process. Thread-safe; made once per process, after the fork.
 
@@ -139,6 +149,7 @@ class Metrics:
         for name, (kind, _) in PROCESS_METRICS.items():
             self._noted(name, kind, (PROCESS_LABEL,))
         self._noted(_SKIPPED, "counter", ())
+        self._facts += _MANAGEMENT_FACTS
         self._query = ShortHistogram(self.db_query_duration)
         self._begin_at_zero()
 
@@ -258,6 +269,20 @@ class Metrics:
         full = _PREFIX + name
         self._facts.append(MetricFacts(full, kind, tuple(labels)))
         return full
+
+    def watch_operations(self, app: Flask) -> None:
+        """Let the exporter measure the operations application, grouped by rule.
+
+        Args:
+            app: The management process's, which has answered no request yet.
+        """
+
+        def look() -> None:
+            if request.method not in _METHODS:  # the exporter would make a series of each
+                request.prom_do_not_track = True  # type: ignore[attr-defined]  # how the exporter is told
+
+        app.before_request(look)
+        self._exporter.export_defaults(group_by=route, prefix=_MANAGEMENT, app=app)
 
     @property
     def facts(self) -> tuple[MetricFacts, ...]:
@@ -387,14 +412,13 @@ class Metrics:
         self.outbox_oldest_age.set(oldest_age_seconds)
 
     def exposition(self, accept: str | None = None, names: Iterable[str] = ()) -> tuple[bytes, str]:
-        """Return the metrics of all processes and their content type; this one's alone when none has a file.
+        """Return the metrics of all processes and their content type.
+
+        When none has a file, a worker tells its own, and the management process only what the system says.
 
         Args:
             accept: The ``Accept`` header; OpenMetrics is given to who asks for it.
             names: Only these metrics or samples; all when empty.
-
-        Raises:
-            OSError: The folder that they are in cannot be read.
         """
         self.stability.publish()
         wanted = frozenset(names)
@@ -417,7 +441,9 @@ class Metrics:
             skipped.add_metric([], 0)
         if here not in processes:
             processes.append(here)
-        return [*(families or self._registry.collect()), *self._processes.collect(processes), skipped]
+        if not families and self._role == "worker":
+            families = list(self._registry.collect())
+        return [*families, *self._processes.collect(processes), skipped]
 
 
 class _Selection:
@@ -447,6 +473,11 @@ class _Selection:
         selected = Metric(family.name, family.documentation, family.type, family.unit)
         selected.samples = samples
         return selected
+
+
+def route(asked: Request) -> str:
+    """Return the template that a request matched; the exporter takes this function's name for its label."""
+    return str(asked.url_rule or UNMATCHED_ROUTE)
 
 
 def _open_folder(role: Role) -> FolderCollector | None:

@@ -20,6 +20,7 @@ Which listener a request came in by is decided in :mod:`app.server.listeners`.
 
 from __future__ import annotations
 
+import gzip
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -34,6 +35,9 @@ from app.ops.health import FRESH_SECONDS, HealthMonitor, HealthReport
 from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswer, ProbeAnswers, health_answer
 from app.stability import Deadline, deadline_scope
+
+_QUICK: Final = 1
+"""The level of compression: a tenth of the size for a millisecond."""
 
 _WHO_ASKS_SECONDS: Final = 0.5
 _NOT_TOLD: Final = "Who asks cannot be told now, so no fresh samples were taken. These are the last ones."
@@ -93,8 +97,12 @@ def operations_blueprint(
 
     def exposition() -> Response:
         body, content_type = metrics.exposition(request.headers.get("Accept"), request.args.getlist("name[]"))
-        answer = Response(body, content_type=content_type)
+        is_gzip = request.accept_encodings["gzip"] > 0
+        answer = Response(gzip.compress(body, _QUICK) if is_gzip else body, content_type=content_type)
         answer.headers["Cache-Control"] = "no-store"
+        answer.headers["Vary"] = "Accept, Accept-Encoding"
+        if is_gzip:
+            answer.content_encoding = "gzip"
         return answer
 
     for path in sorted(PROBE_PATHS):

@@ -281,3 +281,12 @@ def test_the_living_are_told_in_the_order_of_their_starts(tmp_path: Path) -> Non
         ("management", os.getpid()),
         ("worker", os.getpid()),
     ]
+
+
+def test_a_folder_that_is_gone_is_said_once_and_is_no_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    collector = FolderCollector(tmp_path / "gone")
+
+    found = [collector.collect() for _ in range(3)]
+
+    assert [reading.families for reading in found] == [[], [], []]
+    assert caplog.text.count("the folder of metrics cannot be read") == 1

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from flask import Flask
 from prometheus_client import Metric, values
 from prometheus_client.openmetrics import parser as openmetrics_parser
 from prometheus_client.parser import text_string_to_metric_families
@@ -60,6 +61,7 @@ def test_every_metric_is_documented_and_every_documented_metric_exists() -> None
 
 def test_the_exposition_has_exactly_the_metrics_that_are_declared() -> None:
     metrics = Metrics(version="1")
+    metrics.watch_operations(Flask("operations"))
     declared = {facts.name.removesuffix("_total") for facts in metrics.facts}
 
     exposed = {family.name for family in text_string_to_metric_families(metrics.exposition()[0].decode())}
@@ -318,3 +320,36 @@ def test_without_the_variable_nothing_is_written_anywhere(folder: Path, monkeypa
     Metrics(version="1").duplicate()
 
     assert list(folder.iterdir()) == []
+
+
+def test_where_no_process_has_a_file_management_tells_no_zeros_that_are_none(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(MULTIPROCESS_VARIABLE, str(folder / "gone"))
+
+    found = samples(Metrics(version="1", role="management"))
+
+    assert found["photo_api_process_threads", (("process", "management-1"),)] >= 1
+    assert ("photo_api_ready", ()) not in found
+
+
+def test_the_operations_application_is_measured_by_rule_and_never_by_what_was_asked(folder: Path) -> None:
+    metrics, app = Metrics(version="1", role="management"), Flask("operations")
+    metrics.watch_operations(app)
+    app.add_url_rule("/breakers/<name>", view_func=lambda name: name)
+    client = app.test_client()
+
+    for number in range(20):
+        client.get(f"/breakers/{number}")
+        client.get(f"/nothing/{number}")
+        client.open(f"/breakers/{number}", method=f"M{number}")
+
+    found = samples(metrics)
+    counted = {
+        labels: value for (name, labels), value in found.items() if name.endswith("management_http_request_total")
+    }
+    assert counted == {(("method", "GET"), ("status", "200")): 20, (("method", "GET"), ("status", "404")): 20}
+    assert {dict(labels)["route"] for name, labels in found if "management_http_request_duration" in name} == {
+        "/breakers/<name>",
+        "unmatched",
+    }

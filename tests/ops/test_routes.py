@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -280,6 +281,16 @@ def test_a_valid_request_id_is_kept_and_another_is_replaced(operations: Operatio
 
     assert kept.headers["X-Request-Id"] == "abc-1"
     assert replaced.headers["X-Request-Id"] not in {"", "a b"}
+
+
+def test_metrics_are_compressed_for_who_takes_that(operations: Operations) -> None:
+    plain = operations.client.get("/metrics", headers={"Accept-Encoding": "gzip;q=0, br"})
+    short = operations.client.get("/metrics", headers={"Accept-Encoding": "gzip"})
+
+    assert "Content-Encoding" not in plain.headers
+    assert short.headers["Content-Encoding"] == "gzip"
+    assert gzip.decompress(short.data).splitlines()[:2] == plain.data.splitlines()[:2]
+    assert len(short.data) < len(plain.data) / 4
 
 
 def test_the_version_is_said(operations: Operations) -> None:
