@@ -328,7 +328,7 @@ class Metrics:
         """
         self.backpressure_rejected.labels(str(reason)).inc()
 
-    def drain_timed_out(self, requests: int) -> None:
+    def drain_timeout(self, requests: int) -> None:
         """Count requests that were cut off because they outlasted the graceful time-out."""
         self.drain_timeouts.inc(requests)
 

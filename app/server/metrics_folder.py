@@ -1,9 +1,8 @@
 """The folder that the workers of one server share their metrics in, from the master's start to its end.
 
-``prometheus_client`` decides at its first import, by an environment variable, whether it counts in memory or in
-files; so the variable is set before anything imports it: in gunicorn's configuration file. Each server has a
-folder of its own and a lock on it, which all its processes inherit: a folder whose lock is free belongs to
-nobody any more and is removed by the next start.
+A process finds it in its environment when it makes its metrics (:mod:`app.ops.metrics`). Each server has a folder of
+its own and a lock on it, which all its processes inherit: a folder whose lock is free belongs to nobody any more and
+is removed by the next start. Whose file in it is a dead worker's, who reads them finds out: the master need not tell.
 """
 
 from __future__ import annotations
@@ -61,14 +60,6 @@ def _new_folder(parent: Path) -> Path:
     fcntl.flock(lock, fcntl.LOCK_EX)
     os.set_inheritable(lock, True)  # an upgraded server keeps the lock
     return folder
-
-
-def forget_worker(pid: int) -> None:
-    """Remove the live gauges of a worker that is gone; its counters stay in the totals."""
-    from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415  # not before the variable is set
-
-    if VARIABLE in os.environ:
-        mark_process_dead(pid)  # type: ignore[no-untyped-call]  # it has no annotations
 
 
 def _remove_abandoned(parent: Path) -> None:

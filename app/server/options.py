@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn ships no types
 
-from app.server.metrics_folder import forget_worker
 from app.settings import Settings
 
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # gunicorn makes its heartbeat files there, unlinked at once
@@ -55,7 +54,6 @@ def gunicorn_options(settings: Settings) -> dict[str, Any]:
         "worker_tmp_dir": str(_SHARED_MEMORY) if os.access(_SHARED_MEMORY, os.W_OK) else None,
         "preload_app": False,
         "on_starting": verify_world,
-        "child_exit": child_exit,
         "worker_exit": worker_exit,
     }
 
@@ -92,11 +90,6 @@ def verify_world(server: Any) -> None:
     from app.startup import verify_startup  # noqa: PLC0415  # not before the metrics folder is named
 
     verify_startup(server.app.settings)
-
-
-def child_exit(_server: Any, worker: Any) -> None:
-    """Forget the gauges of a worker that is gone (in the master)."""
-    forget_worker(worker.pid)
 
 
 def worker_exit(_server: Any, worker: Any) -> None:

@@ -148,7 +148,7 @@ def test_the_observers_move_their_metrics() -> None:
     metrics.backpressure(12)
     metrics.rejected(Reason.QUEUE_FULL)
     metrics.rejected("client_left")
-    metrics.drain_timed_out(2)
+    metrics.drain_timeout(2)
     metrics.pool_wait(0.25)
     metrics.pool_timeout()
 

@@ -10,7 +10,7 @@ from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships n
 
 from app.server.gunicorn_logging import GunicornLogger
 from app.server.management_worker import ManagementWorker
-from app.server.options import child_exit, management_configuration, public_configuration, worker_exit
+from app.server.options import management_configuration, public_configuration, worker_exit
 from app.server.worker import AdmissionWorker
 from app.settings import Settings
 from app.settings_server import ServerSettings
@@ -54,11 +54,7 @@ def test_gunicorns_own_lines_go_to_the_root_logger_and_there_is_no_access_log() 
 
 
 def test_a_worker_that_never_loaded_the_application_can_exit() -> None:
-    class Worker:
-        pid = 2**22 + 1
-
-    worker_exit(None, Worker())
-    child_exit(None, Worker())
+    worker_exit(None, object())
 
 
 def test_workers_recycle_after_the_requests_of_the_settings_and_not_all_at_once() -> None:
