@@ -15,7 +15,7 @@ from typing import Final
 from benchmarks.load.application import COMPUTE_PATH, UPLOAD_PATH, WAIT_PATH
 from benchmarks.load.overload import Work
 from benchmarks.load.traffic import Target, Traffic
-from tests.server.running import running
+from tests.server.running import children, running
 from tests.servers.base import ServerProcess, find_free_port
 from tests.servers.client import Client, new_photo
 from tests.servers.edge import Edge
@@ -74,12 +74,14 @@ def unprotected(folder: Path, threads: int) -> Iterator[Target]:
     command += ["--workers", str(WORKERS), "--threads", str(threads), "--no-control-socket"]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     program = [*command, "benchmarks.load.application:plain()"]
-    # At once: a polite stop would first do the work of all who have left.
-    server = ServerProcess(program, log=folder / "plain.log", environ=environ, end=signal.SIGQUIT)
+    server = ServerProcess(program, log=folder / "plain.log", environ=environ)
     try:
         server.wait_until_listening(port)
         yield Target("127.0.0.1", port)
     finally:
+        # A polite stop would first do the work of all who have left.
+        for pid in children(server.pid):
+            os.kill(pid, signal.SIGKILL)
         server.stop()
 
 
