@@ -27,7 +27,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_flask_exporter import PrometheusMetrics  # type: ignore[import-untyped]  # it ships no types
 
 from app.ops.admission import Reason
-from app.ops.metric_children import ShortCounter, ShortHistogram
+from app.ops.metric_children import ShortCounter, ShortGauge, ShortHistogram
 from app.ops.metric_collector import FolderCollector
 from app.ops.metric_files import Role
 from app.ops.metric_processes import PROCESS_LABEL, PROCESS_METRICS, ProcessCollector
@@ -151,6 +151,8 @@ class Metrics:
         self._noted(_SKIPPED, "counter", ())
         self._facts += _MANAGEMENT_FACTS
         self._query = ShortHistogram(self.db_query_duration)
+        self._pool = [ShortGauge(gauge) for gauge in (self.db_pool_active, self.db_pool_idle, self.db_pool_waiting)]
+        self._log_queue = ShortGauge(self.log_queue_size)
         self._begin_at_zero()
 
     def _define_http(self) -> None:
@@ -370,9 +372,8 @@ class Metrics:
 
     def pool(self, active: int, idle: int, waiting: int) -> None:
         """Set how many connections this process uses and keeps idle, and how many threads wait for one."""
-        self.db_pool_active.set(active)
-        self.db_pool_idle.set(idle)
-        self.db_pool_waiting.set(waiting)
+        for gauge, count in zip(self._pool, (active, idle, waiting), strict=True):
+            gauge.set(count)
 
     def pool_wait(self, seconds: float) -> None:
         """Record how long a thread has waited for a connection, in vain or not."""
@@ -384,7 +385,7 @@ class Metrics:
 
     def log_queued(self, size: int) -> None:
         """Set how many log lines wait in this process."""
-        self.log_queue_size.set(size)
+        self._log_queue.set(size)
 
     def log_dropped_lines(self, count: int) -> None:
         """Count lost log lines."""

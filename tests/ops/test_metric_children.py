@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from app.ops.metric_children import ShortCounter, ShortHistogram
+from app.ops.metric_children import ShortCounter, ShortGauge, ShortHistogram
 
 BOUNDS = (0.1, 0.5, 1.0)
 
@@ -35,5 +35,16 @@ def test_one_is_added_as_the_client_adds_it() -> None:
     for counted in (short, child):
         counted.inc()
         counted.inc()
+
+    assert exposed(ours) == exposed(theirs)
+
+
+def test_a_gauge_is_set_as_the_client_sets_it() -> None:
+    ours, theirs = CollectorRegistry(), CollectorRegistry()
+    short, gauge = ShortGauge(Gauge("g", "G.", registry=ours)), Gauge("g", "G.", registry=theirs)
+
+    for either in (short, gauge):
+        either.set(3)
+        either.set(-2.5)
 
     assert exposed(ours) == exposed(theirs)

@@ -353,3 +353,25 @@ def test_the_operations_application_is_measured_by_rule_and_never_by_what_was_as
         "/breakers/<name>",
         "unmatched",
     }
+
+
+def test_what_is_exposed_passes_promtools_lint(folder: Path) -> None:
+    """The rules of ``promtool check metrics`` (client_golang, ``prometheus/testutil/promlint/validations``)."""
+    metrics = Metrics(version="1")
+    metrics.watch_operations(Flask("operations"))
+    metrics.request_answered("GET", "/a", 200, 0.1)
+    declared = {facts.name: facts for facts in metrics.facts}
+
+    families = list(text_string_to_metric_families(metrics.exposition()[0].decode()))
+
+    for family in families:
+        assert family.documentation, family.name
+        assert family.type in {"counter", "gauge", "histogram"}, family.name
+    for name, facts in declared.items():
+        assert re.fullmatch(r"[a-z]+(_[a-z0-9]+)*", name), name
+        assert name.endswith("_total") == (facts.kind == "counter"), name
+        assert not re.search(
+            r"_(count|sum|bucket|counter|gauge|histogram|milliseconds|ms|minutes|kilobytes|percent)$", name
+        )
+        assert not {"le", "quantile"} & set(facts.labels), name
+        assert all(re.fullmatch(r"[a-z_]+", label) for label in facts.labels), name
