@@ -26,6 +26,7 @@ from typing import Final, Protocol
 
 from app.ops.owners import Owner, find_owner
 from app.ops.state import OwnEntry, StatePage
+from app.ops.state_layout import Entry
 from app.stability.clock import SYSTEM_CLOCK, Clock
 
 SERVER_PREFIX: Final = "server/"
@@ -274,7 +275,7 @@ class Lifecycle:
         self._master = None if page is None or master_pid is None else find_owner(master_pid)
         self._master_pid = master_pid or 0
         self._master_name = f"{SERVER_PREFIX}{master_pid}"
-        self._master_said: tuple[bytes, ServerWord | None] = (b"", None)
+        self._master_said: tuple[Entry | None, ServerWord | None] = (None, None)
         owner = owner or _this_process()
         self._entry: OwnEntry | None = None if page is None else page.own(f"{WORKER_PREFIX}{owner.pid}", owner)
         self._note()
@@ -296,11 +297,11 @@ class Lifecycle:
         if self._page is None or self._master is None:
             return None
         entry = self._page.read_owned(self._master_name)
-        if entry is None or entry.owner != self._master:
-            return None
-        said = self._master_said
-        if said[0] != entry.payload:
-            self._master_said = said = (entry.payload, _read_server(entry.owner.pid, entry.payload))
+        said = self._master_said  # entry and word change together: two threads may look at once
+        if entry is not said[0]:
+            is_masters = entry is not None and entry.owner == self._master
+            said = (entry, _read_server(self._master.pid, entry.payload) if entry and is_masters else None)
+            self._master_said = said
         return said[1]
 
     @property

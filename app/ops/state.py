@@ -213,13 +213,24 @@ class StatePage:
             return found
         return None
 
-    def read_owned(self, name: str) -> OwnedEntry | None:
-        """Return an entry of a single writer, who may be gone; None when there is none, or the page is lost."""
-        with self._forgiving("reading"):
-            found = self._find(self._attended(), name)
-            if found is not None and (owner := found[1].owner) is not None:
-                return OwnedEntry(name, owner, found[1].payload)
-        return None
+    def read_owned(self, name: str) -> Entry | None:
+        """Return an entry of a single writer, who may be gone; None when there is none, or the page is lost.
+
+        It is the same object as long as the page says the same.
+        """
+        try:
+            opened = self._attended()
+            place = self._places.get(name)
+            entry = None if place is None else opened.entry(place)
+            if entry is None or entry.name != name:
+                found = self._find(opened, name)
+                entry = None if found is None else found[1]
+        except OSError as error:
+            self._note("reading", error.strerror or str(error))
+            return None
+        if self._troubles:
+            self._note("reading", None)
+        return None if entry is None or entry.owner is None else entry
 
     def close(self) -> None:
         """Let the file go; the next use opens it again."""
