@@ -19,11 +19,14 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 REQUEST_LINE_BYTES_MAX: Final = 4094
 """How long a request line may be; gunicorn's default, which it is told too."""
 
+FIELDS_MAX: Final = 100
+"""How many header fields a request may have; gunicorn's default."""
+
 _END = b"\r\n\r\n"
 _UPLOAD_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 _UPLOAD_PATHS = (b"/api/v1/photos", b"/api/v1/uploads")
 _PROBE_METHODS = frozenset({b"GET", b"HEAD"})
-_STRANGE = (b" :", b"\t:", b"\r\n ", b"\r\n\t", b"\0")  # readers differ in what they make of these
+_PLAIN = re.compile(rb"[\x20-\x7e]*\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*\r\n)*")  # RFC 9112 sections 3 and 5
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _LENGTH = re.compile(rb"\d{1,18}")
 _CLOSE = re.compile(rb"(?:^|,)[ \t]*close[ \t]*(?:,|$)", re.IGNORECASE)
@@ -71,7 +74,7 @@ class Head(NamedTuple):
 
 
 class HeadTooLargeError(Exception):
-    """More bytes than a head may have, and it has not ended."""
+    """More bytes or fields than a head may have."""
 
 
 def find_head(buffer: bytearray) -> Head | None:
@@ -85,10 +88,13 @@ def find_head(buffer: bytearray) -> Head | None:
         counts as ended, so that the parser refuses it at once.
 
     Raises:
-        HeadTooLargeError: It has not ended within :data:`HEAD_BYTES_MAX`.
+        HeadTooLargeError: It has not ended within :data:`HEAD_BYTES_MAX`, or has more fields than
+            :data:`FIELDS_MAX`: to look at thousands of them would keep the loop from everybody else.
     """
     begin = 2 if buffer.startswith(b"\r\n") else 0  # RFC 9112 section 2.2 lets one empty line go before
     end = buffer.find(_END, begin)
+    if buffer.count(b"\r\n", begin, end if end >= 0 else len(buffer)) > FIELDS_MAX + (end < 0):
+        raise HeadTooLargeError
     if end >= 0:
         return _look(bytes(buffer[begin : end + 2]), end + len(_END))
     if _is_hopeless(buffer, begin):
@@ -114,6 +120,8 @@ def _look(head: bytes, length: int) -> Head:
     path = target.partition(b"?")[0]
     fields = {name.lower(): value.strip() for name, _, value in (line.partition(b":") for line in lines[1:])}
     announced = fields.get(b"content-length", b"")
+    if announced and head.lower().count(b"\ncontent-length") > 1:  # two of them: for the parser to refuse at once
+        announced = b""
     coding = fields.get(b"transfer-encoding")
     return Head(
         length=length,
@@ -121,7 +129,7 @@ def _look(head: bytes, length: int) -> Head:
         path=path,
         request_class=_classify(method, path, fields.get(b"priority", b"")),
         body_bytes=int(announced) if _LENGTH.fullmatch(announced) else 0,
-        is_chunked=coding is not None and coding.lower() == b"chunked" and not announced,
+        is_chunked=coding is not None and coding.lower() == b"chunked" and b"content-length" not in fields,
         waits=b"expect" in fields,
         is_plain=version == b"HTTP/1.1" and method in _PROBE_METHODS and _is_plain(head, fields),
         is_last=_CLOSE.search(fields.get(b"connection", b"")) is not None,
@@ -130,9 +138,8 @@ def _look(head: bytes, length: int) -> Head:
 
 
 def _is_plain(head: bytes, fields: Mapping[bytes, bytes]) -> bool:
-    if not fields.keys().isdisjoint(_FRAMING) or any(strange in head for strange in _STRANGE):
-        return False
-    return head.count(b"\n") == head.count(b"\r\n") == head.count(b"\r")
+    """Tell whether nothing speaks of a body, and every line is one that all readers read alike."""
+    return fields.keys().isdisjoint(_FRAMING) and _PLAIN.fullmatch(head) is not None
 
 
 def _classify(method: bytes, path: bytes, priority: bytes) -> RequestClass:

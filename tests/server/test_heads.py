@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ops.admission import RequestClass
-from app.server.heads import HEAD_BYTES_MAX, REQUEST_LINE_BYTES_MAX, ChunkScan, Head, HeadTooLargeError, find_head
+from app.server.heads import (
+    FIELDS_MAX,
+    HEAD_BYTES_MAX,
+    REQUEST_LINE_BYTES_MAX,
+    ChunkScan,
+    Head,
+    HeadTooLargeError,
+    find_head,
+)
 
 HOST = b"Host: localhost\r\n"
 
@@ -62,10 +70,23 @@ def test_what_can_never_become_a_head_is_left_to_the_parser_at_once(raw: bytes) 
 
 
 def test_a_head_that_grows_beyond_the_bound_is_refused() -> None:
-    endless = bytearray(b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (HEAD_BYTES_MAX // 6 + 1))
+    endless = bytearray(b"GET / HTTP/1.1\r\nX: " + b"a" * HEAD_BYTES_MAX)
 
     with pytest.raises(HeadTooLargeError):
         find_head(endless)
+
+
+@pytest.mark.parametrize("end", [b"", b"\r\n"], ids=["begun", "ended"])
+def test_a_head_of_too_many_fields_is_refused(end: bytes) -> None:
+    fields = [b"X-%d: a\r\n" % number for number in range(FIELDS_MAX + 1)]
+    most = bytearray(b"GET / HTTP/1.1\r\n" + b"".join(fields[:-1]) + end)
+    more = bytearray(b"GET / HTTP/1.1\r\n" + b"".join(fields) + end)
+
+    head = find_head(most)
+
+    assert (head is not None) == bool(end)
+    with pytest.raises(HeadTooLargeError):
+        find_head(more)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +124,10 @@ def test_a_bare_get_or_head_is_plain(method: bytes) -> None:
         (b"Expect: 100-continue",),
         (b"Upgrade: h2c",),
         (b"X: a\0",),
+        (b"Content-Length\x0b: 5",),
+        (b"Content-Length",),
+        (b"X Y: a",),
+        (b": a",),
     ],
 )
 def test_whatever_two_readers_could_read_differently_is_not_plain(fields: tuple[bytes, ...]) -> None:
@@ -110,7 +135,8 @@ def test_whatever_two_readers_could_read_differently_is_not_plain(fields: tuple[
 
 
 @pytest.mark.parametrize(
-    "line", [b"POST /health HTTP/1.1", b"GET /health HTTP/1.0", b"GET  /health HTTP/1.1", b"GET"]
+    "line",
+    [b"POST /health HTTP/1.1", b"GET /health?\r HTTP/1.1", b"GET /health HTTP/1.0", b"GET  /health HTTP/1.1", b"GET"],
 )
 def test_another_method_or_version_or_a_broken_line_is_not_plain(line: bytes) -> None:
     assert not look(line).is_plain
@@ -126,6 +152,10 @@ def test_a_body_announced_twice_is_not_taken_for_chunks() -> None:
     head = look(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 3")
 
     assert (head.is_chunked, head.chunk_scan()) == (False, None)
+
+
+def test_a_body_of_two_lengths_is_not_waited_for() -> None:
+    assert look(b"POST / HTTP/1.1", b"Content-Length: 4", b"content-length: 44").body_bytes == 0
 
 
 @pytest.mark.parametrize("announced", [b"-1", b"1, 1", b"0x10", b"9" * 19, b""])
