@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import math
 import os
 import signal
@@ -127,44 +128,48 @@ class _Drained:
 def _open_host() -> HostLife:
     from app.ops.lifecycle import HostLife  # noqa: PLC0415  # --help does not wait for it
     from app.ops.state import PAGE_NAME, StatePage  # noqa: PLC0415  # as above
-    from app.server.state_folder import STATE_FOLDER, server_runs  # noqa: PLC0415  # as above
+    from app.server.state_folder import STATE_FOLDER  # noqa: PLC0415  # as above
 
-    try:
-        runs = server_runs(STATE_FOLDER)
-    except PermissionError as error:
-        raise UnavailableError(
-            f"{STATE_FOLDER} cannot be read. Run this as the server's user, or as root."
-        ) from error
-    if not runs:
-        raise UnavailableError("No server runs in this folder; nothing was drained. Go to the folder it runs in.")
-    return HostLife(StatePage(STATE_FOLDER / PAGE_NAME, writable=False))
+    logging.getLogger("app.ops.state").addHandler(logging.NullHandler())  # what is wrong is said here, once
+    page = STATE_FOLDER / PAGE_NAME
+    if not os.access(page, os.F_OK):
+        _require_server()
+    return HostLife(StatePage(page, writable=False))
 
 
 def _find(host: HostLife, pid: int | None) -> list[ServerWord]:
     from app.ops.lifecycle import State  # noqa: PLC0415  # --help does not wait for it
 
-    report = _look(host)
-    found = [word for word in report.servers if word.state < State.STOPPED]
+    report = host.look()
+    found = [] if report is None else [word for word in report.servers if word.state < State.STOPPED]
     wanted = [word for word in found if pid in {None, word.pid}]
     if wanted:
         return wanted
     if found:
         there = ", ".join(str(word.pid) for word in found)
         raise UnavailableError(f"No server with the process id {pid} runs in this folder; there is: {there}")
+    _require_server()
+    if report is None:
+        raise UnavailableError(
+            "The page that the server's processes share cannot be read; the server's log says why. "
+            "Send SIGTERM to its master yourself: that drains it, too."
+        )
     raise UnavailableError(
         "The server that runs in this folder has not said its process id: it is starting, or ending. "
         "Try again in a moment, or send SIGTERM to its master yourself."
     )
 
 
-def _look(host: HostLife) -> HostReport:
-    report = host.look()
-    if report is None:
-        raise UnavailableError(
-            "The page that the server's processes share cannot be read; the server's log says why. "
-            "Send SIGTERM to its master yourself: that drains it, too."
-        )
-    return report
+def _require_server() -> None:
+    """Raise when no process holds the lock of the folder, which says more than a page that cannot be read."""
+    from app.server.state_folder import STATE_FOLDER, server_runs  # noqa: PLC0415  # --help does not wait for it
+
+    try:
+        runs = server_runs(STATE_FOLDER)
+    except PermissionError as error:
+        raise UnavailableError(f"{STATE_FOLDER} cannot be read. {_AS_WHOM}") from error
+    if not runs:
+        raise UnavailableError("No server runs in this folder; nothing was drained. Go to the folder it runs in.")
 
 
 def _ask(word: ServerWord) -> _Drained:

@@ -325,12 +325,18 @@ def test_who_may_not_signal_it_is_told_who_may(start: Start, run: Run, monkeypat
     )
 
 
-def test_a_folder_that_cannot_be_read_says_so(start: Start, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    start()
+@pytest.mark.parametrize(
+    "harm", [Path.unlink, Path.touch, lambda page: page.write_bytes(b"")], ids=["no page", "page", "bad page"]
+)
+def test_a_folder_that_cannot_be_read_says_so(
+    start: Start, run: Run, harm: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start().process.kill()
 
     def refused(_: Path) -> bool:
         raise PermissionError
 
+    harm(STATE_FOLDER / PAGE_NAME)
     monkeypatch.setattr("app.server.state_folder.server_runs", refused)
 
     code, _, err = run()
@@ -358,6 +364,16 @@ def test_a_server_that_cannot_be_found_is_drained_by_hand(
     assert code == 1
     assert said in err
     assert "SIGTERM to its master yourself" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_server_whose_lock_was_deleted_is_found_by_its_page(start: Start, run: Run) -> None:
+    master = start()
+    (STATE_FOLDER / "lock").unlink()
+
+    code, out, _ = run()
+
+    assert (code, out) == (0, f"Server {master.pid} was asked to drain.\n")
 
 
 def test_it_works_while_the_configuration_is_wrong(start: Start, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
