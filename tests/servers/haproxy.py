@@ -117,6 +117,8 @@ class Haproxy:
             [program, "-db", "-f", str(file)], log=folder / "haproxy.log", end=signal.SIGTERM
         )
         self._server.wait_until_listening(self.port)
+        if not self._socket.exists():  # somebody else listens there
+            raise ServerStartError((folder / "haproxy.log").read_text(encoding="utf-8", errors="replace"))
 
     def states(self) -> dict[str, str]:
         """Return what the balancer thinks of each backend: ``UP``, ``DOWN``, ``UP 1/2`` …"""
