@@ -5,11 +5,12 @@ The columns stand in the order of the document, so that a row becomes one in a s
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import orjson
 
+from app.http import conditional
 from app.photos.models import Photo
 
 GEO_SCOPE = "photos:geo"
@@ -34,10 +35,11 @@ _SHOWN = (
     Photo.camera,
     Photo.original_filename,
 )
-COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.latitude, Photo.longitude, Photo.version, Photo.object_key)
-"""What a query selects whose rows become documents or streams."""
+COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.latitude, Photo.longitude, Photo.version)
+"""What a query selects whose rows become documents."""
 
 _NAMES = tuple(column.key for column in _SHOWN)
+_FORM = conditional.tag_of(" ".join(_NAMES).encode())  # another form of document, another tag
 
 
 def photo_document(photo: Any, *, with_place: bool) -> dict[str, Any]:
@@ -59,6 +61,21 @@ def photo_document(photo: Any, *, with_place: bool) -> dict[str, Any]:
 def entity_tag(version: int, scopes: Collection[str]) -> str:
     """Return the entity tag of a photo's document as a caller with these scopes sees it, without quotes."""
     return f"v{version}-place" if GEO_SCOPE in scopes else f"v{version}"
+
+
+def page_tag(photos: Iterable[Any], next_cursor: str | None, scopes: Collection[str]) -> str:
+    """Return the entity tag of a page as a caller with these scopes sees it, without quotes.
+
+    It is made of what the page follows from, which photos in which versions, so that an unchanged page is known
+    before it is written.
+
+    Args:
+        photos: Rows of :data:`COLUMNS`.
+        next_cursor: As the page says it.
+        scopes: Of the caller.
+    """
+    facts = [_FORM, next_cursor, GEO_SCOPE in scopes, [(photo.id, photo.version) for photo in photos]]
+    return conditional.tag_of(orjson.dumps(facts))
 
 
 def write_json(document: Mapping[str, Any]) -> bytes:

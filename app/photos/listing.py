@@ -7,15 +7,18 @@ A page goes on after the sort value and id of the last item shown, never after a
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, Uuid, literal, or_, select, tuple_
+from sqlalchemy import ColumnElement, Uuid, bindparam, literal_column, or_, select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.db.base import UtcDateTime
 from app.db.engine import Database
+from app.db.prepared import PreparedSelect, Record
 from app.errors import MalformedRequestError
 from app.http.cursors import CursorSigner
 from app.photos.documents import COLUMNS
@@ -27,12 +30,27 @@ _SORT_COLUMNS: dict[str, InstrumentedAttribute[dt.datetime]] = {
     "taken_at": Photo.timeline_at,
 }
 _SEARCHED = (Photo.title, Photo.description, Photo.original_filename, Photo.camera)
+_HAS_TAKEN_AT = Photo.taken_at.is_not(None)  # a photo's timeline is its taken_at where there is one, and is indexed
+_FILTERS: dict[str, tuple[ColumnElement[bool], ...]] = {
+    "tag": (
+        Photo.id.in_(
+            select(PhotoTag.photo_id).where(
+                PhotoTag.owner_id == bindparam("owner_id"), PhotoTag.tag == bindparam("tag")
+            )
+        ),
+    ),
+    "q": (or_(*(column.icontains(bindparam("q"), escape="/") for column in _SEARCHED)),),
+    "taken_after": (Photo.timeline_at >= bindparam("taken_after"), _HAS_TAKEN_AT),
+    "taken_before": (Photo.timeline_at < bindparam("taken_before"), _HAS_TAKEN_AT),
+    "content_type": (Photo.content_type == bindparam("content_type"),),
+}
+_SELECTS_REMEMBERED = 128
 
 
 class Page(NamedTuple):
     """The rows of a page, and the cursor of the next one if there is one."""
 
-    rows: Sequence[Row[Any]]
+    rows: Sequence[Record]
     next_cursor: str | None
 
 
@@ -55,25 +73,16 @@ class PhotoLists:
             MalformedRequestError: The cursor belongs to another list.
             DatabaseUnavailableError: It cannot be read now.
         """
-        return self._database.run_read(lambda connection: _read_page(connection, owner_id, query, self._cursors))
-
-
-def _read_page(connection: Connection, owner_id: UUID, query: PhotoQuery, cursors: CursorSigner) -> Page:
-    column = _SORT_COLUMNS[query.sort.removeprefix("-")]
-    is_descending = query.sort.startswith("-")
-    question = _question(owner_id, query)
-    statement = _filtered(owner_id, query)
-    if query.cursor is not None:
-        place = _place(cursors.read(question, query.cursor))
-        here = tuple_(column, Photo.id)
-        statement = statement.where(here < place if is_descending else here > place)
-    order = (column.desc(), Photo.id.desc()) if is_descending else (column, Photo.id)
-    rows = connection.execute(statement.order_by(*order).limit(query.limit + 1)).all()
-    if len(rows) <= query.limit:
-        return Page(rows, None)
-    last: Row[Any] = rows[query.limit - 1]
-    sort_value = last._mapping[column.key]  # noqa: SLF001  # SQLAlchemy's public name for a row as a mapping
-    return Page(rows[: query.limit], cursors.sign(question, [sort_value.isoformat(), str(last.id)]))
+        question = _question(owner_id, query)
+        values: dict[str, Any] = {"owner_id": owner_id, "most": query.limit + 1, **_filter_values(query)}
+        if query.cursor is not None:
+            values["after"], values["after_id"] = _place(self._cursors.read(question, query.cursor))
+        rows = self._database.ask(_select(_Form.of(query)), values)
+        if len(rows) <= query.limit:
+            return Page(rows, None)
+        last = rows[query.limit - 1]
+        sort_value: dt.datetime = getattr(last, _SORT_COLUMNS[query.sort.removeprefix("-")].key)
+        return Page(rows[: query.limit], self._cursors.sign(question, [sort_value.isoformat(), str(last.id)]))
 
 
 def _question(owner_id: UUID, query: PhotoQuery) -> str:
@@ -81,32 +90,52 @@ def _question(owner_id: UUID, query: PhotoQuery) -> str:
     return f"photos {owner_id.hex} {filters}"
 
 
-def _place(position: list[str]) -> ColumnElement[Any]:
+def _place(position: list[str]) -> tuple[dt.datetime, UUID]:
     try:
-        instant, photo_id = dt.datetime.fromisoformat(position[0]), UUID(position[1])
+        return dt.datetime.fromisoformat(position[0]), UUID(position[1])
     except (ValueError, IndexError):
         raise MalformedRequestError("The cursor is not valid for this list. Start again without it.") from None
-    return tuple_(literal(instant, UtcDateTime), literal(photo_id, Uuid))
 
 
-def _filtered(owner_id: UUID, query: PhotoQuery) -> Select[Any]:
-    trash = Photo.trashed_at.is_not(None) if query.trashed else Photo.trashed_at.is_(None)
+def _filter_values(query: PhotoQuery) -> dict[str, Any]:
+    """Return the values of the filters that are asked for, by the names that the statement has for them."""
+    values = {name: getattr(query, name) for name in _FILTERS}
+    if query.q is not None:
+        values["q"] = re.sub(r"([/%_])", r"/\1", query.q)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+class _Form(NamedTuple):
+    """What decides how the statement of a list is written; its values come later."""
+
+    sort: str
+    trashed: bool
+    favorite: bool | None
+    goes_on: bool
+    filters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, query: PhotoQuery) -> _Form:
+        asked = tuple(name for name in _FILTERS if getattr(query, name) is not None)
+        return cls(query.sort, query.trashed, query.favorite, query.cursor is not None, asked)
+
+
+@lru_cache(_SELECTS_REMEMBERED)
+def _select(form: _Form) -> PreparedSelect:
+    trash = Photo.trashed_at.is_not(None) if form.trashed else Photo.trashed_at.is_(None)
     # The state is written out so that the partial indexes are seen to fit.
     statement = select(*COLUMNS, Photo.timeline_at).where(
-        Photo.owner_id == owner_id, Photo.state == literal(READY, literal_execute=True), trash
+        Photo.owner_id == bindparam("owner_id"), Photo.state == literal_column(f"'{READY}'"), trash
     )
-    if query.tag is not None:
-        tagged = select(PhotoTag.photo_id).where(PhotoTag.owner_id == owner_id, PhotoTag.tag == query.tag)
-        statement = statement.where(Photo.id.in_(tagged))
-    if query.q is not None:
-        statement = statement.where(or_(*(column.icontains(query.q, autoescape=True) for column in _SEARCHED)))
-    if query.taken_after is not None:
-        # A photo's timeline is its taken_at where there is one, and is indexed.
-        statement = statement.where(Photo.timeline_at >= query.taken_after, Photo.taken_at.is_not(None))
-    if query.taken_before is not None:
-        statement = statement.where(Photo.timeline_at < query.taken_before, Photo.taken_at.is_not(None))
-    if query.content_type is not None:
-        statement = statement.where(Photo.content_type == query.content_type)
-    if query.favorite is not None:
-        statement = statement.where(Photo.favorite.is_(query.favorite))
-    return statement
+    for name in form.filters:
+        statement = statement.where(*_FILTERS[name])
+    if form.favorite is not None:
+        statement = statement.where(Photo.favorite.is_(form.favorite))
+    column = _SORT_COLUMNS[form.sort.removeprefix("-")]
+    is_descending = form.sort.startswith("-")
+    if form.goes_on:
+        here = tuple_(column, Photo.id)
+        place = tuple_(bindparam("after", type_=UtcDateTime), bindparam("after_id", type_=Uuid))
+        statement = statement.where(here < place if is_descending else here > place)
+    order = (column.desc(), Photo.id.desc()) if is_descending else (column, Photo.id)
+    return PreparedSelect(statement.order_by(*order).limit(bindparam("most")))

@@ -82,6 +82,9 @@ class PhotoRoutes:
     def list_photos(self, principal: Principal, query: schemas.PhotoQuery) -> Reply:
         """List photos, newest first by default; pages stay stable while photos come and go."""
         page = self._lists.page(principal.user_id, query)
+        tag = documents.page_tag(page.rows, page.next_cursor, principal.scopes)
+        if conditional.is_unchanged(tag):
+            return self._unchanged(tag)
         with_place = documents.GEO_SCOPE in principal.scopes
         items = [documents.photo_document(row, with_place=with_place) for row in page.rows]
         content = documents.write_json({"items": items, "next_cursor": page.next_cursor})
@@ -90,7 +93,7 @@ class PhotoRoutes:
             arguments = {**request.args, "cursor": page.next_cursor}
             encoded = "&".join(f"{quote(name)}={quote(value, safe='')}" for name, value in arguments.items())
             headers["Link"] = f'</api/v1/photos?{encoded}>; rel="next"'
-        return self._tagged(conditional.tag_of(content), content, headers)
+        return self._changed(tag, content, headers)
 
     @get(
         _ONE,
@@ -109,7 +112,7 @@ class PhotoRoutes:
             if conditional.is_unchanged(tag):
                 return self._unchanged(tag)
         row = self._photos.get(principal.user_id, photo_id)
-        return self._tagged(_tag(principal, row), _photo_json(principal, row), {})
+        return self._changed(_tag(principal, row), _photo_json(principal, row), {})
 
     @patch(
         _ONE,
@@ -150,9 +153,7 @@ class PhotoRoutes:
         """Take a photo out of the trash; one that is not in it stays as it is."""
         return _photo_reply(principal, self._photos.restore(principal.user_id, photo_id))
 
-    def _tagged(self, tag: str, content: bytes, headers: dict[str, str]) -> Reply:
-        if conditional.is_unchanged(tag):
-            return self._unchanged(tag)
+    def _changed(self, tag: str, content: bytes, headers: dict[str, str]) -> Reply:
         if conditional.has_condition():
             self._observer.conditional_request(current=False)
         return Reply(200, content, {**headers, **_validators(tag)})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import datetime as dt
+from typing import NamedTuple
 from uuid import UUID
 
 import orjson
 import pytest
 
-from app.photos.documents import photo_document, write_json
+from app.photos.documents import GEO_SCOPE, page_tag, photo_document, write_json
 from app.photos.schemas import PhotoPage, PhotoView, UploadAnswer
 from tests.photos.world import World, image
 
@@ -92,3 +93,35 @@ def test_a_page_is_what_its_model_says(any_world: World, photo_id: UUID) -> None
     page = {"items": [document(any_world, photo_id, with_place=True)], "next_cursor": None}
 
     PhotoPage.model_validate_json(write_json(page), extra="forbid")
+
+
+class Facts(NamedTuple):
+    """What a page's tag is made of, of one photo."""
+
+    id: UUID
+    version: int
+
+
+ONE, TWO = Facts(UUID(int=1), 1), Facts(UUID(int=2), 5)
+
+
+@pytest.mark.parametrize(
+    ("photos", "cursor", "scopes"),
+    [
+        ([ONE], None, []),
+        ([TWO, ONE], None, []),
+        ([ONE, TWO._replace(version=6)], None, []),
+        ([ONE, TWO._replace(id=UUID(int=3))], None, []),
+        ([ONE, TWO], "next", []),
+        ([ONE, TWO], None, [GEO_SCOPE]),
+        ([], None, []),
+    ],
+    ids=["fewer", "order", "version", "id", "cursor", "place", "none"],
+)
+def test_a_page_has_another_tag_when_anything_it_shows_is_another(
+    photos: list[Facts], cursor: str | None, scopes: list[str]
+) -> None:
+    tag = page_tag([ONE, TWO], None, [])
+
+    assert tag == page_tag([ONE, TWO], None, ["photos:read"])
+    assert page_tag(photos, cursor, scopes) != tag

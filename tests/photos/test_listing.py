@@ -6,14 +6,16 @@ import datetime as dt
 import json
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 from uuid import UUID
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Connection, Row, event, insert
+from sqlalchemy import insert
 
 from app.db.base import new_id
+from app.db.prepared import Record
 from app.errors import MalformedRequestError
 from app.http.cursors import CursorSigner
 from app.photos.listing import PhotoLists
@@ -90,7 +92,7 @@ def ids_of_all(world: World, owner_id: UUID, **asked: Any) -> list[UUID]:
     return [row.id for page in walk(world, owner_id, **asked) for row in page]
 
 
-def walk(world: World, owner_id: UUID, **asked: Any) -> Iterator[list[Row[Any]]]:
+def walk(world: World, owner_id: UUID, **asked: Any) -> Iterator[list[Record]]:
     cursors: list[str | None] = [None]
     while True:
         page = world.lists.page(owner_id, PhotoQuery(**asked, cursor=cursors[-1]))
@@ -325,17 +327,12 @@ def test_a_signed_cursor_of_another_form_is_refused(world: World, position: list
 def plan_of_deep_page(world: World, owner_id: UUID, **asked: Any) -> str:
     """Return how the database runs the second page of a list."""
     cursor = cursor_of(world, owner_id, **asked)
-    run: list[tuple[str, Any]] = []
-
-    def note(_connection: Connection, _cursor: object, statement: str, values: Any, *_: object) -> None:
-        run.append((statement, values))
-
-    event.listen(world.database.engine, "before_cursor_execute", note)
-    try:
+    with mock.patch.object(world.database, "ask", wraps=world.database.ask) as ask:
         world.lists.page(owner_id, PhotoQuery(**asked, cursor=cursor))
-    finally:
-        event.remove(world.database.engine, "before_cursor_execute", note)
-    statement, values = run[-1]
+    ((select, given), _) = ask.call_args
+    form = select.form(world.database.engine.dialect)
+    statement, written = form.text, form.parameters(given)
+    values = written if isinstance(written, dict) else tuple(written)
     # Written out: the plan of a prepared statement, which knows no values, then fits the partial index as well.
     assert "state = 'ready'" in statement
     asking = "EXPLAIN QUERY PLAN" if world.database.dialect == "sqlite" else "EXPLAIN (FORMAT JSON)"
