@@ -11,11 +11,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.servers.base import ServerProcess, ServerStartError, find_free_port, skip_without
+from tests.servers.base import READY_SECONDS, ServerProcess, ServerStartError, find_free_port, skip_without
 
 _CONFIGURATION = """
 global
@@ -117,8 +118,16 @@ class Haproxy:
             [program, "-db", "-f", str(file)], log=folder / "haproxy.log", end=signal.SIGTERM
         )
         self._server.wait_until_listening(self.port)
-        if not self._socket.exists():  # somebody else listens there
-            raise ServerStartError((folder / "haproxy.log").read_text(encoding="utf-8", errors="replace"))
+        self._wait_for_its_word()
+
+    def _wait_for_its_word(self) -> None:
+        """Wait for the socket that answers questions: it comes a moment after the port listens."""
+        ends = time.monotonic() + READY_SECONDS
+        while not self._socket.exists():
+            if time.monotonic() > ends:
+                self.stop()
+                raise ServerStartError((self.folder / "haproxy.log").read_text(encoding="utf-8", errors="replace"))
+            time.sleep(0.01)  # between two looks, not instead of one
 
     def states(self) -> dict[str, str]:
         """Return what the balancer thinks of each backend: ``UP``, ``DOWN``, ``UP 1/2`` …"""
