@@ -61,7 +61,6 @@ from app.photos.upload_routes import UploadRoutes
 from app.pipelines import load_pipelines
 from app.server.management import build_operations_app
 from app.server.probe_split import ProbeSplit
-from app.server.unread_bodies import UnreadBodies
 from app.server.watching import WatchedServer
 from app.settings import Settings
 from app.stability import CircuitBreaker, EventBus, Pipeline, PolicyContext
@@ -209,8 +208,10 @@ class ManagementRuntime(Foundation):
         )
         self.server = WatchedServer(HostLife(self.page), os.getppid())
         self.monitor = HealthMonitor(self.server)
-        self.monitor.register_live("workers", self.server.check_workers, local=True)
+        workers, pool = self.server.check_workers, checks.pool_check(details.host_pool(self.metrics))
+        self.monitor.register_live("workers", workers, local=True, endpoints=_EVERY_ENDPOINT)
         _register_checks(self.monitor, self)
+        self.monitor.register("pool", pool, local=False, endpoints=_EVERY_ENDPOINT)
         self.probes = ProbeAnswers(self.monitor, self.instance, is_alive=self.server.is_alive)
         self._closing.callback(self.monitor.close)
         self.metrics.stability.start()
@@ -282,7 +283,7 @@ def create_management_app(settings: Settings) -> Flask:
                 instance=runtime.instance,
                 sections={
                     "breakers": details.breaker_section(runtime.pipelines.find_all(CircuitBreaker)),
-                    "pool": details.host_pool_section(runtime.metrics),
+                    "pool": details.pool_section(details.host_pool(runtime.metrics)),
                     **details.host_sections(HostLife(runtime.page).look),
                 },
                 admit=lambda request: admit(request, "admin:ops", authenticator),
@@ -437,5 +438,5 @@ def _put_probes_before(app: Flask, runtime: Runtime) -> None:
     )
     product = InFlight(TrustedProxies(app.wsgi_app, runtime.settings.server.trusted_proxies), runtime.lifecycle)
     app.wsgi_app = ProbeSplit(  # type: ignore[method-assign]  # Flask's documented way to add middleware
-        UnreadBodies(product), build_operations_app([probes]), probe_paths=PROBE_PATHS
+        product, build_operations_app([probes]), probe_paths=PROBE_PATHS
     )

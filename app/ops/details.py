@@ -9,17 +9,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
+from app.db.pool import PoolFigures
 from app.ops.build import Instance
 from app.ops.health import HealthReport
 from app.ops.lifecycle import HostReport, ServerWord, WorkerWord
 from app.ops.probes import ProbeAnswers
 from app.ops.sampling import CheckReport, Status
 from app.stability import SYSTEM_CLOCK, BreakerSnapshot, Clock
-
-if TYPE_CHECKING:
-    from app.db.pool import PoolFigures
 
 _log = logging.getLogger(__name__)
 
@@ -78,24 +76,24 @@ def breaker_section(breakers: Mapping[str, _Breaker]) -> Section:
 
 
 def pool_section(figures: Callable[[], PoolFigures]) -> Section:
-    """Return the section of a connection pool: that of this process."""
+    """Return the section of a connection pool, or of several together."""
     return lambda: asdict(figures())
 
 
-def host_pool_section(metrics: Exposed) -> Section:
-    """Return the section of the connection pools of all workers together, as their metrics have it.
+def host_pool(metrics: Exposed) -> Callable[[], PoolFigures]:
+    """Return a function that returns the figures of all workers' pools together, as their metrics have them.
 
     Args:
-        metrics: Those of all processes of this server.
+        metrics: Those of all processes of this server. Reading them takes some milliseconds.
     """
 
-    def totals() -> dict[str, int]:
+    def figures() -> PoolFigures:
         text, _ = metrics.exposition(None, list(_POOL_METRICS.values()))
         lines = [line.split() for line in text.decode().splitlines() if not line.startswith("#")]
         found = {words[0]: words[1] for words in lines if len(words) > 1}
-        return {part: int(float(found[name])) for part, name in _POOL_METRICS.items()}
+        return PoolFigures(**{part: int(float(found[name])) for part, name in _POOL_METRICS.items()})
 
-    return totals
+    return figures
 
 
 def host_sections(look: Callable[[], HostReport | None], clock: Clock = SYSTEM_CLOCK) -> dict[str, Section]:

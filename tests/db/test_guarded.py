@@ -24,6 +24,7 @@ from app.errors import (
     DatabaseBusyError,
     DatabaseConflictError,
     DatabaseDisconnectedError,
+    DatabaseReadOnlyError,
     DatabaseUnavailableError,
     NotFoundError,
 )
@@ -238,6 +239,7 @@ def test_after_the_wait_it_is_asked_again_and_closes(world: World) -> None:
     [
         DatabaseBusyError("pool"),
         DatabaseConflictError("deadlock"),
+        DatabaseReadOnlyError("standby"),
         DeadlineExceededError("late"),
         NotFoundError("404"),
         IntegrityError("INSERT", {}, Exception("duplicate")),

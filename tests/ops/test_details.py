@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from app.db.pool import PoolFigures
 from app.ops.build import find_instance
-from app.ops.details import HealthDetails, breaker_section, host_pool_section, host_sections, pool_section
+from app.ops.details import HealthDetails, breaker_section, host_pool, host_sections, pool_section
 from app.ops.health import HealthMonitor
 from app.ops.lifecycle import HostReport, Lifecycle, Phase, ServerWord, State, WorkerWord
 from app.ops.metrics import Metrics
@@ -42,13 +42,7 @@ def test_the_pools_of_all_workers_are_shown_together() -> None:
     metrics.db_pool_max.set(40)
     metrics.pool_timeout()
 
-    assert host_pool_section(metrics)() == {
-        "active": 3,
-        "idle": 2,
-        "waiting": 1,
-        "max_connections": 40,
-        "timeouts": 1,
-    }
+    assert host_pool(metrics)() == PoolFigures(active=3, idle=2, waiting=1, max_connections=40, timeouts=1)
 
 
 def test_workers_are_shown_each_with_its_heartbeat_and_together_with_what_they_do() -> None:
