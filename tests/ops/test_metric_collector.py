@@ -199,22 +199,26 @@ def test_a_reading_that_was_overtaken_by_too_many_folds_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collector, other = FolderCollector(tmp_path), FolderCollector(tmp_path)
-    counter(ValueFile(tmp_path)).inc(1)
+    leave_dead_worker(tmp_path, 1000)
     real = collector._readers.read
+    lock = ExitStack()
     folded = 0
 
     def read(name: FileName) -> FileReader | None:
         nonlocal folded
         found = real(name)
+        lock.close()
         while folded < REMEMBERED_FOLDS + 4:
-            leave_dead_worker(tmp_path, 1)
             other.fold()
+            leave_dead_worker(tmp_path, 1)
             folded += 1
         return found
 
     monkeypatch.setattr(collector._readers, "read", read)
 
-    assert samples(collector)["things_total"] == REMEMBERED_FOLDS + 5
+    with lock:
+        lock.enter_context(nobody_folds(tmp_path))
+        assert samples(collector) == {"things_total": REMEMBERED_FOLDS + 1004}
 
 
 def test_a_folder_without_files_has_no_metrics(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -75,23 +74,20 @@ def test_the_latest_is_known_by_when_it_was_set(tmp_path: Path) -> None:
     assert [(level, set_at) for _, level, set_at in reader.gauges()] == [(7, 1234.5)]
 
 
-def test_threads_lose_no_count(tmp_path: Path) -> None:
-    file = ValueFile(tmp_path)
-    value = counter(file)
-    barrier = threading.Barrier(4)
+def test_threads_lose_no_count_because_one_at_a_time_adds(tmp_path: Path) -> None:
+    class Watched(float):
+        """Says, in the middle of an addition, whether another thread could begin one."""
 
-    def count() -> None:
-        barrier.wait()
-        for _ in range(5000):
-            value.inc(1)
+        def __radd__(self, other: float) -> float:
+            alone.append(not file._lock.acquire(blocking=False))
+            return float(self) + other
 
-    threads = [threading.Thread(target=count) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    file, alone = ValueFile(tmp_path), list[bool]()
 
-    assert counts(file) == {"things_total": 20_000}
+    counter(file).inc(Watched(2))
+
+    assert alone == [True]
+    assert counts(file) == {"things_total": 2}
 
 
 def test_room_is_reserved_and_grows_in_whole_pieces(tmp_path: Path) -> None:
