@@ -162,7 +162,8 @@ class BreakerDrill:
         self._journal.check(calls == 0, f"{name}: {calls} calls reached the store")
         self._journal.check(len(answers) >= _LEAST_REFUSALS, "there was time for them while the breaker is open")
         self._check_refused(answers, name, at_least=left)
-        refused = [self._not_permitted(name)[pid] - many for pid, many in refused_before.items()]
+        refused_after = self._not_permitted(name)
+        refused = [refused_after[pid] - many for pid, many in refused_before.items()]
         by_worker = " + ".join(map(str, refused))
         self._journal.check(sum(refused) == len(answers), f"all refused by the breaker, by worker: {by_worker}")
         self._check_fast(answers)
@@ -291,11 +292,10 @@ class BreakerDrill:
         return upstream_calls(self._proxy, _METHODS[name])
 
     def _not_permitted(self, name: str) -> dict[int, int]:
-        views = self._watch.views(name).items()
-        return {pid: view["figures"]["calls"]["not_permitted"] for pid, view in views}
+        return self._watch.calls(name, "not_permitted")
 
     def _is_closed(self, name: str) -> bool:
-        return self._watch.states(name) == {"closed"}
+        return self._watch.state(name) == "closed"
 
     def _check_state(self, name: str, state: str) -> None:
         """All workers come to a state within the time that news may take."""

@@ -55,7 +55,7 @@ SHORT = Plan(
     times={
         "retry": {"base_seconds": 0.02, "cap_seconds": 0.1},
         "circuit_breaker": {
-            "wait_duration_in_open_state_seconds": 4,
+            "wait_duration_in_open_state_seconds": 7,
             "slow_call_duration_threshold_seconds": 1.2,
         },
     },
@@ -116,6 +116,11 @@ def product_settings(plan: Plan, folder: Path) -> dict[str, str]:
         "PHOTO_API_SERVER__ALLOWED_HOSTS": "127.0.0.1",
         # Calls that hang must leave threads to those that ask how things stand.
         "PHOTO_API_SERVER__THREADS": "40",
+        # No balancer has to notice its end.
+        "PHOTO_API_BALANCER__PROBE_INTERVAL_SECONDS": "0",
+        "PHOTO_API_BALANCER__PROBE_TIMEOUT_SECONDS": "0",
+        "PHOTO_API_BALANCER__PROPAGATION_SECONDS": "0",
+        "PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS": "0",
         "PHOTO_API_AUTH__JWT_SECRET": secrets.token_urlsafe(32),
         "PHOTO_API_AUTH__REGISTRATION": "open",
     }

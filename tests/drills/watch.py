@@ -5,11 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import requests
 
+from app.ops.metric_files import FileReader, SeriesBook, list_files
 from tests.fakes.fault_proxy import FaultProxy
 from tests.servers.client import Client
 from tests.servers.product import Product, until
@@ -18,13 +22,26 @@ ADOPTED = "adopted"
 """The cause of a change that another worker has decided."""
 
 _ORIGINALS = "/originals/"
-_TRIES = 200
+_STATE = "photo_api_circuit_breaker_state"
+_CALLS = "photo_api_circuit_breaker_calls"
+_PUBLISHED_SECONDS = 1.2  # every worker publishes once a second
+
+
+@dataclass(frozen=True)
+class WorkerView:
+    """How a breaker stands in one worker, as it has published it.
+
+    Attributes:
+        state: The state.
+        calls: Calls by what became of them.
+    """
+
+    state: str
+    calls: Mapping[str, int]
 
 
 class BreakerWatch:
-    """Asks the operators' routes, over one connection per worker, kept alive: each answers for itself.
-
-    Asking makes a breaker look at the page of the host, as any call does.
+    """Reads what each worker publishes of its breakers once a second, and asks the operators' routes for times.
 
     Args:
         product: The product.
@@ -34,60 +51,72 @@ class BreakerWatch:
     def __init__(self, product: Product, admin: Client) -> None:
         self._product = product
         self._admin = admin
-        self._sessions: dict[int, requests.Session] = {}
-        self._connect()
+        self._session = requests.Session()
+        self._session.trust_env = False
 
-    def views(self, breaker: str) -> dict[int, dict[str, Any]]:
-        """Return how a breaker stands in every worker, by process id."""
-        return {pid: self._ask(pid, breaker) for pid in self._sessions}
+    def views(self, breaker: str) -> dict[int, WorkerView]:
+        """Return how a breaker stands in every worker, by process id, up to a second ago."""
+        (folder,) = (self._product.folder / "var" / "run" / "metrics").glob("server-*")
+        alive = self._product.worker_pids()
+        names = [name for name in list_files(folder) if name.owner.pid in alive and name.owner.lives()]
+        return {name.owner.pid: _view(folder / name.text, breaker) for name in names}
 
     def states(self, breaker: str) -> set[str]:
         """Return the states that it is in, one element when all workers agree."""
-        return {view["state"] for view in self.views(breaker).values()}
+        return {view.state for view in self.views(breaker).values()}
+
+    def calls(self, breaker: str, kind: str) -> dict[int, int]:
+        """Return how many calls became ``failed``, ``late``, ``not_permitted``, …, by worker, once published."""
+        ends = time.monotonic() + _PUBLISHED_SECONDS
+        until(lambda: time.monotonic() > ends, "every worker to publish")
+        return {pid: view.calls.get(kind, 0) for pid, view in self.views(breaker).items()}
 
     def count(self, breaker: str, kind: str) -> int:
-        """Return how many calls became ``failed``, ``late``, ``not_permitted``, …, in all workers."""
-        return sum(view["figures"]["calls"][kind] for view in self.views(breaker).values())
+        """Return the sum of :meth:`calls` over all workers."""
+        return sum(self.calls(breaker, kind).values())
+
+    def state(self, breaker: str) -> str:
+        """Return the state that was decided last; the workers follow."""
+        return str(self._ask(breaker)["state"])
 
     def wait_left_seconds(self, breaker: str) -> float:
         """Return how long its state lasts: 0 for an open one that may try a call, endless where no time ends it."""
-        said = [view["ends_in_seconds"] for view in self.views(breaker).values()]
-        return max(math.inf if seconds is None else float(seconds) for seconds in said)
+        seconds = self._ask(breaker)["ends_in_seconds"]
+        return math.inf if seconds is None else float(seconds)
 
     def wait_for(self, breaker: str, state: str, seconds: float) -> None:
         """Wait until all workers say a state."""
         until(lambda: self.states(breaker) == {state}, f"{breaker} to be {state} in all workers", seconds)
 
     def close(self) -> None:
-        """Close the connections."""
-        for session in self._sessions.values():
-            session.close()
+        """Close the connection."""
+        self._session.close()
 
-    def _connect(self) -> None:
-        for _ in range(_TRIES):
-            session = requests.Session()
-            session.trust_env = False
-            session.headers["Authorization"] = f"Bearer {self._admin.tokens['access_token']}"
-            pid = self._get(session, "storage_read")["worker_pid"]
-            if pid in self._sessions:
-                session.close()
-            self._sessions.setdefault(pid, session)
-            if len(self._sessions) == self._product.workers:
-                return
-        message = "a worker answers no operator"
-        raise AssertionError(message)
-
-    def _ask(self, pid: int, breaker: str) -> dict[str, Any]:
-        view = self._get(self._sessions[pid], breaker)
-        assert view["worker_pid"] == pid, "a connection has gone to another worker"
-        return view
-
-    def _get(self, session: requests.Session, breaker: str) -> dict[str, Any]:
-        url = f"{self._product.management_url}/api/v1/admin/breakers/{breaker}"
-        answer = session.get(url, timeout=30)
+    def _ask(self, breaker: str) -> dict[str, Any]:
+        answer = self._session.get(
+            f"{self._product.management_url}/api/v1/admin/breakers/{breaker}",
+            headers={"Authorization": f"Bearer {self._admin.tokens['access_token']}"},
+            timeout=30,
+        )
         assert answer.status_code == 200, answer.text
         view: dict[str, Any] = answer.json()
         return view
+
+
+def _view(path: Path, breaker: str) -> WorkerView:
+    reader = FileReader(path, SeriesBook())
+    reader.read()
+    states = [
+        dict(series.labels)["state"]
+        for series, value, _ in reader.gauges()
+        if series.family == _STATE and dict(series.labels)["name"] == breaker and value == 1
+    ]
+    calls = {
+        dict(series.labels)["kind"]: int(value)
+        for series, value in reader.counts()
+        if series.family == _CALLS and dict(series.labels)["name"] == breaker
+    }
+    return WorkerView(states[0] if states else "unknown", calls)
 
 
 def states_on_the_board(product: Product) -> dict[str, str]:
@@ -118,9 +147,10 @@ class Transition:
 def transitions(product: Product, breaker: str) -> list[Transition]:
     """Return what all workers have logged of a breaker, in the order in which it was written."""
     whole, _, _ = product.log_path.read_text(encoding="utf-8").rpartition("\n")  # the last line may be half there
-    found = []
+    found, workers = [], product.worker_pids()
     for line in map(json.loads, whole.splitlines()):
-        if line["message"] == "state transitioned" and line.get("policy") == breaker:
+        is_of_worker = line["pid"] in workers  # the management process follows, too, and serves nobody
+        if is_of_worker and line["message"] == "state transitioned" and line.get("policy") == breaker:
             at = dt.datetime.fromisoformat(line["timestamp"]).timestamp()
             found.append(Transition(at, line["pid"], line["target"], line["cause"], line.get("rate")))
     return found
