@@ -2,7 +2,8 @@
 
 ``make bench ARGS=--quick`` takes a minute instead of ten and says less. Needs wrk and nginx (Debian), PostgreSQL,
 and rclone (PyPI, ``requirements-bench.txt``); everything runs on 127.0.0.1 and ends with the run.
-``make bench ARGS='--only stability'`` measures the library alone, in a minute and without servers.
+``make bench ARGS='--only stability'`` measures the library alone, in a minute and without servers, and
+``ARGS='--only cost'`` what a request pays for identity, metrics, log and admission, in some seconds.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
+from benchmarks import request_cost
 from benchmarks.compare import Case, Comparison, compare
 from benchmarks.report import say, write
 from benchmarks.rows import write_photos
@@ -28,6 +30,7 @@ _ROWS, _QUICK_ROWS = 1_000_000, 20_000
 _DEPTH_SHARE = 0.9
 _JPEG = "image/jpeg"
 _LIBRARY = "stability"
+_COST = "cost"
 
 
 def main() -> int:
@@ -38,18 +41,23 @@ def main() -> int:
         "--only",
         default="",
         metavar="WORD",
-        help=f"only cases of the server with this word in their name; {_LIBRARY!r}: only the library",
+        help="only cases of the server with this word in their name; "
+        f"{_LIBRARY!r}: only the library, {_COST!r}: only what a request costs within a process",
     )
     arguments = parser.parse_args()
     of_library: list[Finding] = []
+    of_request: list[Finding] = []
     of_server: list[Comparison] = []
     if arguments.only in {"", _LIBRARY}:
         of_library = list(measure(QUICK if arguments.quick else Effort(), say))
         print_table(of_library)
-    if arguments.only != _LIBRARY:
+    if arguments.only in {"", _COST}:
+        of_request = request_cost.measure(is_quick=arguments.quick)
+        print_table(of_request)
+    if arguments.only not in {_LIBRARY, _COST}:
         of_server = _measure_server(arguments.only, is_quick=arguments.quick)
         _print_table(of_server)
-    write(results=of_server, stability=of_library)
+    write(results=of_server, stability=of_library, request_cost=of_request)
     return 0
 
 
@@ -100,6 +108,10 @@ def _photo_cases(servers: Servers, identity: dict[str, str], photos: dict[str, d
         unchanged = Request(download.url, {**identity, "If-None-Match": f'"{photo["sha256"]}"'})
         hello = Request(f"{baselines}/hello")
         yield Case(f"304 of {size}", unchanged, hello, "Flask hello", 0.6, connections)
+        if small:
+            by_nginx = Request(f"{servers.nginx_url}/api/v1/photos/{photo['id']}/original", identity)
+            hello_by_nginx = Request(f"{servers.nginx_url}/hello")
+            yield Case(f"{size} through nginx", by_nginx, hello_by_nginx, "Flask hello through nginx", 0.85)
 
 
 def _metadata_cases(

@@ -27,12 +27,15 @@ def say(progress: str) -> None:
     print(progress, file=sys.stderr, flush=True)
 
 
-def write(*, results: Sequence[Result] = (), stability: Sequence[Result] = ()) -> None:
+def write(
+    *, results: Sequence[Result] = (), stability: Sequence[Result] = (), request_cost: Sequence[Result] = ()
+) -> None:
     """Write ``var/bench/TIME.json`` and print its path.
 
     Args:
         results: Of the server.
         stability: Of the library.
+        request_cost: Of a request within a process.
     """
     _RESULTS.mkdir(parents=True, exist_ok=True)
     now = dt.datetime.now(dt.UTC)
@@ -42,6 +45,7 @@ def write(*, results: Sequence[Result] = (), stability: Sequence[Result] = ()) -
         "machine": machine,
         "results": [result.facts() for result in results],
         "stability": [result.facts() for result in stability],
+        "request_cost": [result.facts() for result in request_cost],
     }
     path = _RESULTS / f"{now:%Y%m%dT%H%M%SZ}.json"
     path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")

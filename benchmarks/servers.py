@@ -32,7 +32,7 @@ class Servers:
     Attributes:
         product: On PostgreSQL and S3.
         baselines_url: Flask and boto3.
-        nginx_url: Plain files, ``/200KB.jpg`` and so on.
+        nginx_url: Plain files, ``/200KB.jpg`` and so on; the product below ``/api/``, the baselines at ``/hello``.
         files: The photos by name of their size.
     """
 
@@ -66,11 +66,11 @@ def running(folder: Path) -> Iterator[Servers]:
         stack.callback(postgres.remove)
         stack.callback(postgres.stop)
         database = stack.enter_context(postgres.database())
-        nginx = Nginx(_made(folder / "nginx"), _nginx_files(folder / "files"))
-        stack.callback(nginx.stop)
         baselines = stack.enter_context(_baselines(folder, config))
         product = Product(_stack(config, database), _made(folder / "product"), workers=WORKERS, settings=_SETTINGS)
         stack.callback(product.close)
+        nginx = Nginx(_made(folder / "nginx"), _nginx(folder / "files", product=product.url, baselines=baselines))
+        stack.callback(nginx.stop)
         yield Servers(product, baselines, nginx.url, files)
 
 
@@ -96,8 +96,27 @@ def _write_photos(folder: Path) -> dict[str, Path]:
     return files
 
 
-def _nginx_files(folder: Path) -> str:
-    return f"sendfile on; tcp_nopush on; server {{ listen 127.0.0.1:$PORT; root {folder}; }}"
+_NGINX = """
+sendfile on;
+tcp_nopush on;
+upstream product {{ server {product}; keepalive 32; }}
+upstream baselines {{ server {baselines}; keepalive 32; }}
+server {{
+    listen 127.0.0.1:$PORT;
+    root {files};
+    proxy_http_version 1.1;
+    proxy_set_header Connection "";
+    proxy_set_header Host $http_host;
+    location /api/ {{ proxy_pass http://product; }}
+    location = /hello {{ proxy_pass http://baselines; }}
+}}
+"""
+
+
+def _nginx(files: Path, *, product: str, baselines: str) -> str:
+    """Return a configuration that serves files, and passes on to both servers in one and the same way."""
+    product, baselines = product.removeprefix("http://"), baselines.removeprefix("http://")
+    return _NGINX.format(files=files, product=product, baselines=baselines)
 
 
 @contextmanager
