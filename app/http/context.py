@@ -15,6 +15,7 @@ from flask import Flask, Request, Response, g, request
 from werkzeug.sansio.utils import host_is_trusted
 
 from app.http import problems
+from app.ops.requests import WAITED_KEY
 from app.stability import Deadline, enter_deadline, leave_deadline
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
@@ -56,7 +57,8 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
     Args:
         app: The Flask app.
         observer: Who hears of each request.
-        deadline_seconds: From the last byte of the request's body (see :func:`restart_deadline`).
+        deadline_seconds: From the last byte of the request's body (see :func:`restart_deadline`); what the request
+            has waited for its turn is taken off.
         allowed_hosts: Names that ``Host`` may have, ``.example.org`` for all below; empty for any.
     """
     trusted = [_name_of(host) for host in allowed_hosts]
@@ -71,7 +73,8 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
         visit.started = time.perf_counter()
         visit.deadline_seconds = deadline_seconds
         visit.request_id = choose_request_id(asked.environ.get("HTTP_X_REQUEST_ID", ""))
-        visit.deadline_token = enter_deadline(Deadline(deadline_seconds))
+        left_seconds = max(0.0, deadline_seconds - asked.environ.get(WAITED_KEY, 0.0))
+        visit.deadline_token = enter_deadline(Deadline(left_seconds))
         observer.request_started(visit.request_id, _route(asked))
         if trusted and not is_served(asked.environ.get("HTTP_HOST") or asked.host):
             return problems.answer(problems.HOST_NOT_ALLOWED, "Use a host name that this server is configured for.")

@@ -25,6 +25,7 @@ from gunicorn.http import wsgi  # type: ignore[import-untyped]  # gunicorn ships
 from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]  # as above
 from gunicorn.http.message import Request  # type: ignore[import-untyped]  # as above
 
+from app.ops.logging import is_reported
 from app.ops.requests import COUNTED_KEY, WAITED_KEY
 from app.server.streams import ClientReader, ClientWriter
 
@@ -183,7 +184,8 @@ class Exchange:
 
     def _break_off(self, error: Exception) -> Outcome:
         if self._response is not None and self._response.headers_sent:
-            _log.exception("Error handling request")
+            if not is_reported(error):
+                _log.exception("an answer broke off")
             return Outcome.LOST
         try:
             self._refuse(self._request, self._writer, self._peer, error)

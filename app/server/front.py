@@ -306,12 +306,21 @@ class Front:
         except OSError:
             received = b""
         if not received:
-            self._drop(connection)
+            self._end_input(connection)
             return
         if connection.phase is Phase.BODY:
             self._ahead_bytes += len(received)
         connection.buffer += received
         self._go_on(connection)
+
+    def _end_input(self, connection: Connection) -> None:
+        """React to a client that sends no more; it may still read, and be told that its body is incomplete."""
+        if connection.phase is Phase.BODY:
+            self._offer(connection)
+            return
+        if connection.phase is Phase.HEAD:
+            _log.debug("premature end of a request's head")
+        self._drop(connection)
 
     def _go_on(self, connection: Connection) -> None:
         """Do what can be done with what has come in."""

@@ -11,6 +11,7 @@ from werkzeug.test import TestResponse
 from app.http.context import choose_request_id, restart_deadline
 from app.http.identity import PUBLIC
 from app.http.operations import Reply, get
+from app.ops.requests import WAITED_KEY
 from app.stability import current_deadline, remaining_seconds
 from tests.http.edge import RememberingObserver, build_app
 
@@ -111,6 +112,19 @@ def test_a_deadline_holds_while_the_request_runs_and_no_longer() -> None:
     assert 6.0 < remaining <= 7.0
     assert routes.restarted
     assert current_deadline() is None
+
+
+def test_what_a_request_has_waited_for_its_turn_is_taken_off_its_time() -> None:
+    routes = DeadlineRoutes()
+    client = build_app(routes, deadline_seconds=7.0).test_client()
+
+    in_time = client.get(f"/look/{ID}", environ_overrides={WAITED_KEY: 2.5})
+    too_late = client.get(f"/look/{ID}", environ_overrides={WAITED_KEY: 7.0})
+
+    (remaining,) = routes.remaining
+    assert remaining is not None
+    assert 3.5 < remaining <= 4.5
+    assert (in_time.status_code, too_late.status_code) == (200, 504)
 
 
 def test_no_deadline_is_left_behind_by_a_request_that_broke() -> None:

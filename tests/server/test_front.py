@@ -288,6 +288,15 @@ def test_a_chunked_body_gets_a_thread_when_it_has_ended(stage: Stage) -> None:
     assert (begun, stage.answer(client)[-6:]) == ([], b"read 5")
 
 
+def test_a_client_that_ends_its_body_early_is_told_so_by_the_application(stage: Stage) -> None:
+    client = stage.client(post(1000, b"half"))
+    stage.until(lambda: stage.front.in_flight == 1)
+
+    client.shutdown(socket.SHUT_WR)
+
+    assert stage.answer(client).endswith(b"read 4")
+
+
 def test_a_client_that_leaves_while_it_waits_is_never_served(stage: Stage) -> None:
     for _ in range(2):
         stage.client(SLOW)
