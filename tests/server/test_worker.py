@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ GATED = "tests.server.gated:build_gated"
 
 def gated(folder: Path, *, workers: int = 1, **settings: str) -> AbstractContextManager[Server]:
     """Run the gated application."""
-    named = {f"PHOTO_API_SERVER__{name.upper()}": text for name, text in settings.items()}
+    named: dict[str, Any] = {f"PHOTO_API_SERVER__{name.upper()}": text for name, text in settings.items()}
     return running(folder, workers=workers, application=GATED, **named)
 
 
