@@ -29,6 +29,7 @@ from app.ops.owners import find_owner
 from app.ops.state import PAGE_NAME, StatePage
 from app.ops.state_file import make_page
 from tests.fakes.clocks import HandClock
+from tests.server.running import until
 
 ROOT = Path(__file__).resolve().parents[2]
 ME = find_owner(os.getpid())
@@ -150,6 +151,30 @@ def test_waiting_for_idle_ends_at_its_time_limit() -> None:
     assert not lifecycle.wait_idle(0.01)
 
 
+def test_whoever_waits_for_idle_is_told_with_the_last_request() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.enter()
+    lifecycle.enter()
+    waiter = threading.Thread(target=lifecycle.wait_idle, args=(600,), daemon=True)
+    waiter.start()
+    until(lambda: bool(lifecycle._idle._waiters), "somebody to wait")  # type: ignore[attr-defined]  # it has them
+
+    lifecycle.leave()
+    waits_on = waiter.is_alive()
+    lifecycle.leave()
+    waiter.join(20)
+
+    assert (waits_on, waiter.is_alive()) == (True, False)
+
+
+def test_a_worker_that_retires_while_it_boots_goes_on_retiring(worker: Lifecycle) -> None:
+    worker.retire()
+
+    worker.advance(State.READY)
+
+    assert (worker.phase, worker.state) == (Phase.RETIRING, State.READY)
+
+
 def test_a_request_that_raises_is_counted_out() -> None:
     lifecycle = Lifecycle()
 
@@ -210,9 +235,10 @@ def test_listeners_hear_once_what_the_master_says(
     master.advance(State.DRAINING)
     for _ in range(3):
         notices(worker)
+    noticed = heard.copy()
     worker.advance(State.DRAINING)
 
-    assert heard == [State.DRAINING]
+    assert noticed == heard == [State.DRAINING]
 
 
 def test_a_master_goes_forward_only_and_may_end_its_lame_duck_early(master: MasterLife, clock: HandClock) -> None:
@@ -387,11 +413,11 @@ def test_whoever_ends_politely_takes_its_entry_along_and_writes_no_other(
 
     worker.leave()
     worker.beat()
-    worker.close()
     master.beat()
-    master.close()
 
     assert page.entries() == {}
+    worker.close()
+    master.close()
     assert worker.in_flight == 0
     assert page.losses == 0
 
