@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from app.accounts.models import User
 from app.db.leases import Lease
 from app.ops.state import PAGE_NAME
 from app.server.state_folder import STATE_FOLDER
+from tests.drills.watch import BreakerWatch
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client, new_photo
 from tests.servers.product import Product, until
@@ -32,20 +34,22 @@ def admin(product: Product) -> Client:
 
 
 def ask(product: Product, who: Client, method: str, path: str, body: object = None) -> requests.Response:
-    """Ask on the management listener, on a connection of its own: any worker may answer."""
+    """Ask on the management listener, on a connection of its own."""
     headers = {"Authorization": f"Bearer {who.tokens['access_token']}"}
     return requests.request(method, product.management_url + path, json=body, headers=headers, timeout=30)
 
 
-def seen_by_all(product: Product, admin: Client, state: str) -> bool:
-    """Tell whether every worker says that the breaker of writing is in a state."""
-    said: dict[int, str] = {}
-    for _ in range(100):
-        view: dict[str, Any] = ask(product, admin, "GET", f"{ADMIN}/storage_write").json()
-        said[view["worker_pid"]] = view["state"]
-        if len(said) == product.workers:
-            break
-    return set(said.values()) == {state} and len(said) == product.workers
+@pytest.fixture
+def watch(product: Product, admin: Client) -> Iterator[BreakerWatch]:
+    watch = BreakerWatch(product, admin)
+    yield watch
+    watch.close()
+
+
+def wait_for(watch: BreakerWatch, state: str) -> None:
+    """Wait until the management process and every worker say that the breaker of writing is in a state."""
+    watch.wait_for("storage_write", state, 20)
+    assert watch.state("storage_write") == state
 
 
 def test_operators_routes_are_not_on_the_public_listener(product: Product, admin: Client) -> None:
@@ -63,31 +67,33 @@ def test_a_user_without_the_scopes_sees_and_sets_nothing(product: Product, owner
     assert_problem(requests.get(product.management_url + ADMIN, timeout=10), 401, "invalid-token")
 
 
-def test_what_an_administrator_sets_holds_in_every_worker(product: Product, admin: Client, owner: Client) -> None:
+def test_what_an_administrator_sets_holds_in_every_worker(
+    product: Product, admin: Client, owner: Client, watch: BreakerWatch
+) -> None:
     answer = ask(product, admin, "PUT", WRITE, {"state": "forced_open", "reason": "the store is being moved"})
     try:
         assert (answer.status_code, answer.json()["is_shared"]) == (200, True)
-        until(lambda: seen_by_all(product, admin, "forced_open"), "every worker to follow")
+        wait_for(watch, "forced_open")
         refused = [owner.post("/api/v1/photos", data=new_photo(), headers=JPEG).status_code for _ in range(10)]
         assert refused == [503] * 10
         listed = json.loads(product.command("breakers", "show", "storage_write", "--json").stdout)
         assert (listed["state"], listed["reason"]) == ("forced_open", "the store is being moved")
     finally:
         product.command("breakers", "reset", "storage_write", "--reason", "moved")
-    until(lambda: seen_by_all(product, admin, "closed"), "every worker to follow the command")
+    wait_for(watch, "closed")
     assert owner.upload()["status"] == "created"
 
 
 def test_what_an_operator_said_outlives_a_page_that_was_cut_off_and_all_workers(
-    product: Product, admin: Client
+    product: Product, admin: Client, watch: BreakerWatch
 ) -> None:
     product.command("breakers", "set", "storage_write", "forced_open", "--reason", "the store is being moved")
     try:
-        until(lambda: seen_by_all(product, admin, "forced_open"), "every worker to follow")
+        wait_for(watch, "forced_open")
         before = told_by_command(product)
         os.truncate(product.folder / STATE_FOLDER / PAGE_NAME, 0)
 
-        until(lambda: seen_by_all(product, admin, "forced_open"), "every worker to be asked again")
+        wait_for(watch, "forced_open")
         view = ask(product, admin, "GET", f"{ADMIN}/storage_write").json()
         until(lambda: told_by_command(product) is not None, "the page to be made anew")
         after = told_by_command(product)
@@ -95,12 +101,12 @@ def test_what_an_operator_said_outlives_a_page_that_was_cut_off_and_all_workers(
 
         assert (view["is_shared"], view["by"], view["reason"]) == (True, before["by"], "the store is being moved")
         assert after == before
-        until(lambda: seen_by_all(product, admin, "forced_open"), "every new worker to follow")
+        wait_for(watch, "forced_open")
     finally:
         product.command("breakers", "reset", "storage_write", "--reason", "moved")
         with product.stack.database() as connection:
             connection.execute(delete(Lease))  # the killed worker's, which would keep the others from maintenance
-    until(lambda: seen_by_all(product, admin, "closed"), "every worker to follow the command")
+    wait_for(watch, "closed")
 
 
 def told_by_command(product: Product) -> Any:
