@@ -13,7 +13,7 @@ from werkzeug.http import http_date
 from app.errors import NotFoundError, RangeNotSatisfiableError
 from app.http import conditional
 from app.http.identity import Principal
-from app.http.operations import Media, get
+from app.http.operations import Media, Reply, get
 from app.http.ranges import ByteRange, parse_range
 from app.photos.originals import OriginalStream, ServingObserver
 from app.photos.service import PhotoRow, PhotoService
@@ -62,15 +62,15 @@ class OriginalRoutes:
             StorageTimeoutError,
         ),
     )
-    def original(self, principal: Principal, photo_id: UUID) -> Response:
+    def original(self, principal: Principal, photo_id: UUID) -> Reply | Response:
         """Download the bytes exactly as they were uploaded."""
         row = self._photos.get_original(principal.user_id, photo_id)
-        headers = _headers_of(row)
         if conditional.is_unchanged(row.sha256, row.created_at):
             self._observer.conditional_request(current=True)
-            return Response(status=304, headers=headers)
+            return Reply(304, None, _validators(row))
         if conditional.has_condition():
             self._observer.conditional_request(current=False)
+        headers = {**_validators(row), **_headers_of(row)}
         span = _wanted_range(row)
         headers["Content-Length"] = str(span.length if span else row.size_bytes)
         if span is not None:
@@ -103,17 +103,23 @@ def _wanted_range(row: PhotoRow) -> ByteRange | None:
     return parse_range(request.headers.get("Range"), row.size_bytes)
 
 
-def _headers_of(row: PhotoRow) -> dict[str, str]:
+def _validators(row: PhotoRow) -> dict[str, str]:
+    """Return what a 304 says, too (RFC 9110, 15.4.5)."""
     return {
         "ETag": conditional.quoted(row.sha256),
-        "Last-Modified": http_date(row.created_at),
         "Cache-Control": "private, max-age=86400, no-transform",
+        "Vary": "Authorization, X-Api-Key",
+    }
+
+
+def _headers_of(row: PhotoRow) -> dict[str, str]:
+    return {
+        "Last-Modified": http_date(row.created_at),
         "Content-Disposition": _disposition(row),
         "Content-Security-Policy": "default-src 'none'; sandbox",
         "Cross-Origin-Resource-Policy": "same-origin",
         "X-Content-Type-Options": "nosniff",
         "Accept-Ranges": "bytes",
-        "Vary": "Authorization, X-Api-Key",
     }
 
 

@@ -93,6 +93,19 @@ def test_a_known_caller_takes_one_statement_and_so_is_a_304(album: Album, what: 
     assert unchanged == (304, whole[1], 1)
 
 
+@pytest.mark.parametrize("what", PATHS)
+def test_a_304_says_of_the_photo_only_what_a_cache_needs(album: Album, what: str) -> None:
+    path = PATHS[what](album)
+    whole = album.client.get(path, headers=album.identity)
+
+    unchanged = album.client.get(path, headers={**album.identity, "If-None-Match": whole.headers["ETag"]})
+
+    kept = ("ETag", "Cache-Control", "Vary")
+    assert [unchanged.headers[name] for name in kept] == [whole.headers[name] for name in kept]
+    assert not {"Content-Type", "Content-Length", "Content-Disposition", "Link"} & set(unchanged.headers.keys())
+    assert unchanged.data == b""
+
+
 def test_a_copy_that_is_old_costs_one_statement_more(album: Album) -> None:
     _, tag, _ = album.ask(album.one)
     album.client.patch(album.one, json={"favorite": True}, headers=album.identity)
