@@ -43,6 +43,7 @@ def test_details_and_metrics_are_private_and_say_nothing_private(product: Produc
     metrics = requests.get(f"{product.management_url}/metrics", timeout=10)
 
     assert (details.status_code, metrics.status_code) == (200, 200)
+    assert product.metric("photo_api_management_http_request_total", method="GET", status="200") >= 2
     for private in (str(product.folder), owner.email, "postgresql+", "sqlite:", "testing"):
         assert private not in details.text
         assert private not in metrics.text
