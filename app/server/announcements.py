@@ -45,8 +45,8 @@ class Announcements:
 
     def ready(self, status: str) -> None:
         """Say that requests are answered, after a start or a reload."""
-        self._life.advance(State.READY)
-        self._systemd.ready(status)
+        if self._life.advance(State.READY):  # else it stops already
+            self._systemd.ready(status)
 
     def reloading(self) -> None:
         """Say that a reload has begun; :meth:`ready` ends it."""
