@@ -37,6 +37,7 @@ from app.http.openapi import path_of
 from app.http.proxies import TrustedProxies
 from app.images.limits import ImageLimits
 from app.ops import checks, details
+from app.ops.admission import HALF_WRITTEN_MAX
 from app.ops.build import VERSION, Instance, find_instance
 from app.ops.health import HealthMonitor
 from app.ops.host_board import HostBoard
@@ -313,7 +314,8 @@ def build_store(settings: Settings) -> ObjectStore:
             region=storage.s3_region,
             access_key_id=storage.s3_access_key_id.get_secret_value() if storage.s3_access_key_id else "",
             secret_access_key=storage.s3_secret_access_key.get_secret_value() if storage.s3_secret_access_key else "",
-            max_connections=settings.server.threads * 2,
+            # Two for a request at work, and one for an answer that its client reads slowly, without a thread.
+            max_connections=settings.server.threads * 2 + HALF_WRITTEN_MAX,
             upload_timeout_seconds=storage.upload_timeout_seconds,
             download_timeout_seconds=storage.download_timeout_seconds,
         )

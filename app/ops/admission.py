@@ -91,6 +91,12 @@ SHARES: Final[Mapping[RequestClass, float]] = MappingProxyType(
 )
 """What each class is guaranteed of the places and of the queue; the rest is nobody's and lent."""
 
+HALF_WRITTEN_MAX: Final = 512
+"""Answers of one worker that wait for their slow clients; of more, the worker gives up those that are slowest.
+
+Each of them holds what it is read from, such as a connection to the object store: pools are made for so many.
+"""
+
 LONGEST_RETRY_AFTER_SECONDS: Final = 10
 """No client is asked to stay away for longer; by then a balancer or an autoscaler has done something."""
 
