@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import select
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
 import pytest
 import requests
 
+from app.server.edge import JSON_BYTES_MAX
 from app.server.edge_limits import PROFILES, Zone
 from tests.edge.conftest import NewEdge
 from tests.servers.edge import Edge, wait_for
@@ -162,6 +165,14 @@ def test_a_request_has_the_policy_of_its_class(edge: Edge, method: str, path: st
     assert f'RateLimit-Policy: "{zone}";q=' in head
 
 
+def test_a_request_that_is_refused_before_any_limit_has_the_policy_of_its_class(edge: Edge) -> None:
+    refused = requests.post(f"{edge.url}{ASKED['auth'][1]}", data=bytes(JSON_BYTES_MAX + 1), timeout=20)
+
+    assert refused.status_code == 413
+    assert refused.headers["RateLimit-Policy"].startswith('"auth"')
+    assert edge.logged(refused.headers["X-Request-Id"])["zone"] == "auth"
+
+
 @pytest.mark.parametrize(("profile", "policy"), [("gallery", '"auth";q=5;w=60'), ("strict", '"auth";q=5;w=60')])
 def test_a_refused_request_is_told_when_to_come_back(new_edge: NewEdge, profile: str, policy: str) -> None:
     edge = new_edge(EDGE__PROFILE=profile)
@@ -264,6 +275,32 @@ def test_behind_the_balancer_each_client_has_a_bucket_and_what_it_claims_before_
 
 
 @pytest.mark.parametrize(
+    ("forwarded", "client"),
+    [
+        ("198.51.100.7", "198.51.100.7"),
+        ("6.6.6.6, 198.51.100.7", "198.51.100.7"),
+        ("6.6.6.6, 198.51.100.7, 10.0.0.5", "198.51.100.7"),
+        ("10.0.0.4, 10.0.0.5", "10.0.0.4"),
+        ("nonsense", "127.0.0.1"),
+        ("198.51.100.7, nonsense", "127.0.0.1"),
+        ("2001:db8::7", "2001:db8::7"),
+    ],
+)
+def test_the_client_is_the_last_address_that_is_no_balancer(
+    edge_of_balancers: Edge, forwarded: str, client: str
+) -> None:
+    _, answer = next(asked(edge_of_balancers, "api", 1, headers={"X-Forwarded-For": forwarded}))
+
+    assert edge_of_balancers.logged(answer.headers["X-Request-Id"])["client_ip"] == client
+
+
+@pytest.fixture(scope="module")
+def edge_of_balancers(new_edge: NewEdge) -> Edge:
+    """An edge behind two balancers, one behind the other."""
+    return new_edge(BALANCER__NETWORKS="127.0.0.1,10.0.0.0/8")
+
+
+@pytest.mark.parametrize(
     ("first", "second", "shared"),
     [
         ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2:ffff::1", True),
@@ -294,21 +331,23 @@ def test_one_address_has_so_many_requests_under_way(new_edge: NewEdge, zone: str
     edge = new_edge(**{setting: str(most)})
     path = ASKED[zone][1]
     begun = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\nx".encode()
-    clients = [edge.connect() for _ in range(most)]
-    for client in clients:
-        client.sendall(begun)
-    wait_for(lambda: _refused(edge, path) is not None, seconds_between=_SLOWER_THAN_THE_LEAK)
+    with ExitStack() as closings:
+        clients = [closings.enter_context(closing(edge.connect())) for _ in range(most + 3)]
+        for client in clients:
+            client.sendall(begun)
+        wait_for(lambda: len(_answered(clients)) == 3)
 
-    refused = _refused(edge, path)
-    elsewhere = _refused(edge, path, source="127.0.1.9")
-    for client in clients:
-        client.close()
-    wait_for(lambda: _refused(edge, path) is None, seconds_between=_SLOWER_THAN_THE_LEAK)
+        answers = [client.recv(4096).decode() for client in _answered(clients)]
+        elsewhere = _refused(edge, path, source="127.0.1.9")
+        probe = requests.get(f"{edge.url}/health", timeout=20)
 
-    assert refused is not None
-    assert "Retry-After: 1\r\n" in refused
-    assert 'RateLimit: "connections";r=0;t=1\r\n' in refused
+    for answer in answers:
+        assert answer.startswith("HTTP/1.1 429 ")
+        assert "Retry-After: 1\r\n" in answer
+        assert 'RateLimit: "connections";r=0;t=1\r\n' in answer
     assert elsewhere is None
+    assert probe.status_code == 200
+    wait_for(lambda: _refused(edge, path) is None, seconds_between=_SLOWER_THAN_THE_LEAK)
 
 
 def test_private_paths_and_unknown_hosts_are_limited_as_well(new_edge: NewEdge) -> None:
@@ -349,6 +388,11 @@ def _lines_with_return(file: Path) -> list[str]:
     return [
         line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip().startswith("return ")
     ]
+
+
+def _answered(clients: list[socket.socket]) -> list[socket.socket]:
+    """Return those to which something was sent."""
+    return select.select(clients, [], [], 0)[0]
 
 
 def _refused(edge: Edge, path: str, source: str = "127.0.0.1") -> str | None:

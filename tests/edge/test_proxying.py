@@ -19,7 +19,7 @@ from tests.servers.product import Product
 PEOPLE = "10.0.0.0/8"
 
 
-def test_one_connection_to_the_server_serves_many_of_clients(new_edge: NewEdge) -> None:
+def test_few_connections_to_the_server_serve_many_of_clients(new_edge: NewEdge) -> None:
     with Origin() as origin:
         edge = new_edge(origin.address, EDGE__UNLIMITED_NETWORKS="127.0.0.1")
 
@@ -27,8 +27,9 @@ def test_one_connection_to_the_server_serves_many_of_clients(new_edge: NewEdge) 
             requests.get(f"{edge.url}/x", timeout=20)
 
     assert len(origin.requests) == 40
-    # Each of nginx's workers keeps its own.
-    assert origin.connections <= len({received.connection for received in origin.requests}) <= 8
+    # Each of nginx's workers keeps its own, and now and then a request overtakes a connection on its way to be kept.
+    assert origin.connections <= 20
+    assert [received.headers("Connection") for received in origin.requests] == [[]] * 40
 
 
 def test_only_what_nginx_knows_is_passed_on_of_a_client(new_edge: NewEdge) -> None:
