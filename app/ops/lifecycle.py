@@ -349,13 +349,15 @@ class Lifecycle:
         Returns:
             False when it said so already, or is stopping; nothing changes then.
         """
-        with self._lock:
-            if self._phase >= Phase.RETIRING:
-                return False
-            self._phase = Phase.RETIRING
-            self._version += 1
-        self._note()
-        return True
+        return self._go_on_to(Phase.RETIRING)
+
+    def finish(self) -> bool:
+        """Say that this worker accepts nothing more. Its state stays: the server may serve on with others.
+
+        Returns:
+            False when it said so already; nothing changes then.
+        """
+        return self._go_on_to(Phase.STOPPING)
 
     def beat(self) -> None:
         """Say that the worker's loop runs: call it from there, once a second. Notices what the master says."""
@@ -401,6 +403,15 @@ class Lifecycle:
             entry, self._entry = self._entry, None
             if entry is not None:
                 entry.remove()
+
+    def _go_on_to(self, phase: Phase) -> bool:
+        with self._lock:
+            if self._phase >= phase:
+                return False
+            self._phase = phase
+            self._version += 1
+        self._note()
+        return True
 
     def _announce(self, state: State) -> None:
         with self._lock:

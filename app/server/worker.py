@@ -31,8 +31,8 @@ from app.ops.lifecycle import Lifecycle, State
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.server.exchange import Exchange
 from app.server.front import Front, FrontOptions, Observer
-from app.server.heads import Head
 from app.server.loop import EventLoop
+from app.server.threads import Threads
 
 _log = logging.getLogger(__name__)
 
@@ -103,7 +103,6 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             )
         )
         options = FrontOptions(
-            threads=threads,
             max_connections=_connection_limit(),
             keep_alive_seconds=float(self.cfg.keepalive),
             silence_seconds=server.client_timeout_seconds,
@@ -113,6 +112,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             options,
             admission=admission,
             open_exchange=self._open_exchange,
+            submit=Threads(threads, "request").submit,
             answer_probe=self._answer_probe,
             is_last=self._is_last,
             counter=lifecycle,
@@ -139,6 +139,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
 
     def _finish(self, front: Front, observer: WorkerObserver) -> None:
         front.stop_accepting()
+        self._lifecycle.finish()
         for listener in self.sockets:
             listener.close()
         began = time.monotonic()
@@ -159,8 +160,8 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
     def _is_last(self) -> bool:
         return not self.alive or self._lifecycle.state >= State.DRAINING
 
-    def _answer_probe(self, head: Head, is_last: bool) -> bytes | None:  # noqa: FBT001  # the front's only question
-        path = _PROBES.get(head.path)
+    def _answer_probe(self, asked: bytes, request_id: str, is_last: bool) -> bytes | None:  # noqa: FBT001  # as it is called
+        path = _PROBES.get(asked)
         if path is None:
             return None
         answer = self._answers.answer(path)
@@ -172,10 +173,10 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             f"Connection: {'close' if is_last else 'keep-alive'}\r\n"
             f"{fields}"
             f"Content-Length: {len(answer.body)}\r\n"
-            f"X-Request-Id: {choose_request_id(head.request_id)}\r\n"
+            f"X-Request-Id: {choose_request_id(request_id)}\r\n"
             "X-Content-Type-Options: nosniff\r\n\r\n"
         )
-        return text.encode("latin-1") + (b"" if head.method == b"HEAD" else answer.body)
+        return text.encode("latin-1") + answer.body
 
     def _open_exchange(self, connection: Any, received: bytes, waited_seconds: float) -> Exchange:
         self.nr += 1

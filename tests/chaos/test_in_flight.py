@@ -8,9 +8,8 @@ import signal
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -22,26 +21,36 @@ from tests.chaos.invariants import Baseline
 from tests.integration.judging import head_of
 from tests.servers.client import Client, new_photo
 from tests.servers.product import Product, until
-from tests.servers.stacks import embedded_stack
+from tests.servers.stacks import Stack, embedded_stack
 
 ORIGINAL_BYTES = 24_000_000  # more than the kernel holds for a reader that does not read
 UPLOAD_BYTES = 2_000_000
 POOLED_CONNECTIONS = 2 * 10  # what the database pools of both workers may have opened to keep
 
 
+PATIENT = {"PHOTO_API_SERVER__CLIENT_TIMEOUT_SECONDS": "120"}  # who is held here is not cut off for its silence
+
 NewProduct = Callable[..., Product]
+
+
+@pytest.fixture(scope="module")
+def product(new_stack: Callable[[], Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A product that waits for its clients, shared by the tests of this file."""
+    with closing(Product(new_stack(), tmp_path_factory.mktemp("patient"), settings=PATIENT)) as running:
+        yield running
 
 
 @pytest.fixture
 def embedded_product(tmp_path: Path) -> Iterator[NewProduct]:
     """A function that starts a product to be harmed; what stands behind it does not matter here."""
-    with ExitStack() as closing:
+    with ExitStack() as ending:
 
-        def start(**options: Any) -> Product:
+        def start(*, workers: int = 2, **settings: str) -> Product:
             (tmp_path / "stack").mkdir()
-            product = Product(embedded_stack(tmp_path / "stack"), tmp_path, **options)
-            closing.callback(product.close)
-            return product
+            stack = embedded_stack(tmp_path / "stack")
+            started = Product(stack, tmp_path, workers=workers, settings={**PATIENT, **settings})
+            ending.callback(started.close)
+            return started
 
         yield start
 
@@ -179,7 +188,7 @@ def test_a_page_that_is_lost_while_requests_run_is_exact_again(
 
 
 def test_a_worker_that_makes_room_for_another_counts_until_it_has_finished(embedded_product: NewProduct) -> None:
-    product = embedded_product(workers=1, settings={"PHOTO_API_SERVER__MAX_REQUESTS": "40"})
+    product = embedded_product(workers=1, PHOTO_API_SERVER__MAX_REQUESTS="40")
     user = product.new_user()
     (old,) = product.worker_pids()
     with HeldUploads(product, user) as uploads:
@@ -194,6 +203,28 @@ def test_a_worker_that_makes_room_for_another_counts_until_it_has_finished(embed
     require_count(product, 0)
     until(lambda: old not in product.worker_pids(), "its end")
     assert len(product.worker_pids()) == 1
+
+
+def test_a_reload_counts_old_and_new_workers_together(embedded_product: NewProduct) -> None:
+    product = embedded_product()
+    user = product.new_user()
+    before = product.worker_pids()
+    with HeldUploads(product, user) as uploads:
+        for pid in before:
+            uploads.hold(2, worker=pid)
+        require_count(product, 4)
+
+        os.kill(product.pid, signal.SIGHUP)
+        until(lambda: len(product.worker_pids() - before) == 2, "two workers beside the old ones")
+        until(lambda: all(_phase(product, pid) is Phase.STOPPING for pid in before), "the old ones to accept no more")
+        uploads.hold(3)
+
+        require_count(product, 7)
+        assert [uploads.finish() for _ in range(4)] == [201] * 4
+        until(lambda: not before & product.worker_pids(), "the end of the old ones")
+        require_count(product, 3)
+        assert [uploads.finish() for _ in range(3)] == [201] * 3
+    require_count(product, 0)
 
 
 def _phase(product: Product, pid: int) -> Phase:

@@ -18,7 +18,7 @@ from typing import Self
 import pytest
 import requests
 
-from app.ops.lifecycle import State
+from app.ops.lifecycle import Phase, State, WorkerWord
 from app.ops.state import PAGE_NAME
 from app.photos.models import PENDING
 from app.server.state_folder import STATE_FOLDER
@@ -38,7 +38,7 @@ LAME_DUCK = "PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS"
 GRACEFUL = "PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS"
 DEADLINE = "PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS"
 SILENCE = "PHOTO_API_SERVER__CLIENT_TIMEOUT_SECONDS"
-IMPATIENT = {GRACEFUL: "5", DEADLINE: "3", SILENCE: "60"}
+IMPATIENT = {GRACEFUL: "5", DEADLINE: "3"}
 
 NewProduct = Callable[..., Product]
 
@@ -50,7 +50,8 @@ def embedded_product(tmp_path: Path) -> Iterator[NewProduct]:
 
         def start(**settings: str) -> Product:
             (tmp_path / "stack").mkdir()
-            product = Product(embedded_stack(tmp_path / "stack"), tmp_path, settings=settings)
+            stack = embedded_stack(tmp_path / "stack")
+            product = Product(stack, tmp_path, settings={SILENCE: "120", **settings})
             ending.callback(product.close)
             return product
 
@@ -116,7 +117,7 @@ def cut_requests(product: Product) -> list[int]:
 
 
 def test_row_41_a_stop_in_the_middle_of_twenty_uploads_loses_none(new_product: NewProduct) -> None:
-    product = new_product(settings={LAME_DUCK: "3"})
+    product = new_product(settings={LAME_DUCK: "3", SILENCE: "120"})
     user = product.new_user()
     workers = product.worker_pids()
     with Probes(product, each=60) as probes, HeldUploads(product, user) as uploads:
@@ -236,7 +237,7 @@ def test_what_a_reload_cuts_off_is_counted(embedded_product: NewProduct) -> None
 def hanging(s3_server: SwiftServer, postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Product]:
     """A product whose next PUT stands at a barrier until the test ends."""
     with cloud_stack(s3_server, postgres_server) as stack:
-        settings = {GRACEFUL: "6", DEADLINE: "4", SILENCE: "60"}
+        settings = {GRACEFUL: "6", DEADLINE: "4", SILENCE: "120"}
         with closing(Product(stack, tmp_path, settings=settings)) as product:
             yield product
 
@@ -286,3 +287,41 @@ def test_the_drain_command_waits_for_the_last_upload(embedded_product: NewProduc
     assert (done.returncode, done.stderr) == (0, "")
     assert (server["pid"], server["before"], server["asked"], server["gone"]) == (product.pid, "ready", True, True)
     assert product.wait(END_SECONDS) == 0
+
+
+def test_after_an_upgrade_one_command_drains_the_server_it_names_or_both(embedded_product: NewProduct) -> None:
+    product = embedded_product()
+    user = product.new_user()
+    with HeldUploads(product, user) as uploads:
+        uploads.hold(2)
+        require_count(product, 2)
+        os.kill(product.pid, signal.SIGUSR2)
+        until(lambda: len(look(product).servers) == 2, "a server beside the first", 40)
+        (new,) = [word.pid for word in look(product).servers if word.pid != product.pid]
+        until(lambda: word_of(product, new) is State.READY, "the second to be ready", 40)
+
+        both = look(product).in_flight
+        named = product.command("drain", "--pid", str(product.pid), "--json")
+        until(lambda: {word.phase for word in workers_of(product)} == {Phase.STOPPING}, "the first to accept no more")
+        statuses = [uploads.finish() for _ in range(2)]
+        code = product.wait(END_SECONDS)
+        served = user.twin().get("/api/v1/users/me")
+        rest = product.command("drain", "--wait", "--json")
+
+    assert both == 2
+    assert [server["pid"] for server in json.loads(named.stdout)["servers"]] == [product.pid]
+    assert (statuses, code) == ([201, 201], 0)
+    assert served.status_code == 200
+    (server,) = json.loads(rest.stdout)["servers"]
+    assert (server["pid"], server["asked"], server["gone"]) == (new, True, True)
+    assert not accepts(product)
+
+
+def workers_of(product: Product) -> tuple[WorkerWord, ...]:
+    """Return what the workers of the first server say."""
+    return look(product).of_master(product.pid).workers
+
+
+def word_of(product: Product, pid: int) -> State | None:
+    """Return what a master says of its server; None when it says nothing."""
+    return next((word.state for word in look(product).servers if word.pid == pid), None)

@@ -303,6 +303,19 @@ def test_a_worker_says_what_it_is_at(page: StatePage, worker: Lifecycle, clock: 
     assert not worker.retire()
 
 
+def test_a_worker_that_finishes_while_its_server_serves_on_is_as_ready_as_that(
+    page: StatePage, master: MasterLife, worker: Lifecycle
+) -> None:
+    master.advance(State.READY)
+    worker.advance(State.READY)
+
+    said = [worker.finish(), worker.finish(), worker.retire()]
+
+    assert said == [True, False, False]
+    assert looked(page).workers[0].phase is Phase.STOPPING
+    assert worker.state is State.READY
+
+
 def test_a_heartbeat_is_not_renewed_by_requests(page: StatePage, worker: Lifecycle, clock: HandClock) -> None:
     worker.beat()
     clock.advance(9)
