@@ -25,31 +25,32 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from socket import SHUT_RDWR, SHUT_WR, socket
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from app.ops.admission import Admission, Decision, Reason, retry_after_seconds
 from app.server import refusals
+from app.server.acceptor import Acceptor
 from app.server.connections import Connection, Phase
 from app.server.exchange import Exchange, Outcome
 from app.server.heads import Head, HeadTooLargeError, find_head
 from app.server.loop import LEFT, READABLE, WRITABLE, EventLoop, Timer
 from app.server.streams import CHUNK_BYTES, PROGRESS_BYTES
-from app.server.threads import Threads
 
 _log = logging.getLogger(__name__)
 
 AHEAD_BYTES: Final = 256 * 1024
 """How much of a body is read before its request gets a thread; a smaller body is read whole."""
 
-AHEAD_BYTES_IN_ALL: Final = 64 * 1024 * 1024
-"""How much the bodies that are being read ahead may hold in memory together; beyond it little is read ahead."""
+HELD_BYTES_MAX: Final = 64 * 1024 * 1024
+"""How much the requests that come in and wait may hold in memory together; beyond it little is read ahead."""
 
 LITTLE_AHEAD_BYTES: Final = 16 * 1024
 
 _LINGER_SECONDS = 5.0
 _LINGER_BYTES_MAX = 64 * 1024 * 1024
-_ACCEPTS_MAX = 64
 _SAID_SECONDS = 1.0
+_END = b"\r\n\r\n"
+_HOLDING: Final = frozenset({Phase.BODY, Phase.WAITING})
 _AT_REST: Final = frozenset({Phase.IDLE, Phase.SKIPPING, Phase.CLOSING})
 
 
@@ -82,13 +83,11 @@ class FrontOptions:
     """Limits of one worker.
 
     Attributes:
-        threads: Requests in threads at once, at least 1.
         max_connections: Connections at once, at least 1; of more, idle ones are closed and then none accepted.
         keep_alive_seconds: How long a connection may be idle.
         silence_seconds: How long a client may send or take next to nothing in the middle of something.
     """
 
-    threads: int
     max_connections: int
     keep_alive_seconds: float
     silence_seconds: float
@@ -102,8 +101,9 @@ class Front:
         options: Limits.
         admission: Decides what gets a place; of as many places as there are threads.
         open_exchange: Makes the exchange of a request: ``(connection, received bytes, waited seconds)``.
-        answer_probe: Answers a head whose path is a probe's with all bytes of the answer; None when it is no probe's.
-            Is told whether the connection ends with it.
+        submit: Runs something in a thread soon; there are as many threads as places.
+        answer_probe: Answers a path of a probe with all bytes of the answer, as to a GET; None when it is no probe's.
+            Is told the request's id, empty when it brought none, and whether the connection ends with the answer.
         is_last: Whether answers end their connections now.
         counter: Counts requests in flight.
         observer: Hears of admission.
@@ -116,7 +116,8 @@ class Front:
         *,
         admission: Admission[Connection],
         open_exchange: Callable[[Connection, bytes, float], Exchange],
-        answer_probe: Callable[[Head, bool], bytes | None],
+        submit: Callable[[Callable[[], None]], None],
+        answer_probe: Callable[[bytes, str, bool], bytes | None],
         is_last: Callable[[], bool],
         counter: Counter,
         observer: Observer,
@@ -129,12 +130,10 @@ class Front:
         self._is_last = is_last
         self._counter = counter
         self._observer = observer
-        self._threads = Threads(options.threads, "request")
-        self._listeners: list[socket] = []
+        self._submit = submit
         self._connections: dict[Connection, None] = {}
-        self._is_accepting = False
-        self._stops = False
-        self._ahead_bytes = 0
+        self._acceptor = Acceptor(loop, self._take, self._has_room)
+        self._held_bytes = 0
         self._said_waiting = -1
         self._refused: dict[str, int] = {}
         self._said_at = 0.0
@@ -187,18 +186,11 @@ class Front:
 
     def listen(self, listeners: Iterable[socket]) -> None:
         """Accept connections from now on."""
-        self._listeners = list(listeners)
-        for listener in self._listeners:
-            listener.setblocking(False)
-        self._accept_or_pause()
+        self._acceptor.open(listeners)
 
     def stop_accepting(self) -> None:
-        """Accept what the kernel has completed, and nothing after it; answers end their connections from now on."""
-        for listener in self._listeners:
-            while self._accept(listener):
-                pass
-        self._stops = True
-        self._pause()
+        """Accept what the kernel has completed, and nothing after it."""
+        self._acceptor.close()
 
     def close_idle(self) -> None:
         """Close the connections that bring no request now."""
@@ -229,65 +221,47 @@ class Front:
         self._loop.turn(min(timeout_seconds, max(0.0, until - now)))
         for phase, timer in self._timers.items():
             for connection in timer.take_ended():
-                self._on_end[phase](connection)
+                self._guard(connection, self._on_end[phase])
         self._admit_next()
-        if not self._stops:
-            self._accept_or_pause()
+        if not self._has_room() and (oldest := self._timers[Phase.IDLE].oldest()) is not None:
+            self._drop(oldest)
+        self._acceptor.tend()
         self._say()
-
-    # -- accepting -------------------------------------------------------------------------------------------------
-
-    def _accept_or_pause(self) -> None:
-        has_room = len(self._connections) < self._options.max_connections
-        if has_room and not self._is_accepting:
-            for listener in self._listeners:
-                self._loop.add(listener.fileno(), READABLE, partial(self._accept_some, listener), once=False)
-            self._is_accepting = True
-        elif not has_room:
-            oldest = self._timers[Phase.IDLE].oldest()
-            if oldest is not None:
-                self._drop(oldest)
-            else:
-                self._pause()
-
-    def _pause(self) -> None:
-        if self._is_accepting:
-            for listener in self._listeners:
-                self._loop.remove(listener.fileno())
-            self._is_accepting = False
-
-    def _accept_some(self, listener: socket, _events: int) -> None:
-        for _ in range(_ACCEPTS_MAX):
-            if len(self._connections) >= self._options.max_connections or not self._accept(listener):
-                return
-
-    def _accept(self, listener: socket) -> bool:
-        try:
-            client, peer = listener.accept()
-        except OSError:  # none is left, or it has left already; EMFILE too: what is open goes on
-            return False
-        connection = Connection(client, peer, listener.getsockname())
-        self._connections[connection] = None
-        self._loop.add(connection.descriptor, 0, partial(self._happened, connection))
-        self._read(connection)
-        return True
 
     # -- what happens to a connection --------------------------------------------------------------------------------
 
+    def _has_room(self) -> bool:
+        return len(self._connections) < self._options.max_connections
+
+    def _take(self, client: socket, peer: Any, server: Any) -> None:
+        connection = Connection(client, peer, server)
+        self._connections[connection] = None
+        self._loop.add(connection.descriptor, 0, partial(self._happened, connection))
+        self._guard(connection, self._read)
+
     def _happened(self, connection: Connection, _events: int) -> None:
         react = self._on_event.get(connection.phase)
-        if react is None:  # a thread has it; an error of the socket meets that thread too
-            return
-        react(connection)
+        if react is not None:  # else a thread has it; an error of the socket meets that thread too
+            self._guard(connection, react)
+
+    def _guard(self, connection: Connection, react: Callable[[Connection], None]) -> None:
+        """Let a mistake in here cost one connection, and not the worker."""
+        try:
+            react(connection)
+        except Exception:  # noqa: BLE001  # as it says
+            _log.exception("a connection is given up")
+            self._drop(connection)
 
     def _enter(self, connection: Connection, phase: Phase, events: int | None = None) -> None:
         """Let a connection be in a phase, with that phase's time-out and the events that it waits for."""
         former = self._timers.get(connection.phase)
         if former is not None:
             former.stop(connection)
-        if connection.phase is Phase.BODY:
-            self._ahead_bytes -= len(connection.buffer)
+        if connection.phase in _HOLDING:
+            self._held_bytes -= len(connection.buffer)
         connection.phase = phase
+        if phase in _HOLDING:
+            self._held_bytes += len(connection.buffer)
         timer = self._timers.get(phase)
         if timer is not None:
             timer.start(connection)
@@ -309,7 +283,7 @@ class Front:
             self._end_input(connection)
             return
         if connection.phase is Phase.BODY:
-            self._ahead_bytes += len(received)
+            self._held_bytes += len(received)
         connection.buffer += received
         self._go_on(connection)
 
@@ -344,7 +318,7 @@ class Front:
     def _meet(self, connection: Connection, head: Head) -> bool:
         """Answer a probe, or take a request; tell whether to look at what is in the buffer now."""
         is_last = head.is_last or self._is_last()
-        answer = self._answer_probe(head, is_last) if head.is_plain else None
+        answer = self._answer_probe(head.path, head.request_id, is_last) if head.is_plain else None
         if answer is None:
             self._count_in(connection)
             reason = self._admission.refuses(head.request_class, _now())
@@ -356,25 +330,25 @@ class Front:
             return True
         self._count_out(connection)
         del connection.buffer[: head.length]
+        answer = _as_asked(head, answer)
         if is_last:
             self._say_and_close(connection, answer)
             return False
         if not self._send(connection, answer):
             return False
+        self._enter(connection, Phase.IDLE)
         if not connection.buffer:
-            self._enter(connection, Phase.IDLE, READABLE)
-            return False
-        return True
+            self._loop.rearm(connection.descriptor, READABLE)
+        return bool(connection.buffer)
 
     def _await_body(self, connection: Connection) -> None:
-        ahead = AHEAD_BYTES if self._ahead_bytes < AHEAD_BYTES_IN_ALL else LITTLE_AHEAD_BYTES
+        ahead = AHEAD_BYTES if self._held_bytes < HELD_BYTES_MAX else LITTLE_AHEAD_BYTES
         if connection.has_body(ahead):
             self._offer(connection)
             return
         if connection.phase is not Phase.BODY:
             connection.moved_bytes = len(connection.buffer)
             self._enter(connection, Phase.BODY)
-            self._ahead_bytes += len(connection.buffer)
         self._loop.rearm(connection.descriptor, READABLE)
 
     # -- admission ---------------------------------------------------------------------------------------------------
@@ -398,14 +372,14 @@ class Front:
                 self._start(connection)
             else:
                 self._enter(connection, Phase.WORKING)
-                self._threads.submit(partial(self._work, connection, connection.exchange.go_on))
+                self._submit(partial(self._work, connection, connection.exchange.go_on))
 
     def _start(self, connection: Connection) -> None:
         self._enter(connection, Phase.WORKING)
         waited_seconds = _now() - connection.offered_at
         connection.exchange = exchange = self._open_exchange(connection, bytes(connection.buffer), waited_seconds)
         connection.buffer.clear()
-        self._threads.submit(partial(self._work, connection, exchange.begin))
+        self._submit(partial(self._work, connection, exchange.begin))
 
     def _work(self, connection: Connection, step: Callable[[], Outcome]) -> None:
         """Do a step of a request. In a thread."""
@@ -413,9 +387,9 @@ class Front:
         try:
             outcome = step()
         finally:
-            self._loop.call_soon(partial(self._worked, connection, outcome))
+            self._loop.call_soon(partial(self._guard, connection, partial(self._worked, outcome)))
 
-    def _worked(self, connection: Connection, outcome: Outcome) -> None:
+    def _worked(self, outcome: Outcome, connection: Connection) -> None:
         self._admission.release(connection.request_class)
         if outcome is Outcome.PARKED and connection in self._connections:
             connection.moved_bytes = connection.unsent_bytes()
@@ -447,14 +421,14 @@ class Front:
         self._timers[Phase.PARKED].stop(connection)
         if self._admission.resume(connection, connection.request_class, _now()) and connection.exchange is not None:
             self._enter(connection, Phase.WORKING)
-            self._threads.submit(partial(self._work, connection, connection.exchange.go_on))
+            self._submit(partial(self._work, connection, connection.exchange.go_on))
 
     def _refuse(self, connection: Connection, head: Head, reason: Reason) -> None:
         now = _now()
         seconds = retry_after_seconds(self._admission.longest_wait_seconds(now), random.random)
         self._observer.rejected(reason)
         self._refused[reason] = self._refused.get(reason, 0) + 1
-        self._say_and_close(connection, refusals.overload(seconds, head.request_id))
+        self._say_and_close(connection, _as_asked(head, refusals.overload(seconds, head.request_id)))
 
     # -- clients that are slow or gone -------------------------------------------------------------------------------
 
@@ -547,7 +521,7 @@ class Front:
         self._loop.remove(connection.descriptor)
         if phase is Phase.PARKED and exchange is not None:
             self._admission.withdraw(connection)
-            self._threads.submit(partial(self._abandon, connection, exchange))
+            self._submit(partial(self._abandon, connection, exchange))
             return
         connection.socket.close()
 
@@ -578,6 +552,11 @@ class Front:
         if self._refused and now - self._said_at >= _SAID_SECONDS:
             _log.warning("requests were refused", extra={"refused": self._refused})
             self._said_at, self._refused = now, {}
+
+
+def _as_asked(head: Head, answer: bytes) -> bytes:
+    """Return an answer as its method wants it: HEAD gets no body."""
+    return answer[: answer.index(_END) + len(_END)] if head.method == b"HEAD" else answer
 
 
 def _now() -> float:

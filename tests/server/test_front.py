@@ -17,9 +17,9 @@ from app.ops.admission import Admission, AdmissionOptions, Reason
 from app.server.connections import Connection
 from app.server.exchange import Exchange
 from app.server.front import AHEAD_BYTES, Front, FrontOptions
-from app.server.heads import Head
 from app.server.loop import EventLoop
 from app.server.refusals import refusal
+from app.server.threads import Threads
 
 GET = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SLOW = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -69,7 +69,7 @@ class Stage:
         self.port = self.listener.getsockname()[1]
         self.front = Front(
             self.loop,
-            FrontOptions(threads=places, max_connections=connections, keep_alive_seconds=20, silence_seconds=silence),
+            FrontOptions(max_connections=connections, keep_alive_seconds=20, silence_seconds=silence),
             admission=Admission(
                 AdmissionOptions(
                     max_concurrent=places,
@@ -80,6 +80,7 @@ class Stage:
                 )
             ),
             open_exchange=self._open,
+            submit=Threads(places, "test-request").submit,
             answer_probe=self._probe,
             is_last=lambda: self.is_last,
             counter=self.counts,
@@ -115,8 +116,8 @@ class Stage:
         return [body]
 
     @staticmethod
-    def _probe(head: Head, _is_last: bool) -> bytes | None:  # noqa: FBT001  # the front's question
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup" if head.path == b"/health" else None
+    def _probe(path: bytes, _request_id: str, _is_last: bool) -> bytes | None:  # noqa: FBT001  # as it is called
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup" if path == b"/health" else None
 
     def client(self, *sent: bytes) -> socket.socket:
         """Connect and send."""
@@ -216,6 +217,27 @@ def test_a_probe_is_answered_while_every_place_is_taken_and_the_queue_is_full(st
     assert stage.counts.in_flight == 4
     stage.gate.set()
     assert [status(stage.answer(client)) for client in busy] == [200] * 4
+
+
+def test_a_head_request_gets_no_body_be_it_a_probe_or_a_refusal(stage: Stage) -> None:
+    for _ in range(4):
+        stage.client(SLOW)
+    stage.until(lambda: stage.front.in_flight == 4)
+    probe, refused = stage.client(PROBE.replace(b"GET", b"HEAD")), stage.client(GET.replace(b"GET", b"HEAD"))
+    received = {probe: b"", refused: b""}
+
+    def has_come() -> bool:
+        for client in received:
+            client.setblocking(False)
+            with contextlib.suppress(BlockingIOError):
+                received[client] += client.recv(65_536)
+        return all(b"\r\n\r\n" in answer for answer in received.values())
+
+    stage.until(has_come)
+    stage.until(lambda: stage.is_closed(refused))
+
+    assert [status(answer) for answer in received.values()] == [200, 503]
+    assert all(answer.endswith(b"\r\n\r\n") for answer in received.values())
 
 
 def test_what_has_no_place_waits_and_what_has_no_room_is_refused_with_a_problem(stage: Stage) -> None:
@@ -320,7 +342,7 @@ def test_slow_readers_hold_no_place() -> None:
 
     assert status(stage.answer(stage.client(GET))) == 200
 
-    assert stage.counts.in_flight == 6
+    stage.until(lambda: stage.counts.in_flight == 6)
     received = [0] * len(readers)
 
     def read_on() -> bool:
