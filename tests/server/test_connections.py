@@ -38,7 +38,7 @@ def test_its_socket_never_blocks(connection: Connection) -> None:
     ids=["none", "nearly_whole", "whole", "little_of_a_long_one", "the_beginning_of_a_long_one"],
 )
 def test_a_body_is_waited_for_up_to_so_many_bytes(
-    connection: Connection, announced: int, arrived: int, is_enough: bool
+    connection: Connection, *, announced: int, arrived: int, is_enough: bool
 ) -> None:
     begin(connection, b"Content-Length: %d" % announced, body=bytes(arrived))
 
