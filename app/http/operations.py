@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar, get_type_hints
 
 import orjson
-from flask import Flask, Response, request
+from flask import Flask, Request, Response, request
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
 from app.errors import (
@@ -203,16 +203,17 @@ def _view(operation: Operation, handler: _Handler, authenticator: Authenticator)
     json_model = operation.body if isinstance(operation.body, type) else None
 
     def view(**parameters: Any) -> Response:
-        principal = admit(request, operation.access, authenticator)
+        asked: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # each look through Werkzeug's proxy costs
+        principal = admit(asked, operation.access, authenticator)
         if principal is not None:
             identify(str(principal.user_id))
         if is_for_caller:
             parameters["principal"] = principal
-        if operation.query is not None or request.query_string:
+        if operation.query is not None or asked.query_string:
             parameters |= _query(operation.query)
         if json_model is not None:
             parameters["body"] = read_json(json_model)
-        return _render(handler(**parameters))
+        return _render(handler(**parameters), asked.method)
 
     return view
 
@@ -310,12 +311,12 @@ def read_body(max_bytes: int) -> bytes:
     return raw
 
 
-def _render(reply: Reply | Response) -> Response:
+def _render(reply: Reply | Response, method: str) -> Response:
     if isinstance(reply, Response):
         return reply
     content = reply.content
     raw = content.model_dump_json(by_alias=True).encode() if isinstance(content, BaseModel) else content
-    headers = {"Cache-Control": _CACHING.get(request.method, _NOT_CACHED), **reply.headers}
+    headers = {"Cache-Control": _CACHING.get(method, _NOT_CACHED), **reply.headers}
     return Answer(reply.status, raw, headers)
 
 
