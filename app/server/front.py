@@ -27,7 +27,7 @@ from functools import partial
 from socket import SHUT_RDWR, SHUT_WR, socket
 from typing import Any, Final, Protocol
 
-from app.ops.admission import Admission, Decision, Reason, retry_after_seconds
+from app.ops.admission import HALF_WRITTEN_MAX, Admission, Decision, Reason, retry_after_seconds
 from app.server import refusals
 from app.server.acceptor import Acceptor
 from app.server.connections import Connection, Phase
@@ -86,11 +86,13 @@ class FrontOptions:
         max_connections: Connections at once, at least 1; of more, idle ones are closed and then none accepted.
         keep_alive_seconds: How long a connection may be idle.
         silence_seconds: How long a client may send or take next to nothing in the middle of something.
+        max_parked: Answers at once that wait for slow clients; of more, the one that has waited longest is given up.
     """
 
     max_connections: int
     keep_alive_seconds: float
     silence_seconds: float
+    max_parked: int = HALF_WRITTEN_MAX
 
 
 class Front:
@@ -134,6 +136,7 @@ class Front:
         self._connections: dict[Connection, None] = {}
         self._acceptor = Acceptor(loop, self._take, self._has_room)
         self._held_bytes = 0
+        self._parked = 0
         self._said_waiting = -1
         self._refused: dict[str, int] = {}
         self._said_at = 0.0
@@ -259,6 +262,7 @@ class Front:
             former.stop(connection)
         if connection.phase in _HOLDING:
             self._held_bytes -= len(connection.buffer)
+        self._parked += (phase is Phase.PARKED) - (connection.phase is Phase.PARKED)
         connection.phase = phase
         if phase in _HOLDING:
             self._held_bytes += len(connection.buffer)
@@ -394,6 +398,8 @@ class Front:
         if outcome is Outcome.PARKED and connection in self._connections:
             connection.moved_bytes = connection.unsent_bytes()
             self._enter(connection, Phase.PARKED, WRITABLE)
+            if self._parked > self._options.max_parked:
+                self._drop(self._timers[Phase.PARKED].oldest() or connection)
             return
         exchange, connection.exchange, connection.head = connection.exchange, None, None
         self._count_out(connection)

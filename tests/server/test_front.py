@@ -59,7 +59,15 @@ class Counts:
 class Stage:
     """A front on a free port, turned by the test, and an application whose slow answers wait for a gate."""
 
-    def __init__(self, *, places: int = 2, queue: int = 2, silence: float = 20.0, connections: int = 100) -> None:
+    def __init__(
+        self,
+        *,
+        places: int = 2,
+        queue: int = 2,
+        silence: float = 20.0,
+        connections: int = 100,
+        parked: int = 100,
+    ) -> None:
         self.gate = threading.Event()
         self.served: list[str] = []
         self.counts = Counts()
@@ -69,7 +77,9 @@ class Stage:
         self.port = self.listener.getsockname()[1]
         self.front = Front(
             self.loop,
-            FrontOptions(max_connections=connections, keep_alive_seconds=20, silence_seconds=silence),
+            FrontOptions(
+                max_connections=connections, keep_alive_seconds=20, silence_seconds=silence, max_parked=parked
+            ),
             admission=Admission(
                 AdmissionOptions(
                     max_concurrent=places,
@@ -355,6 +365,21 @@ def test_slow_readers_hold_no_place() -> None:
     stage.until(read_on)
     stage.until(lambda: stage.counts.in_flight == 0)
     stage.close()
+
+
+def test_of_more_slow_readers_than_may_wait_the_slowest_is_given_up() -> None:
+    stage = Stage(queue=10, parked=2)
+    first = stage.client(LARGE)
+    stage.until(lambda: stage.front._parked == 1)
+    others = [stage.client(LARGE) for _ in range(2)]
+
+    stage.until(lambda: stage.front.connections == 2)
+
+    assert (stage.front._parked, stage.counts.in_flight) == (2, 2)
+    stage.until(lambda: stage.is_closed(first))
+    assert not any(stage.is_closed(other) for other in others)
+    stage.close()
+    assert stage.front._parked == 0
 
 
 def test_a_reader_that_stops_is_cut_off_and_its_answer_closed() -> None:
