@@ -22,8 +22,10 @@ from benchmarks.load.traffic import Target
 from benchmarks.report import say
 
 _FACTORS, _QUICK_FACTORS = (1.0, 2.0, 5.0, 10.0), (1.0, 10.0)
-_QUICK = Plan(capacity_seconds=3, warm_seconds=1.5, overload_seconds=4, recovery_seconds=2.5)
+_QUICK = Plan(capacity_seconds=2.5, warm_seconds=1.5, overload_seconds=4, recovery_seconds=2.5)
 _QUEUES = (1000, 100)
+MOST_PER_SECOND = 5000.0
+"""What the generator offers without taking from the server so much that it measures itself."""
 _CONTROL = "gunicorn's gthread"
 _CONTROL_FACTOR = 2.0
 
@@ -43,6 +45,9 @@ class _Run:
         """Measure one kind of work over one way at every factor."""
         for factor in factors or self.factors:
             capacity = measure_capacity(target, work, self.plan.capacity_seconds)
+            if factor * capacity > MOST_PER_SECOND:
+                say(f"{work.name}, {way}: {factor:g} times {capacity:.0f} is more than one core can offer")
+                continue
             say(f"{work.name}, {way}: {factor:g} times {capacity:.0f} requests a second")
             yield overload(target, work, factor, self.plan, way=way, capacity=capacity)
 

@@ -12,6 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+import requests
+
 from benchmarks.load.application import COMPUTE_PATH, UPLOAD_PATH, WAIT_PATH
 from benchmarks.load.overload import Work
 from benchmarks.load.traffic import Target, Traffic
@@ -28,8 +30,14 @@ WORKERS: Final = 2
 WAITING_THREADS, COMPUTING_THREADS = 8, 2
 """Of each worker: for work that waits, and for work that computes, which more threads only slow down."""
 MAX_QUEUE: Final = 1000
+_START_SECONDS: Final = 30.0
 _SMALL_BODY_BYTES: Final = 2_048
 _PROTECTED: Final = "benchmarks.load.application:measured"
+
+
+def _at_once(threads: int) -> int:
+    """Return how many requests at a time keep all threads at work, however they are spread over the workers."""
+    return 3 * WORKERS * threads
 
 
 def waiting_work(timeout_seconds: float = 1.0) -> Work:
@@ -41,13 +49,13 @@ def waiting_work(timeout_seconds: float = 1.0) -> Work:
     body = secrets.token_bytes(_SMALL_BODY_BYTES)
     read = Traffic("read", WAIT_PATH, (), timeout_seconds=timeout_seconds)
     upload = replace(read, name="upload", path=UPLOAD_PATH, method="POST", body=body, is_unique=True)
-    return Work(WAITING, ((read, 0.8), (upload, 0.2)), at_once=WORKERS * WAITING_THREADS * 2)
+    return Work(WAITING, ((read, 0.8), (upload, 0.2)), at_once=_at_once(WAITING_THREADS))
 
 
 def computing_work() -> Work:
     """Return reads of some 10 ms of processor time each."""
     read = Traffic("read", COMPUTE_PATH, ())
-    return Work(COMPUTING, ((read, 1.0),), at_once=WORKERS * COMPUTING_THREADS * 2, is_computing=True)
+    return Work(COMPUTING, ((read, 1.0),), at_once=_at_once(COMPUTING_THREADS), is_computing=True)
 
 
 @contextmanager
@@ -77,6 +85,9 @@ def unprotected(folder: Path, threads: int) -> Iterator[Target]:
     server = ServerProcess(program, log=folder / "plain.log", environ=environ)
     try:
         server.wait_until_listening(port)
+        # Who connects while the workers start would be the first to wait, and to leave.
+        answer = requests.get(f"http://127.0.0.1:{port}/health", timeout=_START_SECONDS)
+        answer.raise_for_status()
         yield Target("127.0.0.1", port)
     finally:
         # A polite stop would first do the work of all who have left.
@@ -120,13 +131,13 @@ _PRODUCT: Final = {
 def _metadata_work(client: Client) -> Work:
     photo = client.upload()
     read = Traffic("read", f"/api/v1/photos/{photo['id']}", (), headers=_identity(client))
-    return Work(METADATA, ((read, 1.0),), at_once=WORKERS * WAITING_THREADS)
+    return Work(METADATA, ((read, 1.0),), at_once=_at_once(WAITING_THREADS))
 
 
 def _photo_work(client: Client) -> Work:
     headers = {**_identity(client), "Content-Type": "image/jpeg"}
     upload = Traffic("upload", UPLOAD_PATH, (), method="POST", headers=headers, body=new_photo(), is_unique=True)
-    return Work(UPLOAD, ((upload, 1.0),), at_once=WORKERS * WAITING_THREADS)
+    return Work(UPLOAD, ((upload, 1.0),), at_once=_at_once(WAITING_THREADS))
 
 
 def _identity(client: Client) -> dict[str, str]:

@@ -13,42 +13,44 @@ from benchmarks.load.servers import WAITING_THREADS, WORKERS, protected, unprote
 from benchmarks.load.traffic import Target
 
 FACTOR = 5
-PLAN = Plan(capacity_seconds=2.5, warm_seconds=1, overload_seconds=3.5, recovery_seconds=1.5)
+PLAN = Plan(capacity_seconds=2, warm_seconds=1, overload_seconds=3.5, recovery_seconds=1.5)
 PATIENCE_SECONDS = 2.0
 LEAST_GOODPUT = 0.8
 ATTEMPTS = 3
 
 
 def best_of(attempts: int, target: Target) -> Finding:
-    """Return the first measurement whose goodput holds, else the last: other work of the machine only lowers it."""
+    """Return the first measurement that breaks no promise, else the last: other work of the machine only harms it."""
     work = waiting_work(PATIENCE_SECONDS)
     for _ in range(attempts):
         capacity = measure_capacity(target, work, PLAN.capacity_seconds)
         finding = overload(target, work, FACTOR, PLAN, way="direct", capacity=capacity)
-        if goodput_holds(finding):
+        if not broken_promises(finding):
             break
     return finding
 
 
-def goodput_holds(finding: Finding) -> bool:
-    return finding.goodput >= LEAST_GOODPUT
+def broken_promises(finding: Finding) -> list[str]:
+    """Name what does not hold; the times are loose, for a machine that runs other tests beside."""
+    load, probes = finding.load, finding.probes
+    promises = {
+        "goodput": finding.goodput >= LEAST_GOODPUT,
+        "every request is answered": load.good + load.refused == load.offered,
+        "uploads get their share, too": min(finding.classes.values()) > 0,
+        "no probe is missed": probes.good == probes.offered,
+        "probes are fast": probes.good_ms.p50 <= 20,
+        "refusals are fast": load.refused_ms.p50 <= 20 and load.refused_ms.p99 <= 200,
+        "recovery": finding.recovery_seconds <= PLAN.recovery_seconds,
+    }
+    return [promise for promise, holds in promises.items() if not holds]
 
 
 def test_under_five_times_the_load_the_server_does_what_it_can_and_refuses_the_rest_at_once(tmp_path: Path) -> None:
     with protected(tmp_path / "server", WAITING_THREADS) as target:
         finding = best_of(ATTEMPTS, target)
 
-    load, probes = finding.load, finding.probes
-    assert goodput_holds(finding), finding
-    assert load.good + load.refused == load.offered
-    assert load.refused > load.good
-    assert min(finding.classes.values()) > 0
-    assert probes.good == probes.offered
-    # Loose, for a machine that runs other tests beside.
-    assert load.refused_ms.p50 <= 20
-    assert load.refused_ms.p99 <= 200
-    assert probes.good_ms.p50 <= 20
-    assert finding.recovery_seconds <= PLAN.recovery_seconds
+    assert broken_promises(finding) == [], finding
+    assert finding.load.refused > finding.load.good
 
 
 def test_gunicorn_s_own_threaded_worker_does_nothing_useful_under_that_load(tmp_path: Path) -> None:
@@ -59,9 +61,8 @@ def test_gunicorn_s_own_threaded_worker_does_nothing_useful_under_that_load(tmp_
         work = waiting_work(PATIENCE_SECONDS)
         finding = overload(target, work, FACTOR, plan, way="direct", capacity=capacity)
 
-    assert not goodput_holds(finding)
+    assert {"goodput", "every request is answered", "no probe is missed"} <= {*broken_promises(finding)}
     assert finding.load.timed_out > finding.load.good
-    assert finding.probes.good < finding.probes.offered
 
 
 @pytest.mark.parametrize("max_queue", [1000, 100])
