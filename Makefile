@@ -127,7 +127,7 @@ extended: $(TEST_READY) servers compatibility mutation ## Run the long proofs th
 
 .PHONY: servers
 servers: $(SWIFT_READY) ## Install the real servers the tests start (PostgreSQL, nginx, haproxy, Swift)
-	@tests/servers/install-debian-packages postgresql nginx haproxy
+	@tests/servers/install-debian-packages postgresql nginx haproxy openssl systemd
 
 .PHONY: requirements
 requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (ARGS=--upgrade for newer versions)

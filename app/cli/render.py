@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     """Add the commands of this module."""
     render = subparsers.add_parser(
         "render",
-        help="make nginx's configuration from the settings",
+        help="make nginx's configuration and systemd's units from the settings",
         description="Make files of other programs from the settings, so that limits and times fit to the server's.",
     )
     kinds = render.add_subparsers(title="what to make", metavar="WHAT", required=True)
@@ -35,6 +36,18 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     nginx.add_argument("--output", type=Path, metavar="FOLDER", help="write it into this folder, which must exist")
     nginx.add_argument("--profile", choices=("gallery", "strict"), help="limits instead of those of the settings")
     nginx.set_defaults(run=_render_nginx)
+    systemd = kinds.add_parser(
+        "systemd",
+        help="the units of the server, its drain and nginx",
+        description="Make the units that start the server, drain it before anything else stops and let nginx finish. "
+        "Without --output they are printed. Check them with systemd-analyze verify.",
+        epilog="exit codes: 0 made; 1 a file cannot be written; 78 the configuration is wrong, nothing is written",
+    )
+    systemd.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="write them into this folder, such as /etc/systemd/system"
+    )
+    systemd.add_argument("--user", default="photo-api", help="whom the server runs as (default: photo-api)")
+    systemd.set_defaults(run=_render_systemd)
 
 
 def _render_nginx(arguments: argparse.Namespace) -> int:
@@ -49,9 +62,20 @@ def _render_nginx(arguments: argparse.Namespace) -> int:
     return _deliver(render_nginx(settings, folder=Path.cwd()), arguments.output)
 
 
+def _render_systemd(arguments: argparse.Namespace) -> int:
+    """Run ``render systemd``."""
+    from app.server.units import render_systemd  # noqa: PLC0415 - as above
+    from app.settings import load_settings  # noqa: PLC0415 - as above
+
+    home = Path(__file__).resolve().parents[2]
+    units = render_systemd(load_settings(), home=str(home), python=sys.executable, user=arguments.user)
+    return _deliver(units, arguments.output)
+
+
 def _deliver(files: Mapping[str, str], folder: Path | None) -> int:
     if folder is None:
-        print("\n".join(files.values()), end="")
+        for name, text in files.items():
+            print(f"# --- {name}" if len(files) > 1 else "", text, sep="\n" if len(files) > 1 else "", end="")
         return exit_codes.OK
     for name, text in files.items():
         state = "written" if _write(folder / name, text) else "unchanged"
@@ -66,6 +90,8 @@ def _write(path: Path, text: str) -> bool:
         UnavailableError: It cannot be written; the file is as it was.
     """
     try:
+        if path.parent.name.endswith(".d"):  # the folder of a unit's drop-ins
+            path.parent.mkdir(exist_ok=True)
         if path.is_file() and path.read_text(encoding="utf-8") == text:
             return False
         descriptor, draft = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

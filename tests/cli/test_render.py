@@ -70,3 +70,25 @@ def test_a_folder_that_cannot_be_written_is_one_line_on_standard_error(tmp_path:
     assert done.returncode == 1
     assert done.stderr.startswith(f"Cannot write {folder}/nginx.conf (")
     assert done.stderr.count("\n") == 1
+
+
+def test_units_are_written_with_the_folder_of_their_drop_ins(tmp_path: Path) -> None:
+    done = render(tmp_path, "systemd", "--output", str(tmp_path), "--user", "photos")
+
+    assert done.returncode == 0, done.stderr
+    written = sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file())
+    assert written == ["nginx.service.d/photo-api.conf", "photo-api-drain.service", "photo-api.service"]
+    service = (tmp_path / "photo-api.service").read_text(encoding="utf-8")
+    assert f"ExecStart={sys.executable} -m app serve\n" in service
+    assert "User=photos\n" in service
+
+
+def test_several_files_are_printed_under_their_names(tmp_path: Path) -> None:
+    done = render(tmp_path, "systemd")
+
+    assert done.returncode == 0
+    assert [line for line in done.stdout.splitlines() if line.startswith("# ---")] == [
+        "# --- photo-api.service",
+        "# --- photo-api-drain.service",
+        "# --- nginx.service.d/photo-api.conf",
+    ]
