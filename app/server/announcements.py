@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
-from typing import Final
 
-from app.ops.lifecycle import HostLife, MasterLife, Phase, State, WorkerWord
+from app.ops.lifecycle import HostLife, MasterLife, State, WorkerWord
 from app.ops.state import find_page
 from app.server.notifications import ServiceNotifier
-
-_RETIRING: Final = frozenset({Phase.RETIRING, Phase.STOPPING})
 
 
 class Announcements:
@@ -110,8 +107,3 @@ class Announcements:
             if word is not None and word.state is State.READY:
                 return pid
         return None
-
-
-def is_retiring(word: WorkerWord | None) -> bool:
-    """Tell whether a worker has said that it gives up its place."""
-    return word is not None and word.phase in _RETIRING

@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -27,9 +27,10 @@ from gunicorn import __version__ as gunicorn_version  # type: ignore[import-unty
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # the same
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  # the same
 
-from app.ops.lifecycle import State
-from app.server.announcements import Announcements, is_retiring
+from app.ops.lifecycle import Phase, State, WorkerWord
+from app.server.announcements import Announcements
 from app.server.application import PhotoServer
+from app.server.cut_requests import CutRequests
 from app.server.forking import MASTER_NAME, WORKER_NAME, fork, fork_worker, name_process
 from app.server.judge import ReloadJudge
 from app.server.listeners import Listeners, close_listeners, handed_on, open_listeners
@@ -62,6 +63,7 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
         self._listeners = Listeners((), (), is_activated=False)
         self._word = Announcements(os.environ)
         self._management = ManagementProcess(self._make_management, self.log)
+        self._cut_requests = CutRequests(os.environ)
         self._judge = ReloadJudge(self._judge_settings)
         self._start_delay = StartDelay()
         self._leaving: dict[int, float] = {}
@@ -126,12 +128,16 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
             StopIteration: The lame duck is over.
         """
         now = time.monotonic()
+        words = self._word.workers()
+        for pid in self.WORKERS.keys() & words.keys():
+            if words[pid].phase is Phase.STOPPING:  # somebody else has asked it to go
+                self._leaving.setdefault(pid, now + self.cfg.graceful_timeout + _FLUSH_SECONDS)
         if self._lame_duck_ends is not None and (now >= self._lame_duck_ends or self._has_successor()):
             raise StopIteration
         if self._judge.is_overdue():
             os.kill(self._judge.pid, signal.SIGKILL)
         self._cut_overdue(now)
-        planned = plan(self._seats(), wanted=self.num_workers, newer_than=self._newer_than)
+        planned = plan(self._seats(words), wanted=self.num_workers, newer_than=self._newer_than)
         try:
             for _ in range(planned.start):
                 if self._start_delay.allows(now):
@@ -186,14 +192,14 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
                 return
             self._bury(pid, os.waitstatus_to_exitcode(status))
 
-    def _seats(self) -> list[Seat]:
-        now, words = time.monotonic(), self._word.workers()
+    def _seats(self, words: Mapping[int, WorkerWord]) -> list[Seat]:
+        now = time.monotonic()
         return [
             Seat(
                 pid,
                 worker.age,
                 is_ready=has_begun(worker, now),
-                is_retiring=is_retiring(words.get(pid)),
+                is_retiring=pid in words and words[pid].phase is Phase.RETIRING,
                 is_leaving=pid in self._leaving,
             )
             for pid, worker in self.WORKERS.items()
@@ -216,6 +222,7 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
             requests = words[pid].in_flight if pid in words else 0
             self.log.error("Worker (pid:%s) does not end; it is killed, with %s requests in flight", pid, requests)
             self.kill_worker(pid, signal.SIGKILL)
+            self._cut_requests.add(requests)
 
     # ── ends of processes ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -227,7 +234,6 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
             self._judged(are_right=self._judge.ended(exit_code))
         elif (management := self._management.buried(pid, exit_code)) is not None:
             management.tmp.close()
-            self.cfg.child_exit(self, management)
         elif pid in self.WORKERS:
             self._bury_worker(pid, exit_code)
         else:  # an orphan that the kernel gave to the first process of its container
@@ -244,7 +250,6 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
         elif exit_code > 0:
             self.log.error("Worker (pid:%s) exited with code %s.", pid, exit_code)
         worker.tmp.close()
-        self.cfg.child_exit(self, worker)
         if had_begun or was_dismissed:
             return
         if not self._was_ready and exit_code in {self.WORKER_BOOT_ERROR, self.APP_LOAD_ERROR}:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.ops.lifecycle import HostLife, Lifecycle, State
+from app.ops.lifecycle import HostLife, Lifecycle, Phase, State
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage
 from app.ops.state_file import make_page
-from app.server.announcements import Announcements, is_retiring
+from app.server.announcements import Announcements
 
 
 @pytest.fixture
@@ -74,15 +74,19 @@ def test_only_the_beat_of_a_server_whose_workers_live_reaches_the_watchdog(tmp_p
         assert word.beat_seconds == 1.0
 
 
-def test_workers_are_heard_and_one_that_retires_is_told_apart(page: StatePage, tmp_path: Path) -> None:
+def test_workers_of_this_master_are_heard(page: StatePage, tmp_path: Path) -> None:
     word = Announcements({VARIABLE: str(tmp_path)})
     worker = Lifecycle(page=page, master_pid=os.getpid())
-    worker.advance(State.READY)
-    before = word.workers()[os.getpid()]
     worker.retire()
-    after = word.workers()[os.getpid()]
 
-    assert (is_retiring(before), is_retiring(after), is_retiring(None)) == (False, True, False)
+    assert {pid: said.phase for pid, said in word.workers().items()} == {os.getpid(): Phase.RETIRING}
+
+
+def test_workers_of_other_masters_are_not(page: StatePage, tmp_path: Path) -> None:
+    word = Announcements({VARIABLE: str(tmp_path)})
+    Lifecycle(page=page, master_pid=os.getpid() + 1)
+
+    assert word.workers() == {}
 
 
 def test_a_server_that_says_ready_is_found_among_others(page: StatePage, tmp_path: Path) -> None:

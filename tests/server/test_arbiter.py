@@ -307,6 +307,33 @@ def test_a_worker_that_recycles_is_replaced_while_it_finishes(tmp_path: Path) ->
         until(lambda: before not in server.pids(), "the end of the old worker")
 
 
+def test_a_worker_that_somebody_else_asks_to_go_finishes_and_is_replaced_meanwhile(tmp_path: Path) -> None:
+    with running(tmp_path, workers=1) as server, download(server, 3) as answer:
+        (before,) = server.pids()
+
+        os.kill(before, signal.SIGTERM)
+        until(lambda: server.get("/pid").body != str(before).encode(), "an answer of another worker")
+
+        assert before in server.pids()
+        assert answer.result().status == 200
+        until(lambda: before not in server.pids(), "its end")
+        assert len(server.pids()) == 1
+
+
+def test_requests_of_a_worker_that_had_to_be_killed_are_counted(tmp_path: Path) -> None:
+    with running(tmp_path, workers=1) as server, download(server, 600) as answer:
+        (before,) = server.pids()
+        server.process.send_signal(signal.SIGHUP)
+        until(lambda: len(server.pids()) == 2, "another worker")
+        os.kill(before, signal.SIGSTOP)
+
+        until(lambda: before not in server.pids(), "its end")
+
+        with pytest.raises((OSError, http.client.HTTPException)):
+            answer.result()
+        assert server.metric("photo_api_drain_timeout_total") == 1
+
+
 def test_a_server_whose_first_workers_cannot_start_ends_with_3(tmp_path: Path) -> None:
     with running(tmp_path, application="tests.server.tiny:build_nothing", is_awaited=False) as server:
         assert server.process.wait(20) == 3
