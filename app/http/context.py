@@ -8,8 +8,9 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flask import Flask, Request, Response, g, request
 from werkzeug.sansio.utils import host_is_trusted
@@ -17,6 +18,9 @@ from werkzeug.sansio.utils import host_is_trusted
 from app.http import problems
 from app.ops.requests import WAITED_KEY
 from app.stability import Deadline, enter_deadline, leave_deadline
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _NO_ROUTE = "(none)"
@@ -82,12 +86,7 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
 
     def end(response: Response) -> Response:
         visit, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # as above
-        headers = response.headers
-        chosen = {name.lower() for name in headers.keys()}  # noqa: SIM118  # a list of pairs, not a mapping
-        headers["X-Request-Id"] = visit.request_id
-        for name, value in _EVERY_ANSWER:
-            if name.lower() not in chosen:
-                headers.add(name, value)
+        response.headers.add("X-Request-Id", visit.request_id)
         if "unforeseen" in visit:
             observer.unforeseen(visit.unforeseen)
         observer.request_ended(asked.method, _route(asked), response.status_code, time.perf_counter() - visit.started)
@@ -101,6 +100,28 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
     app.before_request(begin)
     app.after_request(end)
     app.teardown_request(leave)
+    app.wsgi_app = SafeHeaders(app.wsgi_app)  # type: ignore[method-assign]  # Flask's documented way to add middleware
+
+
+class SafeHeaders:
+    """WSGI middleware: gives each answer the headers that every one has, where it does not say something else.
+
+    Args:
+        application: What answers.
+    """
+
+    def __init__(self, application: WSGIApplication) -> None:
+        self._application = application
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request."""
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Callable[[bytes], object]:
+            chosen = {name.lower() for name, _ in headers}
+            more = [pair for pair in _EVERY_ANSWER if pair[0].lower() not in chosen]
+            return start_response(status, headers + more, exc_info)
+
+        return self._application(environ, start)
 
 
 def _route(asked: Request) -> str:
