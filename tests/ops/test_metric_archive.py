@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -126,6 +127,42 @@ def test_what_cannot_be_done_now_is_done_the_next_time(
     leave_dead_worker(tmp_path, 4)
     assert things(tmp_path) == 7
     assert files(tmp_path) - {"archive.new"} == set()
+
+
+def test_several_scrapers_at_once_see_totals_that_only_rise_and_end_exact(tmp_path: Path) -> None:
+    deaths = 200
+    folder, elsewhere = tmp_path / "folder", tmp_path / "elsewhere"
+    folder.mkdir()
+    elsewhere.mkdir()
+    scrapers = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            os._exit(watch_rising(folder, deaths))
+        scrapers.append(child)
+
+    try:
+        for _ in range(deaths):
+            path = leave_dead_worker(elsewhere, 1)
+            path.rename(folder / path.name)  # at once: a listing may miss a file that changes its name in the folder
+    finally:
+        ends = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in scrapers]
+
+    assert ends == [0, 0, 0]
+    assert things(folder) == deaths
+    assert files(folder) == set()
+
+
+def watch_rising(folder: Path, end: int) -> int:
+    """Scrape until the end is reached; return 0 when no total fell or came too far."""
+    collector, seen = FolderCollector(folder), 0.0
+    deadline = time.monotonic() + 60
+    while seen < end and time.monotonic() < deadline:
+        now = samples(collector).get("things_total", 0.0)
+        if now < seen:
+            return 1
+        seen = now
+    return 0 if seen == end else 2
 
 
 def test_only_one_process_folds_and_the_others_do_not_wait(tmp_path: Path) -> None:
