@@ -100,7 +100,7 @@ def _context(settings: Settings, folder: Path) -> dict[str, Any]:
     return {
         "edge": edge,
         "balancer": balancer,
-        "server_names": settings.server.allowed_hosts,
+        "server_names": list(dict.fromkeys(settings.server.allowed_hosts)),
         "upstream": _upstream(settings.server.bind, folder),
         "listen": _listen(edge.bind),
         "tls_listen": _listen(edge.tls_bind),

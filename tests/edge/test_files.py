@@ -17,6 +17,7 @@ from tests.servers.base import find_free_port
 from tests.servers.edge import settings_of, write_files
 from tests.servers.nginx import find_program
 
+LABEL = "a" * 58
 VARIANTS = {
     "gallery": {},
     "strict": {"EDGE__PROFILE": "strict"},
@@ -25,7 +26,8 @@ VARIANTS = {
         "BALANCER__NETWORKS": "10.0.0.0/8,fd00::/8",
         "EDGE__UNLIMITED_NETWORKS": "192.0.2.0/24,2001:db8::/32",
     },
-    "many names": {"SERVER__ALLOWED_HOSTS": ".example.org,photos.example.com,192.0.2.1"},
+    "many names": {"SERVER__ALLOWED_HOSTS": ".example.org,photos.example.com,192.0.2.1,photos.example.com"},
+    "long names": {"SERVER__ALLOWED_HOSTS": ",".join(f"{LABEL}{n}.{LABEL}.{LABEL}.{LABEL}.org" for n in range(50))},
     "unix socket": {"SERVER__BIND": "unix:var/photo-api.sock"},
     "all addresses": {"EDGE__BIND": "[::]:$PORT", "SERVER__BIND": "0.0.0.0:8000"},
     "no HSTS": {"EDGE__HSTS_SECONDS": "0"},
@@ -42,8 +44,9 @@ PRODUCTION = {
 @pytest.fixture(params=[*VARIANTS, TLS])
 def rendered(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """The file of one variant."""
-    port = find_free_port()
-    more = {"EDGE__TLS_BIND": f"127.0.0.1:{find_free_port()}"}
+    # gixy takes every port with these digits for HTTPS.
+    port, tls_port = (next(port for port in iter(find_free_port, 0) if "443" not in str(port)) for _ in range(2))
+    more = {"EDGE__TLS_BIND": f"127.0.0.1:{tls_port}"}
     if request.param == TLS:
         more |= request.getfixturevalue("certificate")
     else:
