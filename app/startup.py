@@ -19,7 +19,7 @@ from sqlalchemy import text
 from app.db.engine import Database, SilentObserver
 from app.db.migrate import current_revision, head_revision
 from app.errors import ConfigurationError, DatabaseUnavailableError
-from app.factory import build_store
+from app.factory import MANAGEMENT_CONNECTIONS, build_store
 from app.settings import Settings
 from app.stability import Deadline, deadline_scope
 from app.storage import probe
@@ -81,7 +81,8 @@ def _too_many_connections(settings: Settings, database: Database) -> Iterator[st
             for sign, name in ((1, "max_connections"), (-1, "superuser_reserved_connections"))
         )
     server = settings.server
-    wanted = server.workers * database.max_connections * server.expected_instances
+    of_one = server.workers * database.max_connections + MANAGEMENT_CONNECTIONS
+    wanted = of_one * server.expected_instances
     if wanted > allowed and settings.profile == "production":
         yield (
             f"PHOTO_API_DATABASE__POOL_SIZE and PHOTO_API_DATABASE__MAX_OVERFLOW: {server.workers} workers on "

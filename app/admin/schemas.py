@@ -77,7 +77,7 @@ class BreakerView(BaseModel):
         description="whether all workers of this host follow; false while their shared page is lost",
         examples=[True],
     )
-    worker_pid: int = Field(description="the worker that answers", examples=[4711])
+    worker_pid: int = Field(description="the process that answers", examples=[4711])
     figures: BreakerFigures = Field(description="of that worker alone")
 
 

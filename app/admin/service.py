@@ -46,7 +46,7 @@ class BreakerRecord:
         entry: What the host's board says of it.
         targets: Where it can be moved to.
         is_shared: Whether the other workers of the host follow.
-        worker_pid: This worker.
+        worker_pid: This process.
     """
 
     snapshot: BreakerSnapshot
