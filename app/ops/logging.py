@@ -156,7 +156,7 @@ class JsonFormatter(logging.Formatter):
         extra = {name: value for name, value in vars(record).items() if name not in _RECORD_ATTRIBUTES}
         known = {**_context.get(), **extra}
         fields: dict[str, object] = {
-            "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")[:-6] + "Z",
+            "timestamp": _timestamp(record.created),
             "severity_text": record.levelname,
             "message": redact(_message(record)[:_MESSAGE_CHARACTERS]),
         }
@@ -189,6 +189,16 @@ class ConsoleFormatter(JsonFormatter):
 
 
 _CONTROL_CHARACTERS = {code: f"\\x{code:02x}" for code in (*range(32), 127)}
+
+
+def _timestamp(seconds: float) -> str:
+    milliseconds = int(seconds * 1000)
+    return f"{_second(milliseconds // 1000)}.{milliseconds % 1000:03d}Z"
+
+
+@lru_cache(maxsize=2)  # many lines of one second
+def _second(whole: int) -> str:
+    return datetime.fromtimestamp(whole, UTC).isoformat()[:-6]
 
 
 def _message(record: logging.LogRecord) -> str:

@@ -79,6 +79,22 @@ def test_a_line_has_every_field_of_the_contract() -> None:
     assert (parsed["route"], parsed["status"], parsed["duration_ms"]) == ("/x/<id>", 200, 1.5)
 
 
+@pytest.mark.parametrize(
+    ("created", "written"),
+    [
+        (1_767_225_599.9996, "2025-12-31T23:59:59.999Z"),
+        (1_767_225_600.0, "2026-01-01T00:00:00.000Z"),
+        (1_767_225_600.0625, "2026-01-01T00:00:00.062Z"),
+        (0.5, "1970-01-01T00:00:00.500Z"),
+    ],
+)
+def test_a_line_says_when_to_the_millisecond_that_has_begun(created: float, written: str) -> None:
+    made = record("now")
+    made.created = created
+
+    assert line(made)["timestamp"] == written
+
+
 def test_outside_of_a_request_its_fields_are_null() -> None:
     parsed = line(record())
 
