@@ -47,9 +47,7 @@ EDGE_PROBLEMS: Final = (
         PROBLEMS[errors.NotFoundError], "There is nothing at this path. The routes are listed at /docs.", (404,)
     ),
     EdgeProblem(METHOD_NOT_ALLOWED, "This path does not know this method.", (405,)),
-    EdgeProblem(
-        Problem(408, "request-timeout", "The request took too long", retryable=True), "Send it again.", (408,)
-    ),
+    EdgeProblem(PROBLEMS[errors.RequestTimeoutError], "Send the request again.", (408,)),
     EdgeProblem(PROBLEMS[errors.PayloadTooLargeError], "The body is too large for this route.", (413,)),
     EdgeProblem(URI_TOO_LONG, "The request line is too long.", (414,)),
     EdgeProblem(

@@ -91,6 +91,14 @@ def test_every_error_of_nginx_is_a_problem_document(edge: Edge, case: str) -> No
     assert document["request_id"] == headers["x-request-id"]
 
 
+@pytest.mark.parametrize("method", ["TRACE", "CONNECT"])
+def test_a_method_that_nginx_refuses_is_told_the_others(edge: Edge, method: str) -> None:
+    status, headers, _ = answer_to(edge, f"{method} /x HTTP/1.1\r\n{HOST}\r\n")
+
+    assert status == 405
+    assert headers["allow"] == "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"
+
+
 @pytest.mark.parametrize(
     "path", [*PRIVATE_PATHS, "/metrics/", "/api/v1/admin/breakers", "//metrics", "/x/../%6detrics"]
 )
