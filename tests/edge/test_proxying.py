@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import secrets
 import subprocess
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from tests.edge.origins import OK, Origin
 from tests.servers.base import find_free_port
 from tests.servers.edge import Edge
 from tests.servers.product import Product
+from tests.servers.stacks import embedded_stack
 
 PEOPLE = "10.0.0.0/8"
 
@@ -75,18 +77,29 @@ def test_the_balancer_is_believed_by_which_scheme_the_client_came(
     assert ("Strict-Transport-Security" in answer.headers) is (passed_on == "https")
 
 
-def test_the_server_counts_failed_logins_by_the_address_that_nginx_saw(new_edge: NewEdge, origin: Product) -> None:
-    edge = new_edge(BALANCER__NETWORKS="127.0.0.1", EDGE__UNLIMITED_NETWORKS=PEOPLE)
+@pytest.mark.parametrize("listens", ["on a port", "on a unix socket"])
+def test_the_server_counts_failed_logins_by_the_address_that_nginx_saw(
+    new_edge: NewEdge, tmp_path: Path, listens: str
+) -> None:
+    with ExitStack() as closings:
+        bind = ""
+        if listens == "on a unix socket":
+            bind = f"unix:{tmp_path}/s"
+            nobody = {"PHOTO_API_SERVER__BIND": bind, "PHOTO_API_SERVER__TRUSTED_PROXIES": "192.0.2.1"}
+            product = Product(embedded_stack(tmp_path), tmp_path, workers=1, settings=nobody)
+            closings.callback(product.close)
+        edge = new_edge(bind, BALANCER__NETWORKS="127.0.0.1", EDGE__UNLIMITED_NETWORKS=PEOPLE)
 
-    def log_in(address: str) -> int:
-        wrong = {"email": f"nobody-{address}@example.org", "password": "a wrong password"}
-        headers = {"X-Forwarded-For": f"10.77.0.1, {address}"}
-        return requests.post(f"{edge.url}/api/v1/auth/tokens", json=wrong, headers=headers, timeout=20).status_code
-
-    of_one = [log_in("10.9.1.1") for _ in range(12)]
-    of_another = log_in("10.9.2.1")
+        of_one = [_log_in(edge, "10.9.1.1") for _ in range(12)]
+        of_another = _log_in(edge, "10.9.2.1")
 
     assert (of_one[0], of_one[-1], of_another) == (401, 429, 401)
+
+
+def _log_in(edge: Edge, address: str) -> int:
+    wrong = {"email": f"nobody-{secrets.token_hex(4)}@example.org", "password": "a wrong password"}
+    headers = {"X-Forwarded-For": f"10.77.0.1, {address}"}
+    return requests.post(f"{edge.url}/api/v1/auth/tokens", json=wrong, headers=headers, timeout=20).status_code
 
 
 def test_a_change_is_never_sent_twice(new_edge: NewEdge) -> None:
