@@ -18,7 +18,7 @@ STREAM_BYTES = 12_000_000
 """More than all buffers on the way hold, so that the server is at it for most of a slow client's time."""
 SLOW_UPLOAD_BYTES = 200_000
 _PATIENCE_SECONDS = 15.0
-_STREAMS_AT_ONCE = 2
+_STREAMS_AT_ONCE = 4
 
 
 def traffic_of(client: Client, photo: dict[str, Any], stream_seconds: float, seconds: float) -> list[Traffic]:

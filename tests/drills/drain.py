@@ -22,6 +22,7 @@ from tests.servers.product import Product, until
 
 _SERIES_SECONDS = 880.0
 _SHOWN_LOSSES = 8
+_IN_FLIGHT, _LEAST_IN_FLIGHT = "photo_api_in_flight_requests", 2
 _LONGEST_STOP_SECONDS = 60.0
 
 
@@ -116,7 +117,8 @@ class DrainDrill:
             for number in range(self._plan.stops):
                 place = number % len(self._group.instances)
                 product, uploads = self._group.instances[place], clients.good("uploads")
-                until(lambda: clients.under_way("streams") > 1, "streams under way")
+                in_flight = self._wait_for_slow_requests(product)
+                self._journal.did(f"vm{place} is told to stop, with {in_flight} requests in flight")
                 began = time.monotonic()
                 stop(product)
                 code = product.wait(_LONGEST_STOP_SECONDS)
@@ -127,6 +129,17 @@ class DrainDrill:
                 product.start()
                 self._group.wait_until_up()
                 self._check_no_loss(clients)
+
+    def _wait_for_slow_requests(self, product: Product) -> int:
+        """Wait until an instance has requests in flight that will outlast the lame duck; return how many."""
+        seen = [0.0]
+
+        def are_enough() -> bool:
+            seen[0] = product.metric(_IN_FLIGHT)
+            return seen[0] >= _LEAST_IN_FLIGHT
+
+        until(are_enough, "streams in flight")
+        return round(seen[0])
 
     @contextmanager
     def _clients(self) -> Iterator[Clients]:
