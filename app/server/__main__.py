@@ -23,7 +23,12 @@ def main(arguments: Sequence[str]) -> None:
 
     Args:
         arguments: Nothing, or the two names.
+
+    Raises:
+        SystemExit: They are neither.
     """
+    if len(arguments) not in {0, 2}:
+        sys.exit("usage: python -m app.server [PUBLIC MANAGEMENT], each module:function; see python -m app serve")
     with ended_by_exit():
         try:
             PhotoArbiter(PhotoServer(Factories(*arguments))).run()

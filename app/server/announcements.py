@@ -8,10 +8,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
-from app.ops.lifecycle import HostLife, MasterLife, State, WorkerWord
+from app.ops.lifecycle import HostLife, MasterLife, Phase, State
 from app.ops.state import find_page
 from app.server.notifications import ServiceNotifier
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerTold:
+    """What a worker has told its master.
+
+    Attributes:
+        is_retiring: It gives up its place, and serves until another one does.
+        is_finishing: It accepts nothing more.
+        in_flight: Requests whose response is not closed yet.
+    """
+
+    is_retiring: bool
+    is_finishing: bool
+    in_flight: int
 
 
 class Announcements:
@@ -32,9 +48,14 @@ class Announcements:
         self.beat_seconds = self._systemd.beat_seconds
 
     @property
-    def state(self) -> State:
-        """Where the server is."""
-        return self._life.word.state
+    def is_ready(self) -> bool:
+        """Whether the server answers and does not stop yet."""
+        return self._life.word.state is State.READY
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it is in its lame duck, or after it."""
+        return self._life.word.state is State.DRAINING
 
     def starting(self) -> None:
         """Say that workers are being started."""
@@ -91,10 +112,14 @@ class Announcements:
         if is_alive:
             self._systemd.beat()
 
-    def workers(self) -> Mapping[int, WorkerWord]:
+    def workers(self) -> Mapping[int, WorkerTold]:
         """Return what this server's workers say of themselves, by process id; nothing when the page is lost."""
         report = self._host.look()
-        return {} if report is None else {worker.pid: worker for worker in report.of_master(os.getpid()).workers}
+        words = () if report is None else report.of_master(os.getpid()).workers
+        return {
+            word.pid: WorkerTold(word.phase is Phase.RETIRING, word.phase is Phase.STOPPING, word.in_flight)
+            for word in words
+        }
 
     def find_ready(self, pids: Collection[int]) -> int | None:
         """Return which of these masters, if any, says that it is ready.

@@ -27,8 +27,7 @@ from gunicorn import __version__ as gunicorn_version  # type: ignore[import-unty
 from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # the same
 from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  # the same
 
-from app.ops.lifecycle import Phase, State, WorkerWord
-from app.server.announcements import Announcements
+from app.server.announcements import Announcements, WorkerTold
 from app.server.application import PhotoServer
 from app.server.cut_requests import CutRequests
 from app.server.forking import MASTER_NAME, WORKER_NAME, fork, fork_worker, name_process
@@ -130,7 +129,7 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
         now = time.monotonic()
         words = self._word.workers()
         for pid in self.WORKERS.keys() & words.keys():
-            if words[pid].phase is Phase.STOPPING:  # somebody else has asked it to go
+            if words[pid].is_finishing:  # somebody else has asked it to go
                 self._leaving.setdefault(pid, now + self.cfg.graceful_timeout + _FLUSH_SECONDS)
         if self._lame_duck_ends is not None and (now >= self._lame_duck_ends or self._has_successor()):
             raise StopIteration
@@ -192,14 +191,14 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
                 return
             self._bury(pid, os.waitstatus_to_exitcode(status))
 
-    def _seats(self, words: Mapping[int, WorkerWord]) -> list[Seat]:
+    def _seats(self, words: Mapping[int, WorkerTold]) -> list[Seat]:
         now = time.monotonic()
         return [
             Seat(
                 pid,
                 worker.age,
                 is_ready=has_begun(worker, now),
-                is_retiring=pid in words and words[pid].phase is Phase.RETIRING,
+                is_retiring=pid in words and words[pid].is_retiring,
                 is_leaving=pid in self._leaving,
             )
             for pid, worker in self.WORKERS.items()
@@ -270,7 +269,7 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
             done = "Ready" if is_first else "Reloaded"
             self.log.info("%s: %s of %s workers serve", done, ready, self.num_workers)
             self._word.ready(self._status(ready))
-        elif self._word.state is State.READY and not self._is_reloading:
+        elif self._word.is_ready and not self._is_reloading:
             self._word.status(self._status(ready))
         self._beat()
 
@@ -409,7 +408,7 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
         if self._has_stopped:
             return
         self._has_stopped = True
-        if self._word.state is State.DRAINING:
+        if self._word.is_draining:
             self._word.finishing()
         unlink = self.reexec_pid == self.master_pid == 0 and not self.systemd
         close_listeners(self._listeners.public, unlink=unlink)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.ops.lifecycle import HostLife, Lifecycle, Phase, State
+from app.ops.lifecycle import HostLife, Lifecycle, State
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage
 from app.ops.state_file import make_page
-from app.server.announcements import Announcements
+from app.server.announcements import Announcements, WorkerTold
 
 
 @pytest.fixture
@@ -79,7 +79,12 @@ def test_workers_of_this_master_are_heard(page: StatePage, tmp_path: Path) -> No
     worker = Lifecycle(page=page, master_pid=os.getpid())
     worker.retire()
 
-    assert {pid: said.phase for pid, said in word.workers().items()} == {os.getpid(): Phase.RETIRING}
+    retiring = word.workers()
+    worker.enter()
+    worker.finish()
+
+    assert retiring == {os.getpid(): WorkerTold(is_retiring=True, is_finishing=False, in_flight=0)}
+    assert word.workers() == {os.getpid(): WorkerTold(is_retiring=False, is_finishing=True, in_flight=1)}
 
 
 def test_workers_of_other_masters_are_not(page: StatePage, tmp_path: Path) -> None:
@@ -103,6 +108,6 @@ def test_without_a_page_the_word_is_the_masters_own() -> None:
 
     word.ready("r")
 
-    assert word.state is State.READY
+    assert word.is_ready
     assert word.workers() == {}
     assert word.find_ready((os.getpid(),)) is None

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import http.client
+import inspect
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import gunicorn  # type: ignore[import-untyped]  # it ships no types
 import pytest
+from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # the same
+from gunicorn.config import Config  # type: ignore[import-untyped]  # the same
+from gunicorn.workers.base import Worker  # type: ignore[import-untyped]  # the same
+from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # the same
+from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]  # the same
 
+from app.server.arbiter import PhotoArbiter
 from tests.server.running import MANAGEMENT, TINY, Server, environment, migrate, running, until
 
 PROBES = ["/health/liveness", "/health/readiness", "/health", "/__lbheartbeat__", "/__heartbeat__", "/__version__"]
@@ -263,3 +272,92 @@ def test_unix_sockets_part_the_listeners_too(tmp_path: Path) -> None:
     finally:
         process.terminate()
         process.wait(20)
+
+
+# What the master and the management process take over from gunicorn, by name and parameters.
+MASTER = {
+    "__init__": ["self", "app"],
+    "setup": ["self", "app"],
+    "start": ["self"],
+    "run": ["self"],
+    "init_signals": ["self"],
+    "wait_for_signals": ["self", "timeout"],
+    "handle_chld": ["self"],
+    "handle_quit": ["self"],
+    "handle_hup": ["self"],
+    "handle_term": ["self"],
+    "handle_int": ["self"],
+    "handle_usr1": ["self"],
+    "handle_usr2": ["self"],
+    "handle_ttin": ["self"],
+    "handle_ttou": ["self"],
+    "maybe_promote_master": ["self"],
+    "manage_workers": ["self"],
+    "spawn_worker": ["self"],
+    "murder_workers": ["self"],
+    "reap_workers": ["self"],
+    "kill_worker": ["self", "pid", "sig"],
+    "kill_workers": ["self", "sig"],
+    "reload": ["self"],
+    "reexec": ["self"],
+    "stop": ["self", "graceful"],
+    "halt": ["self", "reason", "exit_status"],
+}
+
+
+def test_gunicorn_is_the_version_that_was_read() -> None:
+    assert gunicorn.__version__ == "27.0.1", "read gunicorn/arbiter.py again before this is changed"
+
+
+@pytest.mark.parametrize("name", MASTER)
+def test_the_master_is_called_by_gunicorn_as_it_was_read(name: str) -> None:
+    ours, gunicorns = (inspect.signature(getattr(kind, name)) for kind in (PhotoArbiter, Arbiter))
+
+    assert list(gunicorns.parameters) == list(ours.parameters) == MASTER[name]
+
+
+def test_gunicorns_loop_calls_what_ours_has_put_in_place() -> None:
+    run = inspect.getsource(Arbiter.run)
+    order = ["self.start()", "self.manage_workers()", "self.wait_for_signals(", "handler()", "self.murder_workers()"]
+
+    places = [run.index(call) for call in order]
+
+    assert places == sorted(places)
+    assert run.index("self.manage_workers()", places[-1])
+    assert "except (StopIteration, KeyboardInterrupt):\n            self.halt()" in run
+    assert "self.stop()" in inspect.getsource(Arbiter.halt)
+    assert "self.reap_workers()" in inspect.getsource(Arbiter.handle_chld)
+    assert "self.reexec()" in inspect.getsource(Arbiter.handle_usr2)
+
+
+def test_a_worker_of_gunicorn_is_made_and_run_as_the_master_does() -> None:
+    made = ["self", "age", "ppid", "sockets", "app", "timeout", "cfg", "log"]
+
+    assert list(inspect.signature(Worker.__init__).parameters) == made
+    assert list(inspect.signature(ThreadWorker.init_signals).parameters) == ["self"]
+    assert "self.wsgi = self.app.wsgi()" in inspect.getsource(Worker.load_wsgi)
+    loop = inspect.getsource(ThreadWorker.run)
+    assert loop.index("self.set_accept_enabled(True)") < loop.index("self.notify()")
+
+
+def test_the_time_of_a_heartbeat_tells_a_worker_that_starts_from_one_that_runs() -> None:
+    tmp = WorkerTmp(Config())
+    try:
+        starting = tmp.last_update() > time.monotonic()
+        tmp.notify()
+        running_now = tmp.last_update() <= time.monotonic()
+    finally:
+        tmp.close()
+
+    assert (starting, running_now) == (True, True)
+
+
+def test_a_replaced_server_is_named_as_gunicorn_does() -> None:
+    assert "GUNICORN_PID" in inspect.getsource(Arbiter.maybe_promote_master)
+    assert "'GUNICORN_FD'" in inspect.getsource(Arbiter.start)
+
+
+def test_the_master_hears_every_signal_that_is_documented() -> None:
+    documented = {"SIGHUP", "SIGQUIT", "SIGINT", "SIGTERM", "SIGTTIN", "SIGTTOU", "SIGUSR1", "SIGUSR2"}
+
+    assert documented <= {signal.Signals(number).name for number in Arbiter.SIGNALS}
