@@ -99,14 +99,21 @@ class DrainDrill:
         self._journal.step(f"2. {self._plan.stops} stops by `python -m app drain`")
         self._stop_in_turn(lambda product: product.command("drain"))
 
-    def reload(self) -> None:
-        """Step 3: SIGHUP, new workers in the same master."""
+    def reload(
+        self, renew: Callable[[Product], object] = lambda product: os.kill(product.pid, signal.SIGHUP)
+    ) -> None:
+        """Step 3: SIGHUP, new workers in the same master.
+
+        Args:
+            renew: Brings the new workers; another way than SIGHUP is a control.
+        """
         self._journal.step(f"3. {self._plan.reloads} restarts in place by SIGHUP")
         with self._clients() as clients:
             for number in range(self._plan.reloads):
                 product = self._group.instances[number % len(self._group.instances)]
+                self._wait_for_slow_requests(product)
                 before, began = product.worker_pids(), time.monotonic()
-                os.kill(product.pid, signal.SIGHUP)
+                renew(product)
                 until(lambda p=product, b=before: not b & p.worker_pids() and p.is_ready(), "new workers", 60)  # type: ignore[misc]  # mypy knows no types of a lambda's defaults
                 self._journal.did(f"vm{number % 2}: all workers are new after {time.monotonic() - began:.1f} s")
                 self._check_no_loss(clients)

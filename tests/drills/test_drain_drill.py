@@ -42,6 +42,13 @@ def test_without_a_lame_duck_the_drill_finds_lost_requests(group: Group) -> None
         drill.stop_by_signal()
 
 
+def test_if_new_workers_come_after_the_old_ones_the_drill_finds_lost_requests(group: Group) -> None:
+    drill = DrainDrill(group, SHORT, Journal(list[str]().append))
+
+    with pytest.raises(DrillFailedError, match=r"^requests lost so far: \{.*'streams'"):
+        drill.reload(lambda product: product.kill_workers())
+
+
 @pytest.mark.extended
 def test_no_request_is_lost_in_twenty_stops_by_each_way() -> None:
     lines: list[str] = []
