@@ -150,6 +150,14 @@ def test_what_a_killed_worker_was_at_is_counted_out_and_no_more(embedded_product
     require_count(product, 0)
 
 
+@pytest.fixture(scope="module")
+def harmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A product whose page is harmed by one test after the other, and nothing else of it."""
+    folder = tmp_path_factory.mktemp("harmed")
+    with closing(Product(embedded_stack(tmp_path_factory.mktemp("stack")), folder, settings=PATIENT)) as running:
+        yield running
+
+
 def _cut(page: Path) -> None:
     os.truncate(page, 100)
 
@@ -165,11 +173,8 @@ def _take_the_folder_away(page: Path) -> None:
 @pytest.mark.parametrize(
     "harm", [Path.unlink, _cut, _overwrite, _take_the_folder_away], ids=["gone", "cut", "overwritten", "folder gone"]
 )
-def test_a_page_that_is_lost_while_requests_run_is_exact_again(
-    embedded_product: NewProduct, harm: Callable[[Path], None]
-) -> None:
-    product = embedded_product()
-    user = product.new_user()
+def test_a_page_that_is_lost_while_requests_run_is_exact_again(harmed: Product, harm: Callable[[Path], None]) -> None:
+    product, user = harmed, harmed.new_user()
     first, second = sorted(product.worker_pids())
     with HeldUploads(product, user) as uploads:
         uploads.hold(2, worker=first)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+import struct
+import subprocess
+import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,9 @@ from app.ops.state import PAGE_NAME, OwnedEntry, StatePage
 from app.ops.state_file import make_page
 from app.ops.state_layout import SLOT_BYTES, SLOTS, offset_of
 from tests.fakes.clocks import HandClock
+from tests.server.running import until
 
+ROOT = Path(__file__).resolve().parents[2]
 ME = find_owner(os.getpid())
 
 
@@ -224,6 +230,56 @@ def test_ten_thousand_deaths_leave_room_for_all_that_live(page: StatePage, path:
     assert [entry.name for entry in page.owned("w/") or []] == ["w/living"]
     assert StatePage(path).entries() == {"breaker/a": b"holds", "w/living": b"2"}
     assert page.losses == 0
+
+
+WRITER = """
+import os, struct, sys
+from pathlib import Path
+from app.ops.state import StatePage
+
+own = StatePage(Path(sys.argv[1])).own(f"w/{os.getpid()}")
+number = 0
+while True:
+    number += 1
+    own.write(struct.pack("<Q", number) * (1 + number % 30))
+"""
+
+
+def test_processes_that_are_killed_while_they_write_leave_nothing_torn_and_nothing_behind(
+    page: StatePage, path: Path
+) -> None:
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", WRITER, str(path)], cwd=ROOT)
+
+    def numbers() -> dict[str, int]:
+        found = {entry.name: entry.payload for entry in page.owned("w/") or []}
+        for payload in found.values():
+            (number,) = struct.unpack_from("<Q", payload)
+            assert payload == struct.pack("<Q", number) * (1 + number % 30)
+        return {name: struct.unpack_from("<Q", payload)[0] for name, payload in found.items()}
+
+    def are_there(names: set[str]) -> bool:
+        return numbers().keys() == names
+
+    def went_on(before: dict[str, int]) -> bool:
+        return all(numbers()[name] > number + 100 for name, number in before.items())
+
+    running = [start() for _ in range(3)]
+    try:
+        for _ in range(4):
+            until(partial(are_there, {f"w/{process.pid}" for process in running}), "all writers, and no other")
+            until(partial(went_on, numbers()), "more writes")
+            victim = running.pop(0)
+            victim.kill()
+            victim.wait()
+            running.append(start())
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+
+    assert page.owned() == []
+    assert StatePage(path).entries() == {}
 
 
 def test_an_owned_entry_of_a_lost_page_is_none(tmp_path: Path) -> None:
