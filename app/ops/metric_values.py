@@ -56,7 +56,8 @@ class Cell:
 class ValueFile:
     """One process's file. Thread-safe.
 
-    A child that this process forks does not count in it: its values go on in its memory, unseen.
+    A child that this process forks does not count in it: its values begin anew in its memory, unseen. Whoever cuts
+    the file short kills the process, which is the price of a store that costs no system call.
 
     Args:
         folder: The server's.
@@ -149,7 +150,7 @@ class ValueFile:
         return room_bytes + ROOM_BYTES
 
     def _forget_parent(self) -> None:
-        # Whoever held a lock does not exist here.
+        # Whoever held a lock does not exist here. The file is not touched: it may be gone, or cut short.
         self._lock = threading.Lock()
         self._is_parents = True
         for value in self._values:
@@ -211,7 +212,5 @@ class FileValue:
         """Return none."""
 
     def leave_file(self) -> None:
-        """Go on in memory, with the value it has now."""
-        cell = _cell_in_memory()
-        cell.words[0] = self.get()
-        self._use(cell)
+        """Begin anew in memory."""
+        self._use(_cell_in_memory())

@@ -24,10 +24,23 @@ _SCRAPE_EVERY = 10
 _SCRAPES_TIMED = 25
 
 
-def worker(told: int, *, lives: bool) -> None:
-    """Be a worker: count, say so, and wait for the end."""
+class Lifeline:
+    """What living workers hang on: they end when this process does, however it ends."""
+
+    def __init__(self) -> None:
+        self._watched, self._held = os.pipe()
+
+    def wait(self) -> None:
+        """Wait, in a worker, until the process that made this has ended."""
+        os.close(self._held)
+        os.read(self._watched, 1)
+        os._exit(0)
+
+
+def worker(told: int, lifeline: Lifeline | None) -> None:
+    """Be a worker: count, say so, and wait for the end or die at once."""
     metrics = Metrics(version="1")
-    if lives:
+    if lifeline is not None:
         for route in ROUTES:
             for code in (200, 304, 404):
                 metrics.request_answered("GET", route, code, 0.012)
@@ -36,17 +49,17 @@ def worker(told: int, *, lives: bool) -> None:
     for _ in range(COUNTED):
         metrics.duplicate()
     os.write(told, b".")
-    if lives:
-        signal.pause()
+    if lifeline is not None:
+        lifeline.wait()
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def start(*, lives: bool) -> int:
-    """Start a worker and wait until it has counted; return its id."""
+def start(lifeline: Lifeline | None = None) -> int:
+    """Start a worker, that lives on when it has a lifeline, and wait until it has counted; return its id."""
     ready, told = os.pipe()
     pid = os.fork()
     if not pid:
-        worker(told, lives=lives)
+        worker(told, lifeline)
     os.close(told)
     assert os.read(ready, 1) == b"."
     os.close(ready)
@@ -80,14 +93,15 @@ def scrape_seconds(metrics: Metrics) -> float:
 
 def main(folder: Path, deaths: int) -> dict[str, float]:
     """Let so many workers die and return what was measured."""
-    living = [start(lives=True) for _ in range(2)]
+    lifeline = Lifeline()
+    living = [start(lifeline) for _ in range(2)]
     management = Metrics(version="1", role="management")
     try:
         fresh = scrape_seconds(management)
         before = totals(management.exposition()[0].decode())
         fallen, most_files = 0, 0
         for death in range(deaths):
-            os.waitpid(start(lives=False), 0)
+            os.waitpid(start(), 0)
             most_files = max(most_files, len(list(folder.iterdir())))
             if death % _SCRAPE_EVERY == _SCRAPE_EVERY - 1:
                 after = totals(management.exposition()[0].decode())

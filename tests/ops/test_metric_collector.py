@@ -16,6 +16,7 @@ from app.ops.metric_archive import REMEMBERED_FOLDS
 from app.ops.metric_collector import FolderCollector
 from app.ops.metric_files import FileName, FileReader
 from app.ops.metric_values import ValueFile
+from tests.ops.metric_deaths import Lifeline
 from tests.ops.metric_writers import (
     bury,
     counter,
@@ -42,13 +43,14 @@ def kill(worker: int) -> None:
 def worker(tmp_path: Path) -> Iterator[int]:
     """A process that has counted two things and waits to be killed."""
     ready, told = os.pipe()
+    lifeline = Lifeline()
     pid = os.fork()
     if not pid:
         file = ValueFile(tmp_path)
         counter(file).inc(2)
         gauge(file, "livesum").set(1)
         os.write(told, b".")
-        signal.pause()
+        lifeline.wait()
     try:
         assert os.read(ready, 1) == b"."
         yield pid

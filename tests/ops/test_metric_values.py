@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, valu
 
 from app.ops.metric_collector import FolderCollector
 from app.ops.metric_files import FileReader, SeriesBook, list_files
-from app.ops.metric_values import ROOM_BYTES, FileValue, ValueFile
+from app.ops.metric_values import ROOM_BYTES, ValueFile
 from tests.ops.metric_writers import counter, gauge, labelled, samples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -149,25 +150,45 @@ def test_a_file_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def in_a_child(work: Callable[[], object]) -> bytes:
+    """Return what some work gives in a forked child, as text."""
+    told, tells = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(tells, str(work()).encode())
+        os._exit(0)
+    os.close(tells)
+    os.waitpid(child, 0)
+    text = os.read(told, 100)
+    os.close(told)
+    return text
+
+
 def test_a_forked_child_counts_for_itself_even_when_a_lock_was_held(tmp_path: Path) -> None:
     file = ValueFile(tmp_path)
-    value: FileValue = counter(file)
+    value = counter(file)
     value.inc(1)
-    asked, told = os.pipe()
+
+    def count() -> tuple[float, float]:
+        other = counter(file, "others")
+        value.inc(10)
+        other.inc(1)
+        return value.get(), other.get()
 
     with file._lock:
-        child = os.fork()
-        if not child:
-            value.inc(10)
-            counter(file, "others").inc(1)
-            os.write(told, str(value.get()).encode())
-            os._exit(0)
-    os.waitpid(child, 0)
+        in_child = in_a_child(count)
 
-    assert os.read(asked, 10) == b"11.0"
+    assert in_child == b"(10.0, 1.0)"
     assert counts(file) == {"things_total": 1}
-    for descriptor in (asked, told):
-        os.close(descriptor)
+
+
+def test_a_child_lives_though_its_parents_file_was_cut_short(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    value = counter(file)
+
+    os.truncate(file.path, 0)
+
+    assert in_a_child(value.get) == b"0.0"
 
 
 def test_an_exemplar_finds_no_place_and_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
