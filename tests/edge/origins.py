@@ -67,6 +67,11 @@ class Origin:
         for connection in self._open:
             connection.close()
 
+    def answer_now(self) -> None:
+        """Answer on every connection, once."""
+        for connection in self._open:
+            connection.sendall(self._answer)
+
     def _accept(self) -> None:
         while True:
             try:
