@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from math import ceil
 from types import TracebackType
 from typing import Self
 
@@ -14,16 +15,17 @@ import requests
 CLIENTS = 200
 PACE_SECONDS = 0.4
 _BITE_BYTES = 4096
+_PIECE_BYTES = 1024
 _KERNEL_BYTES = 4096
 
 
 class Crowd:
-    """Clients that each send a request's beginning and then move four kilobytes now and then. A context manager.
+    """Clients that each send a request's beginning and then move a kilobyte or four now and then. A context manager.
 
     Args:
         port: Of the server on 127.0.0.1.
         begun: What each client sends at once.
-        rest: What each sends by and by, four kilobytes at a time; None for clients that read their answer by and by.
+        rest: What each sends by and by, a kilobyte at a time; None for clients that read their answer by and by.
         reads: Whether they read on, four kilobytes at a time, once an answer has begun.
         waits: Whether each reader has the beginning of its answer before the next one comes: a crowd, and no burst
             that is refused for being one.
@@ -89,12 +91,12 @@ class Crowd:
             for client in self._clients.copy():
                 if client not in self._ended:
                     self._move(client, position)
-            position += _BITE_BYTES
+            position += _PIECE_BYTES
 
     def _move(self, client: socket.socket, position: int) -> None:
         try:
             if self._rest is not None:
-                client.sendall(self._rest[position : position + _BITE_BYTES])
+                client.sendall(self._rest[position : position + _PIECE_BYTES])
             if not self._reads:
                 return
             piece = client.recv(_BITE_BYTES)
@@ -130,4 +132,4 @@ def is_undisturbed(alone: Sequence[float], amid: Sequence[float], factor: float 
 
 
 def _percentile(values: Sequence[float]) -> float:
-    return values[int(0.99 * (len(values) - 1))]
+    return values[ceil(0.99 * len(values)) - 1]

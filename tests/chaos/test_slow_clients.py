@@ -22,6 +22,8 @@ from tests.servers.stacks import Stack
 
 PATIENCE_SECONDS = 2
 ASKED = 100
+POOLED = 2 * 10 + 6
+"""Connections that pools may have opened to keep, when 200 clients leave at once: ten to the database per worker."""
 UPLOAD_PLACES = 8
 """Of a worker's 16 places: those of reads are not lent to uploads."""
 
@@ -71,7 +73,7 @@ def test_row_47_slow_readers_disturb_nobody(
     assert in_flight >= CLIENTS
     assert upload.status_code == 201
     assert is_undisturbed(alone, amid), (alone, amid)
-    baseline.require()
+    baseline.require(slack=POOLED)
 
 
 def test_row_47_readers_that_stop_are_cut_off_and_hold_nothing(patient: Product, person: Client) -> None:
@@ -88,7 +90,7 @@ def test_row_47_readers_that_stop_are_cut_off_and_hold_nothing(patient: Product,
             60,
         )
 
-    baseline.require()
+    baseline.require(slack=POOLED)
 
 
 def test_row_47_slow_uploads_of_small_bodies_hold_no_place(
@@ -105,7 +107,7 @@ def test_row_47_slow_uploads_of_small_bodies_hold_no_place(
         assert crowd.ended == 0
     assert uploads == [201] * 10
     assert is_undisturbed(alone, amid), (alone, amid)
-    baseline.require()
+    baseline.require(slack=POOLED)
 
 
 def test_row_47_slow_uploads_of_large_bodies_disturb_no_reader_and_leave_nothing(
@@ -124,7 +126,7 @@ def test_row_47_slow_uploads_of_large_bodies_disturb_no_reader_and_leave_nothing
     assert at_work >= patient.workers * UPLOAD_PLACES
     assert is_undisturbed(alone, amid), (alone, amid)
     until(lambda: patient.metric("photo_api_in_flight_requests") == 0, "the senders to be missed", 60)
-    baseline.require()
+    baseline.require(slack=POOLED)
     assert stored(patient, sender) == (0, 0)
     require_again(sender, body)
     require_consistency(patient, sender)
@@ -141,7 +143,7 @@ def test_row_47_slow_heads_are_cut_off_and_disturb_nobody(
 
         assert crowd.statuses() == [408] * CLIENTS
     assert is_undisturbed(alone, amid), (alone, amid)
-    baseline.require()
+    baseline.require(slack=POOLED)
 
 
 CROWDS = [
@@ -164,7 +166,7 @@ def test_gunicorn_s_own_threaded_worker_is_disturbed_by_each_of_them(
     try:
         server.wait_until_listening(port)
         alone = latencies(lambda: requests.get(f"http://127.0.0.1:{port}/", timeout=1), 20)
-        with Crowd(port, begun, rest, count=40, waits=False):
+        with Crowd(port, begun, rest, count=100, waits=False):
             amid = latencies(lambda: requests.get(f"http://127.0.0.1:{port}/", timeout=1), 5)
     finally:
         server.stop()
