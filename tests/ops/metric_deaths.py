@@ -36,6 +36,11 @@ class Lifeline:
         os.read(self._watched, 1)
         os._exit(0)
 
+    def close(self) -> None:
+        """Let go."""
+        os.close(self._watched)
+        os.close(self._held)
+
 
 def worker(told: int, lifeline: Lifeline | None) -> None:
     """Be a worker: count, say so, and wait for the end or die at once."""

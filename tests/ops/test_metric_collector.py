@@ -57,6 +57,7 @@ def worker(tmp_path: Path) -> Iterator[int]:
     finally:
         os.kill(pid, signal.SIGKILL)  # it is reaped here only, so that no other has its number
         os.waitpid(pid, 0)
+        lifeline.close()
         os.close(ready)
         os.close(told)
 
