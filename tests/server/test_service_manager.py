@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,18 +92,13 @@ def test_the_watchdog_is_fed_only_while_a_worker_gives_signs_of_life(tmp_path: P
             os.kill(pid, signal.SIGSTOP)
 
         until(lambda: server.get("/health/liveness", management=True).status == 503, "silence to be noticed")
-        silent = manager.count("WATCHDOG=1")
-        until(lambda: _asked_for_a_second(server), "a second")
+        silent, ends = manager.count("WATCHDOG=1"), time.monotonic() + 1.5
+        until(lambda: time.monotonic() > ends, "time for seven beats")
 
         assert manager.count("WATCHDOG=1") - silent <= 1
         for pid in server.pids():
             os.kill(pid, signal.SIGCONT)
         until(lambda: manager.count("WATCHDOG=1") > silent + 3, "beats again")
-
-
-def _asked_for_a_second(server: Server) -> bool:
-    document = server.get("/health/detailed", management=True).json()
-    return bool(document["checks"]["workers"][0]["observed"]["silent"] == 2)
 
 
 def test_a_server_that_was_replaced_names_the_new_one_and_does_not_say_that_it_stops(
