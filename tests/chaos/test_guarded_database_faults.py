@@ -138,8 +138,8 @@ def test_row_24_statements_that_take_too_long_are_ended_and_then_not_begun(
         health, alive = world.health()[0], user.get("/api/v1/users/me").status_code
         for _ in range(MINIMUM // CONNECTIONS + 1):
             at_once(user, CONNECTIONS - 1, list_photos)
-        told = world.state("database")
         after, seconds = timed(lambda: list_photos(user))
+        told = world.state("database")
 
     assert_problem(slow[0][0], 503)
     assert slow[0][1] >= STATEMENT_SECONDS

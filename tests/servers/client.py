@@ -6,7 +6,7 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import requests
 
@@ -35,7 +35,12 @@ class Client:
 
     Args:
         url: Of the product.
+
+    Attributes:
+        sent: How many requests all clients have sent.
     """
+
+    sent: ClassVar[int] = 0
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -78,6 +83,7 @@ class Client:
 
     def request(self, method: str, path: str, **options: Any) -> requests.Response:
         options.setdefault("timeout", TIMEOUT_SECONDS)
+        Client.sent += 1
         self.private |= {
             str(value) for value in (options.get("params") or {}).values() if len(str(value)) >= _TELLING
         }
