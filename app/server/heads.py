@@ -22,6 +22,9 @@ REQUEST_LINE_BYTES_MAX: Final = 4094
 FIELDS_MAX: Final = 100
 """How many header fields a request may have; gunicorn's default."""
 
+CHUNKS_MAX: Final = 1024
+"""Of a body in more chunks the end is not waited for: to follow them all would keep the loop from everybody else."""
+
 _END = b"\r\n\r\n"
 _UPLOAD_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 _UPLOAD_PATHS = (b"/api/v1/photos", b"/api/v1/uploads")
@@ -156,6 +159,7 @@ class ChunkScan:
     def __init__(self) -> None:
         self._data_left = 0
         self._position = 0
+        self._chunks_left = CHUNKS_MAX
         self.is_over = False
 
     def scan(self, buffer: bytearray, begin: int) -> bool:
@@ -166,7 +170,8 @@ class ChunkScan:
             begin: Where the body begins in it.
 
         Returns:
-            Whether there is nothing to wait for: the last chunk has come, or the framing is broken.
+            Whether there is nothing to wait for: the last chunk has come, there are too many, or the framing is
+            broken.
         """
         position = self._position or begin
         while not self.is_over:
@@ -186,6 +191,8 @@ class ChunkScan:
                 break
             position = sized.end()
             self._data_left = size + 2
+            self._chunks_left -= 1
+            self.is_over = not self._chunks_left
         return self.is_over
 
     @staticmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos.crowds import is_undisturbed
 from tests.server.running import Server, running, until
 
 PATIENCE_SECONDS = 1
@@ -256,6 +258,49 @@ def test_a_head_that_drips_has_no_more_time_than_one_that_stops(watched: Watched
 
     assert STATUS_LINE.findall(bytes(received)) == [b"408"]
     assert time.monotonic() - began <= PATIENCE_SECONDS + 5
+
+
+def seconds_of_good_requests(server: Server, count: int = 60) -> list[float]:
+    """Ask a probe and a route in turn; return how long each took, sorted."""
+    found = []
+    for number in range(count):
+        began = time.monotonic()
+        assert server.get("/health" if number % 2 else "/pid").status == 200
+        found.append(time.monotonic() - began)
+    return sorted(found)
+
+
+FLOODS = [
+    pytest.param(fields(*[b"X: a"] * 9_000), id="fields"),
+    pytest.param(fields(b"Connection: close", *[b"X: " + b"a" * 600] * 90), id="large fields"),
+    pytest.param(b"GET /" + b"a" * 60_000, id="lines"),
+    pytest.param(fields(b"Transfer-Encoding: chunked", path=b"/nowhere") + b"1\r\na\r\n" * 20_000, id="chunks"),
+    pytest.param(b"\r\n" * 30_000, id="empty lines"),
+]
+
+
+@pytest.mark.parametrize("request_", FLOODS)
+def test_a_flood_of_it_disturbs_nobody(watched: Watched, request_: bytes) -> None:
+    ends = threading.Event()
+    answered: list[list[int]] = []
+
+    def flood() -> None:
+        while not ends.is_set():
+            answered.append(talk(watched.server, request_))
+
+    alone = seconds_of_good_requests(watched.server)
+    threads = [threading.Thread(target=flood, daemon=True) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    try:
+        amid = seconds_of_good_requests(watched.server)
+    finally:
+        ends.set()
+        for thread in threads:
+            thread.join(30)
+
+    assert len(answered) > len(threads)
+    assert is_undisturbed(alone, amid), (alone, amid)
 
 
 def test_after_all_that_nothing_is_left(watched: Watched) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from app.ops.admission import RequestClass
 from app.server.heads import (
+    CHUNKS_MAX,
     FIELDS_MAX,
     HEAD_BYTES_MAX,
     REQUEST_LINE_BYTES_MAX,
@@ -194,6 +195,16 @@ def test_a_chunked_body_has_ended_with_its_last_byte_and_not_before(chunks: list
 @pytest.mark.parametrize("body", [b"zz\r\n", b"\r\n", b"3\nabc", b"-1\r\n", b"1" * 2000])
 def test_broken_framing_is_not_waited_for(body: bytes) -> None:
     assert ChunkScan().scan(bytearray(body), 0)
+
+
+def test_of_too_many_chunks_the_end_is_not_waited_for() -> None:
+    body = bytearray(b"1\r\na\r\n" * (CHUNKS_MAX - 1))
+    scan = ChunkScan()
+
+    before = scan.scan(body, 0)
+    body += b"1\r\na\r\n"
+
+    assert (before, scan.scan(body, 0)) == (False, True)
 
 
 def test_trailers_without_an_end_are_not_waited_for() -> None:
