@@ -9,11 +9,15 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from dataclasses import dataclass
+from typing import TypeVar
 from uuid import UUID
 
 from cachetools import TTLCache
 
 from app.stability import Clock, SystemClock
+
+KeyT = TypeVar("KeyT")
+KnownT = TypeVar("KnownT")
 
 _ENTRIES_MAX = 10_000
 
@@ -60,13 +64,18 @@ class PrincipalCache:
 
     def session(self, session_id: UUID) -> KnownSession | None:
         """Return what is believed of a session."""
-        with self._lock:
-            return self._sessions.get(session_id)
+        return self._found(self._sessions, session_id)
 
     def api_key(self, key_id: str) -> KnownApiKey | None:
         """Return what is believed of an API key, by the id that stands in it."""
+        return self._found(self._api_keys, key_id)
+
+    def _found(self, beliefs: TTLCache[KeyT, KnownT], key: KeyT) -> KnownT | None:
         with self._lock:
-            return self._api_keys.get(key_id)
+            try:
+                return beliefs[key]  # in one step, where get() takes two
+            except KeyError:
+                return None
 
     def keep_session(self, session_id: UUID, known: KnownSession, changes: int) -> None:
         """Believe what was read, unless something was forgotten since ``changes`` was read."""

@@ -105,11 +105,10 @@ class AccessTokens:
         Raises:
             InvalidTokenError: It is not ours, not for us, not whole, not yet or no longer good.
         """
-        if len(token) > _TOKEN_CHARACTERS_MAX or not _TOKEN.fullmatch(token):
+        if len(token) > _TOKEN_CHARACTERS_MAX:
             raise _invalid()
-        digest = hashlib.sha256(token.encode()).digest()
-        with self._verified_lock:
-            known = self._verified.get(digest)
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
+        known = self._remembered(digest)
         if known is None:
             known = self._verify(token)
             with self._verified_lock:
@@ -119,7 +118,16 @@ class AccessTokens:
         self._judge_times(known[1])
         return known[1]
 
+    def _remembered(self, digest: bytes) -> tuple[str, AccessClaims] | None:
+        with self._verified_lock:
+            try:
+                return self._verified[digest]  # in one step, where get() takes two
+            except KeyError:
+                return None
+
     def _verify(self, token: str) -> tuple[str, AccessClaims]:
+        if not _TOKEN.fullmatch(token):
+            raise _invalid()
         try:
             header = jwt.get_unverified_header(token)
             kid = _judge_header(header)
