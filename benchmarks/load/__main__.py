@@ -16,9 +16,8 @@ from pathlib import Path
 
 from benchmarks.load import servers
 from benchmarks.load.burst import PLACES, REQUESTS, Burst, burst
-from benchmarks.load.overload import Finding, Plan, Work, measure_capacity, overload
+from benchmarks.load.overload import Finding, Plan, Served, Work, measure_capacity, overload
 from benchmarks.load.report import RESULTS, sentence, table, write
-from benchmarks.load.traffic import Target
 from benchmarks.report import say
 
 _FACTORS, _QUICK_FACTORS = (1.0, 2.0, 5.0, 10.0), (1.0, 10.0)
@@ -41,15 +40,15 @@ class _Run:
         """Tell whether the person asked for one of these lines."""
         return any(self.word in name for name in names)
 
-    def measure(self, target: Target, work: Work, way: str, factors: tuple[float, ...] = ()) -> Iterator[Finding]:
+    def measure(self, served: Served, work: Work, way: str, factors: tuple[float, ...] = ()) -> Iterator[Finding]:
         """Measure one kind of work over one way at every factor."""
         for factor in factors or self.factors:
-            capacity = measure_capacity(target, work, self.plan.capacity_seconds)
-            if factor * capacity > MOST_PER_SECOND:
-                say(f"{work.name}, {way}: {factor:g} times {capacity:.0f} is more than one core can offer")
+            capacity = measure_capacity(served, work, self.plan.capacity_seconds)
+            if factor * capacity.per_second > MOST_PER_SECOND:
+                say(f"{work.name}, {way}: {factor:g} times {capacity.per_second:.0f} is more than one core can offer")
                 continue
-            say(f"{work.name}, {way}: {factor:g} times {capacity:.0f} requests a second")
-            yield overload(target, work, factor, self.plan, way=way, capacity=capacity)
+            say(f"{work.name}, {way}: {factor:g} times {capacity.per_second:.0f} requests a second")
+            yield overload(served, work, factor, self.plan, way=way, capacity=capacity)
 
 
 def main() -> int:
@@ -73,21 +72,21 @@ def _findings(run: _Run) -> Iterator[Finding]:
     waiting, computing = servers.waiting_work(), servers.computing_work()
     for work, threads in ((waiting, servers.WAITING_THREADS), (computing, servers.COMPUTING_THREADS)):
         if run.wants(work.name):
-            with servers.protected(run.folder / f"threads-{threads}", threads) as target:
-                yield from _both_ways(run, target, work)
+            with servers.protected(run.folder / f"threads-{threads}", threads) as served:
+                yield from _both_ways(run, served, work)
     if run.wants(servers.METADATA, servers.UPLOAD):
-        with servers.photos(run.folder / "photos") as (target, works):
+        with servers.photos(run.folder / "photos") as (served, works):
             for work in works:
                 if run.wants(work.name):
-                    yield from _both_ways(run, target, work)
+                    yield from _both_ways(run, served, work)
     if run.wants(_CONTROL):
-        with servers.unprotected(run.folder / "unprotected", servers.WAITING_THREADS) as target:
-            yield from run.measure(target, waiting, _CONTROL, (_CONTROL_FACTOR,))
+        with servers.unprotected(run.folder / "unprotected", servers.WAITING_THREADS) as served:
+            yield from run.measure(served, waiting, _CONTROL, (_CONTROL_FACTOR,))
 
 
-def _both_ways(run: _Run, target: Target, work: Work) -> Iterator[Finding]:
-    yield from run.measure(target, work, "direct")
-    with servers.behind_nginx(run.folder / f"edge-{target.port}", target) as edge:
+def _both_ways(run: _Run, served: Served, work: Work) -> Iterator[Finding]:
+    yield from run.measure(served, work, "direct")
+    with servers.behind_nginx(run.folder / f"edge-{served.target.port}", served) as edge:
         yield from run.measure(edge, work, "nginx")
 
 
@@ -97,8 +96,8 @@ def _bursts(run: _Run) -> Iterator[Burst]:
     for max_queue in _QUEUES:
         say(f"{REQUESTS} requests at once, a queue of {max_queue}")
         folder = run.folder / f"burst-{max_queue}"
-        with servers.protected(folder, PLACES // servers.WORKERS, max_queue=max_queue) as target:
-            yield burst(target, max_queue)
+        with servers.protected(folder, PLACES // servers.WORKERS, max_queue=max_queue) as served:
+            yield burst(served.target, max_queue)
 
 
 if __name__ == "__main__":

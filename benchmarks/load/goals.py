@@ -11,6 +11,7 @@ from benchmarks.load.overload import Finding
 LEAST_GOODPUT, LEAST_GOODPUT_COMPUTING = 0.96, 0.85
 """Of the capacity, at ten times of it."""
 REFUSAL_P99_MS: Final = 10.0
+REFUSAL_CPU_US: Final = 40.0
 PROBE_P99_MS, PROBE_P99_MS_COMPUTING = 20.0, 100.0
 RECOVERY_SECONDS: Final = 1.0
 _JUDGED_FROM: Final = 2.0
@@ -28,6 +29,7 @@ def _goals(finding: Finding) -> Iterator[tuple[str, bool]]:
     computing = finding.is_computing
     yield "goodput", finding.goodput >= (LEAST_GOODPUT_COMPUTING if computing else LEAST_GOODPUT)
     yield "refusals", _within(finding.load.refused_ms.p99, REFUSAL_P99_MS)
+    yield "cost of a refusal", _within(finding.refusal_cpu_us, REFUSAL_CPU_US)
     yield "probes", _within(finding.probes.good_ms.p99, PROBE_P99_MS_COMPUTING if computing else PROBE_P99_MS)
     yield "probes missed", finding.probes.good == finding.probes.offered
     yield "recovery", finding.recovery_seconds <= RECOVERY_SECONDS
@@ -38,5 +40,5 @@ def caution(finding: Finding) -> str:
     return f"generator late by {finding.late_ms:.0f} ms" if finding.late_ms > _GENERATOR_LATE_MS else ""
 
 
-def _within(value_ms: float, limit_ms: float) -> bool:
-    return math.isnan(value_ms) or value_ms <= limit_ms
+def _within(value: float, limit: float) -> bool:
+    return math.isnan(value) or value <= limit

@@ -12,18 +12,22 @@ The probes come from another process, each on a connection of its own, as a load
 from __future__ import annotations
 
 import math
+import os
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Final
 
 from benchmarks.load.generator import Generator
 from benchmarks.load.probing import probing
 from benchmarks.load.records import Outcome, Record, Tally, joined
 from benchmarks.load.traffic import Target, Traffic, at_once, scattered
+from tests.server.running import children
 
 _SOURCES: Final = 200
 _SETTLING_SECONDS: Final = 1.0  # of an overload: queues fill; of a capacity: threads start
+_REFUSALS_TO_TELL = 4  # for one good answer
 _SLOWER_FACTOR, _SLOWER_SECONDS = 2.0, 0.05
 _CAPACITY_TIMEOUT_SECONDS: Final = 30.0
 
@@ -68,6 +72,38 @@ class Work:
 
 
 @dataclass(frozen=True)
+class Served:
+    """Who is measured.
+
+    Attributes:
+        target: Where requests go.
+        master_pid: Its children do the work, and what they use of the processors is theirs; None: nobody asks.
+    """
+
+    target: Target
+    master_pid: int | None = None
+
+    def cpu_seconds(self) -> float:
+        """Return what the processes that do the work have used until now; NaN when nobody asks."""
+        if self.master_pid is None:
+            return math.nan
+        return sum(_cpu_seconds(pid) for pid in children(self.master_pid))
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a closed loop gets.
+
+    Attributes:
+        per_second: Good answers.
+        cpu_seconds: Of the server, for each of them.
+    """
+
+    per_second: float
+    cpu_seconds: float = math.nan
+
+
+@dataclass(frozen=True)
 class Finding:
     """One line of the table.
 
@@ -81,6 +117,7 @@ class Finding:
         classes: Good answers a second by class.
         probes: The probes due in the whole overload.
         recovery_seconds: From the overload's end to the last request that was not answered as before it.
+        refusal_cpu_us: What one refusal costs the server; NaN where there are too few to tell.
         late_ms: How late the generator itself was, at the 99th percentile.
         is_computing: Whether the work is bound by the processor.
     """
@@ -94,6 +131,7 @@ class Finding:
     classes: dict[str, float]
     probes: Tally
     recovery_seconds: float
+    refusal_cpu_us: float
     late_ms: float
     is_computing: bool
 
@@ -107,15 +145,16 @@ class Finding:
         return {**asdict(self), "goodput": self.goodput}
 
 
-def measure_capacity(target: Target, work: Work, seconds: float) -> float:
-    """Return how many good answers a second a closed loop gets: the better one of kept and of fresh connections.
+def measure_capacity(served: Served, work: Work, seconds: float) -> Capacity:
+    """Return what a closed loop gets: the better one of kept and of fresh connections.
 
     Kept ones may all lead to one worker; fresh ones cost more.
     """
-    return max(_closed_loop(target, work, seconds, keeps_connections=keeps) for keeps in (True, False))
+    loops = [_closed_loop(served, work, seconds, keeps_connections=keeps) for keeps in (True, False)]
+    return max(loops, key=lambda capacity: capacity.per_second)
 
 
-def _closed_loop(target: Target, work: Work, seconds: float, *, keeps_connections: bool) -> float:
+def _closed_loop(served: Served, work: Work, seconds: float, *, keeps_connections: bool) -> Capacity:
     traffics = [
         replace(
             traffic,
@@ -125,33 +164,51 @@ def _closed_loop(target: Target, work: Work, seconds: float, *, keeps_connection
         )
         for traffic, share in work.mix
     ]
-    records = Generator(target, traffics, sources=_SOURCES, closed_seconds=seconds).run()
+    before = served.cpu_seconds()
+    records = Generator(served.target, traffics, sources=_SOURCES, closed_seconds=seconds).run()
+    used = served.cpu_seconds() - before
     ends = [due + took for record in records for due, took, outcome in record.rows() if outcome == Outcome.GOOD]
     good = sum(_SETTLING_SECONDS <= end < seconds for end in ends)
-    assert good, f"no good answer at {target}"
-    return good / (seconds - _SETTLING_SECONDS)
+    assert good, f"no good answer at {served.target}"
+    return Capacity(good / (seconds - _SETTLING_SECONDS), used / len(ends))
 
 
-def overload(target: Target, work: Work, factor: float, plan: Plan, *, way: str, capacity: float) -> Finding:
+def overload(served: Served, work: Work, factor: float, plan: Plan, *, way: str, capacity: Capacity) -> Finding:
     """Offer a multiple of the capacity and judge what comes of it.
 
     Args:
-        target: The server.
+        served: The server.
         work: What is asked.
         factor: The multiple.
         plan: How long.
         way: How the requests get there, for the table.
-        capacity: Good answers a second, measured just before.
+        capacity: Measured just before.
     """
     traffics = [
-        replace(traffic, due=_phases(plan, capacity * share, factor, seed))
+        replace(traffic, due=_phases(plan, capacity.per_second * share, factor, seed))
         for seed, (traffic, share) in enumerate(work.mix)
     ]
-    generator = Generator(target, traffics, sources=_SOURCES)
-    with probing(target, plan.seconds) as probes:
+    generator = Generator(served.target, traffics, sources=_SOURCES)
+    with probing(served.target, plan.seconds) as probes:
+        before = served.cpu_seconds()
         records = generator.run()
+        used = served.cpu_seconds() - before
         probed = probes.records()
-    return judge(records, probed, work=work, way=way, factor=factor, plan=plan, capacity=capacity)
+    finding = judge(records, probed, work=work, way=way, factor=factor, plan=plan, capacity=capacity.per_second)
+    return replace(finding, refusal_cpu_us=refusal_cpu_us(joined("all", records).tally(), used, capacity))
+
+
+def refusal_cpu_us(tally: Tally, used: float, capacity: Capacity) -> float:
+    """Return what a refusal costs, in microseconds of a processor: what the good answers do not account for.
+
+    Args:
+        tally: Of a whole run.
+        used: Seconds of processor time in it.
+        capacity: What good answers cost.
+    """
+    if tally.refused < _REFUSALS_TO_TELL * tally.good:
+        return math.nan  # the error of what the good ones cost would be greater
+    return 1e6 * (used - tally.good * capacity.cpu_seconds) / tally.refused
 
 
 def _phases(plan: Plan, per_second: float, factor: float, seed: int) -> array[float]:
@@ -188,6 +245,7 @@ def judge(
         classes={record.name: record.tally(start, end).good / (end - start) for record in records},
         probes=all_probes.tally(plan.warm_seconds, end),
         recovery_seconds=recovery(all_load, plan),
+        refusal_cpu_us=math.nan,
         late_ms=all_load.late_p99_ms(),
         is_computing=work.is_computing,
     )
@@ -203,3 +261,12 @@ def recovery(record: Record, plan: Plan) -> float:
     limit = _SLOWER_SECONDS + (0.0 if math.isnan(usual_ms) else _SLOWER_FACTOR * usual_ms / 1000)
     bad = (due for due, took, outcome in record.rows(end) if outcome != Outcome.GOOD or took > limit)
     return max(bad, default=end) - end
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        facts = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except OSError:
+        return 0.0  # it has just ended
+    user, system = facts.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")

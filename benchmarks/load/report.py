@@ -14,6 +14,7 @@ from typing import Any, Final
 from benchmarks.load.burst import PLACES, REQUESTS, Burst
 from benchmarks.load.goals import caution, missed
 from benchmarks.load.overload import Finding
+from benchmarks.load.records import Spread
 
 RESULTS: Final = Path("var/bench/load.json")
 _COLUMNS: Final = (
@@ -29,6 +30,7 @@ _COLUMNS: Final = (
     ("lost", 5),
     ("good p50/p99", 14),
     ("refused", 12),
+    ("each us", 8),
     ("probes", 12),
     ("missed", 7),
     ("recovery", 9),
@@ -50,17 +52,23 @@ def table(findings: Sequence[Finding]) -> str:
 def _cells(finding: Finding) -> list[str]:
     load, probes = finding.load, finding.probes
     counts = (load.offered, load.good, load.refused, load.other, load.timed_out, load.lost)
-    spreads = (load.good_ms, load.refused_ms, probes.good_ms)
     return [
         f"{finding.factor:g}x",
         f"{finding.capacity_per_second:.0f}",
         f"{finding.good_per_second:.0f}",
         f"{finding.goodput:.2f}",
         *map(str, counts),
-        *("-" if math.isnan(spread.p50) else f"{spread.p50:.1f}/{spread.p99:.1f}" for spread in spreads),
+        _spread(load.good_ms),
+        _spread(load.refused_ms),
+        "-" if math.isnan(finding.refusal_cpu_us) else f"{finding.refusal_cpu_us:.0f}",
+        _spread(probes.good_ms),
         str(probes.offered - probes.good),
         f"{finding.recovery_seconds:.2f}",
     ]
+
+
+def _spread(spread: Spread) -> str:
+    return "-" if math.isnan(spread.p50) else f"{spread.p50:.1f}/{spread.p99:.1f}"
 
 
 def sentence(burst: Burst) -> str:

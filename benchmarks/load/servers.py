@@ -15,7 +15,7 @@ from typing import Final
 import requests
 
 from benchmarks.load.application import COMPUTE_PATH, UPLOAD_PATH, WAIT_PATH
-from benchmarks.load.overload import Work
+from benchmarks.load.overload import Served, Work
 from benchmarks.load.traffic import Target, Traffic
 from tests.server.running import children, running
 from tests.servers.base import ServerProcess, find_free_port
@@ -59,7 +59,7 @@ def computing_work() -> Work:
 
 
 @contextmanager
-def protected(folder: Path, threads: int, *, max_queue: int = MAX_QUEUE) -> Iterator[Target]:
+def protected(folder: Path, threads: int, *, max_queue: int = MAX_QUEUE) -> Iterator[Served]:
     """Run the synthetic application in the product's server, with as many places as there are threads."""
     folder.mkdir(exist_ok=True)
     with running(
@@ -70,11 +70,11 @@ def protected(folder: Path, threads: int, *, max_queue: int = MAX_QUEUE) -> Iter
         PHOTO_API_SERVER__MAX_CONCURRENT=str(WORKERS * threads),
         PHOTO_API_SERVER__MAX_QUEUE=str(max_queue),
     ) as server:
-        yield Target("127.0.0.1", server.public)
+        yield Served(Target("127.0.0.1", server.public), server.process.pid)
 
 
 @contextmanager
-def unprotected(folder: Path, threads: int) -> Iterator[Target]:
+def unprotected(folder: Path, threads: int) -> Iterator[Served]:
     """Run the synthetic application in gunicorn's threaded worker."""
     folder.mkdir(exist_ok=True)
     port = find_free_port()
@@ -88,7 +88,7 @@ def unprotected(folder: Path, threads: int) -> Iterator[Target]:
         # Who connects while the workers start would be the first to wait, and to leave.
         answer = requests.get(f"http://127.0.0.1:{port}/health", timeout=_START_SECONDS)
         answer.raise_for_status()
-        yield Target("127.0.0.1", port)
+        yield Served(Target("127.0.0.1", port), server.pid)
     finally:
         # A polite stop would first do the work of all who have left.
         for pid in children(server.pid):
@@ -97,24 +97,24 @@ def unprotected(folder: Path, threads: int) -> Iterator[Target]:
 
 
 @contextmanager
-def behind_nginx(folder: Path, target: Target) -> Iterator[Target]:
+def behind_nginx(folder: Path, served: Served) -> Iterator[Served]:
     """Put the product's nginx before a server; nobody's rate is limited: all clients of a load are one machine."""
     folder.mkdir(exist_ok=True)
-    edge = Edge(folder, f"{target.host}:{target.port}", {"EDGE__UNLIMITED_NETWORKS": "127.0.0.0/8"})
+    edge = Edge(folder, f"{served.target.host}:{served.target.port}", {"EDGE__UNLIMITED_NETWORKS": "127.0.0.0/8"})
     try:
-        yield Target("127.0.0.1", edge.port)
+        yield replace(served, target=Target("127.0.0.1", edge.port))
     finally:
         edge.stop()
 
 
 @contextmanager
-def photos(folder: Path) -> Iterator[tuple[Target, tuple[Work, ...]]]:
+def photos(folder: Path) -> Iterator[tuple[Served, tuple[Work, ...]]]:
     """Run the product on SQLite and a folder; with it comes what is asked of it."""
     folder.mkdir(exist_ok=True)
     product = Product(embedded_stack(folder), folder, workers=WORKERS, settings=_PRODUCT)
     try:
         client = product.new_user()
-        yield Target("127.0.0.1", product.port), (_metadata_work(client), _photo_work(client))
+        yield Served(Target("127.0.0.1", product.port), product.pid), (_metadata_work(client), _photo_work(client))
     finally:
         product.close()
 

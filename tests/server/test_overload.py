@@ -8,9 +8,8 @@ import pytest
 
 from benchmarks.load.application import WAITING_SECONDS
 from benchmarks.load.burst import PLACES, REQUESTS, burst
-from benchmarks.load.overload import Finding, Plan, measure_capacity, overload
+from benchmarks.load.overload import Capacity, Finding, Plan, Served, measure_capacity, overload
 from benchmarks.load.servers import WAITING_THREADS, WORKERS, protected, unprotected, waiting_work
-from benchmarks.load.traffic import Target
 
 FACTOR = 5
 PLAN = Plan(capacity_seconds=2, warm_seconds=1, overload_seconds=3.5, recovery_seconds=1.5)
@@ -19,12 +18,12 @@ LEAST_GOODPUT = 0.8
 ATTEMPTS = 3
 
 
-def best_of(attempts: int, target: Target) -> Finding:
+def best_of(attempts: int, served: Served) -> Finding:
     """Return the first measurement that breaks no promise, else the last: other work of the machine only harms it."""
     work = waiting_work(PATIENCE_SECONDS)
     for _ in range(attempts):
-        capacity = measure_capacity(target, work, PLAN.capacity_seconds)
-        finding = overload(target, work, FACTOR, PLAN, way="direct", capacity=capacity)
+        capacity = measure_capacity(served, work, PLAN.capacity_seconds)
+        finding = overload(served, work, FACTOR, PLAN, way="direct", capacity=capacity)
         if not broken_promises(finding):
             break
     return finding
@@ -46,20 +45,20 @@ def broken_promises(finding: Finding) -> list[str]:
 
 
 def test_under_five_times_the_load_the_server_does_what_it_can_and_refuses_the_rest_at_once(tmp_path: Path) -> None:
-    with protected(tmp_path / "server", WAITING_THREADS) as target:
-        finding = best_of(ATTEMPTS, target)
+    with protected(tmp_path / "server", WAITING_THREADS) as served:
+        finding = best_of(ATTEMPTS, served)
 
     assert broken_promises(finding) == [], finding
     assert finding.load.refused > finding.load.good
 
 
 def test_gunicorn_s_own_threaded_worker_does_nothing_useful_under_that_load(tmp_path: Path) -> None:
-    capacity = WORKERS * WAITING_THREADS / WAITING_SECONDS
+    capacity = Capacity(WORKERS * WAITING_THREADS / WAITING_SECONDS)
     plan = Plan(warm_seconds=0.5, overload_seconds=3, recovery_seconds=0)
 
-    with unprotected(tmp_path / "server", WAITING_THREADS) as target:
+    with unprotected(tmp_path / "server", WAITING_THREADS) as served:
         work = waiting_work(PATIENCE_SECONDS)
-        finding = overload(target, work, FACTOR, plan, way="direct", capacity=capacity)
+        finding = overload(served, work, FACTOR, plan, way="direct", capacity=capacity)
 
     assert {"goodput", "every request is answered", "no probe is missed"} <= {*broken_promises(finding)}
     assert finding.load.timed_out > finding.load.good
@@ -67,8 +66,8 @@ def test_gunicorn_s_own_threaded_worker_does_nothing_useful_under_that_load(tmp_
 
 @pytest.mark.parametrize("max_queue", [1000, 100])
 def test_five_hundred_requests_at_once_are_all_answered(tmp_path: Path, max_queue: int) -> None:
-    with protected(tmp_path / "server", PLACES // WORKERS, max_queue=max_queue) as target:
-        result = burst(target, max_queue)
+    with protected(tmp_path / "server", PLACES // WORKERS, max_queue=max_queue) as served:
+        result = burst(served.target, max_queue)
 
     assert result.holds, result
     # A queue that stands longer than a moment loses a few of those who wait, even if it has room for all.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from array import array
+from dataclasses import replace
 
 from benchmarks.load.overload import Finding, Plan, Work, judge
 from benchmarks.load.records import Outcome, Record
@@ -30,4 +32,5 @@ def a_finding(*, goodput: float = 1.0, factor: float = 10, computing: bool = Fal
     asked = Outcome(round(changes.get("outcome", Outcome.GOOD)))
     probes = a_record(0, (3.0, changes.get("probe", 0.005), asked), (3.1, 0.001, Outcome.GOOD))
     work = Work("x", WORK.mix, 4, is_computing=computing)
-    return judge([load], [probes], work=work, way="direct", factor=factor, plan=PLAN, capacity=100.0)
+    finding = judge([load], [probes], work=work, way="direct", factor=factor, plan=PLAN, capacity=100.0)
+    return replace(finding, refusal_cpu_us=changes.get("cost", math.nan))

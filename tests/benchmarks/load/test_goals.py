@@ -18,6 +18,8 @@ from tests.benchmarks.load.findings import a_finding
         ({"goodput": 0.86, "computing": True, "probe": 0.09}, []),
         ({"goodput": 0.84, "computing": True}, ["goodput"]),
         ({"refused": 0.011}, ["refusals"]),
+        ({"cost": 39}, []),
+        ({"cost": 41}, ["cost of a refusal"]),
         ({"probe": 0.021}, ["probes"]),
         ({"outcome": Outcome.TIMED_OUT}, ["probes missed"]),
         ({"recovery": 1.1}, ["recovery"]),

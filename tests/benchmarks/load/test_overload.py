@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 
-from benchmarks.load.overload import Plan, judge, measure_capacity, overload, recovery
+import pytest
+
+from benchmarks.load.overload import (
+    Capacity,
+    Plan,
+    Served,
+    judge,
+    measure_capacity,
+    overload,
+    recovery,
+    refusal_cpu_us,
+)
 from benchmarks.load.records import Outcome
+from benchmarks.load.traffic import Target
 from tests.benchmarks.load.findings import PLAN, WORK, a_finding, a_record
 from tests.benchmarks.load.scripted import answer, scripted
+from tests.servers.product import until
 
 GOOD = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
 
@@ -42,14 +57,38 @@ def test_a_finding_can_be_written_down() -> None:
     assert isinstance(facts["load"], dict)
 
 
+def test_a_refusal_costs_what_the_good_answers_do_not_account_for() -> None:
+    some_good = [(0.0, 0.01, Outcome.GOOD)] * 100
+    refused = a_record(0, *some_good, *[(0.0, 0.001, Outcome.REFUSED)] * 1000).tally()
+    few_refused = a_record(0, *some_good, *[(0.0, 0.001, Outcome.REFUSED)] * 399).tally()
+
+    capacity = Capacity(100, cpu_seconds=0.001)
+
+    assert refusal_cpu_us(refused, 0.13, capacity) == pytest.approx(30)
+    assert math.isnan(refusal_cpu_us(few_refused, 0.13, capacity))
+
+
+def test_the_processor_time_of_a_server_is_that_of_the_processes_that_work() -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass\ninput()"
+    program = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {busy!r}])"
+    with subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE) as master:
+        served = Served(Target("127.0.0.1", 1), master.pid)
+        until(lambda: served.cpu_seconds() >= 0.3, "the child to have worked")
+        assert served.cpu_seconds() < 5
+        master.communicate(b"\n")
+
+    assert math.isnan(Served(Target("127.0.0.1", 1)).cpu_seconds())
+
+
 def test_a_server_is_measured_from_capacity_to_recovery() -> None:
     plan = Plan(capacity_seconds=1.5, warm_seconds=0.5, overload_seconds=1.5, recovery_seconds=0.5)
     script = {path: answer(GOOD) for path in (b"/", b"/health", b"/health/readiness")}
     with scripted(script) as server:
-        capacity = measure_capacity(server.target, WORK, plan.capacity_seconds)
-        finding = overload(server.target, WORK, 2, plan, way="direct", capacity=100)
+        served = Served(server.target)
+        capacity = measure_capacity(served, WORK, plan.capacity_seconds)
+        finding = overload(served, WORK, 2, plan, way="direct", capacity=Capacity(100))
 
-    assert capacity > 4
+    assert capacity.per_second > 4
     assert finding.load.good == finding.load.offered > 50
     assert finding.goodput > 1.5
     assert finding.probes.good == finding.probes.offered > 20

@@ -23,7 +23,7 @@ def test_a_line_of_the_table_has_its_figures_and_names_the_goals_it_misses() -> 
     header, good, bad = table([a_finding(), a_finding(goodput=0.5, generator=0.02)]).splitlines()
 
     assert header.split()[:5] == ["work", "through", "load", "capacity", "good/s"]
-    assert " ".join(good.split()) == "x direct 10x 100 100 1.00 401 400 1 0 0 0 10.0/10.0 1.0/1.0 1.0/5.0 0 0.00"
+    assert " ".join(good.split()) == "x direct 10x 100 100 1.00 401 400 1 0 0 0 10.0/10.0 1.0/1.0 - 1.0/5.0 0 0.00"
     assert bad.endswith("  goodput, generator late by 20 ms")
 
 
