@@ -30,6 +30,7 @@ from typing import Final
 from app.ops.owners import Owner, find_owner
 from app.ops.state_file import OpenedPage, PageLostError, make_page, open_whole
 from app.ops.state_layout import (
+    BLANK_SLOT,
     LAYOUT_VERSION,
     SLOTS,
     Entry,
@@ -301,8 +302,11 @@ class StatePage:
 
     def _free_place(self, opened: OpenedPage) -> int:
         page = opened.page()
-        for index in range(SLOTS):
-            if newest_entry(page[offset_of(index) : offset_of(index + 1)]) is None:
+        slots = [page[offset_of(index) : offset_of(index + 1)] for index in range(SLOTS)]
+        if BLANK_SLOT in slots:
+            return slots.index(BLANK_SLOT)
+        for index, slot in enumerate(slots):
+            if newest_entry(slot) is None:
                 return index
         gone = [found for found in entries_of(page) if found[1].owner is not None and not found[1].owner.lives()]
         if not gone:

@@ -17,6 +17,7 @@ from typing import Final
 
 from app.ops.owners import Owner, boot_id
 from app.ops.state_layout import (
+    BLANK_SLOT,
     COPY_BYTES,
     HEADER_BYTES,
     LAYOUT_VERSION,
@@ -38,7 +39,6 @@ TEMPORARY_PREFIX: Final = f".page-{LAYOUT_VERSION}-"
 _READ_TRIES = 3
 _NOT_WRITABLE: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 _BLANK_COPY: Final = bytes(COPY_BYTES)
-_BLANK_SLOT: Final = bytes(SLOT_BYTES)
 
 
 class PageLostError(OSError):
@@ -152,7 +152,7 @@ class OpenedPage:
     def was_freed(self, index: int) -> bool:
         """Return whether a slot was left in order: nothing stands there any more, or something else that is whole."""
         slot = os.pread(self.descriptor, SLOT_BYTES, offset_of(index))
-        return slot == _BLANK_SLOT or newest_entry(slot) is not None
+        return slot == BLANK_SLOT or newest_entry(slot) is not None
 
     def write(self, raw: bytes, index: int, copy: int = 0) -> None:
         """Write a copy of a slot's entry.

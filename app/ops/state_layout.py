@@ -27,8 +27,8 @@ LAYOUT_VERSION: Final = 2
 """Stands in the header and in the file's name: processes of two versions do not meet on one page."""
 
 HEADER_BYTES: Final = 1024
-SLOTS: Final = 128
-"""How many entries a page has room for."""
+SLOTS: Final = 256
+"""How many entries a page has room for: of the most workers twice, as during a reload, and of everything else."""
 
 COPY_BYTES: Final = 512
 SLOT_BYTES: Final = 2 * COPY_BYTES
@@ -37,7 +37,9 @@ PAGE_BYTES: Final = HEADER_BYTES + SLOTS * SLOT_BYTES
 NAME_BYTES_MAX: Final = 80
 """How long a name may be, in UTF-8."""
 
-_BLANK_SLOT: Final = bytes(SLOT_BYTES)
+BLANK_SLOT: Final = bytes(SLOT_BYTES)
+"""A slot that nothing was ever written to, or that was made free."""
+
 _MAGIC: Final = b"photo-st"
 _HEADER: Final = struct.Struct("<8sHHId36s")
 _COPY: Final = struct.Struct(f"<QH{NAME_BYTES_MAX}sIQ{BOOT_BYTES}s")
@@ -164,7 +166,7 @@ def entries_of(page: bytes) -> Iterator[tuple[int, Entry]]:
     for index in range(SLOTS):
         begin = offset_of(index)
         slot = page[begin : begin + SLOT_BYTES]
-        if slot != _BLANK_SLOT and (entry := newest_entry(slot)) is not None:
+        if slot != BLANK_SLOT and (entry := newest_entry(slot)) is not None:
             yield index, entry
 
 

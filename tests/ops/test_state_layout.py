@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from annotated_types import Le
 from hypothesis import given
 from hypothesis import strategies as some
 
@@ -25,6 +26,7 @@ from app.ops.state_layout import (
     read_header,
     read_slot,
 )
+from app.settings_server import ServerSettings
 
 OLD, NEW = b"old" * 60, b"new" * 90
 HEADER = Header(1_770_000_000.5, "0b9c1f4e-5d0a-4e62-9f0e-6a1d2c3b4e5f")
@@ -155,3 +157,11 @@ def test_a_page_gives_what_its_slots_say_and_passes_over_the_others() -> None:
     found = list(entries_of(bytes(page)))
 
     assert [(index, entry.name, entry.payload) for index, entry in found] == [(3, "breaker/a", NEW)]
+
+
+def test_there_is_room_for_the_most_workers_twice_and_for_as_many_breakers() -> None:
+    limits = ServerSettings.model_fields["workers"].metadata
+    (most,) = [limit.le for limit in limits if isinstance(limit, Le)]
+
+    assert isinstance(most, int)
+    assert 3 * most + 2 <= SLOTS  # and two masters
