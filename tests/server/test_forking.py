@@ -57,6 +57,7 @@ def test_a_process_ends_with_the_code_of_its_end(run: Callable[[], None], code: 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
 def test_a_signal_to_end_that_comes_before_there_are_handlers_ends_it(number: signal.Signals) -> None:
     def wait_for_ever() -> None:
+        signal.alarm(10)  # whoever has lost the signal
         while True:
             signal.pause()
 
