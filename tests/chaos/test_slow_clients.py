@@ -22,6 +22,8 @@ from tests.servers.stacks import Stack
 
 PATIENCE_SECONDS = 2
 ASKED = 100
+HELD_BYTES = 1024 * 1024
+"""What an answer may hold that its client reads slowly: the chunk being written, the next one, and what is around."""
 POOLED = 2 * 10 + 6
 """Connections that pools may have opened to keep, when 200 clients leave at once: ten to the database per worker."""
 UPLOAD_PLACES = 8
@@ -62,6 +64,7 @@ def test_row_47_slow_readers_disturb_nobody(
     photo = person.upload(new_photo()[:-16] + secrets.token_bytes(LARGE_BYTES))
     person.original(photo)
     baseline, alone = Baseline(patient), latencies(read, ASKED)
+    memory = sum(patient.reset_peak_memory().values())
 
     with Crowd(patient.port, head_of(person, photo["links"]["original"], method="GET")) as crowd:
         amid = latencies(read, ASKED)
@@ -71,6 +74,7 @@ def test_row_47_slow_readers_disturb_nobody(
         assert crowd.statuses() == [200] * CLIENTS
         assert crowd.ended == 0
     assert in_flight >= CLIENTS
+    assert sum(patient.peak_memory().values()) - memory <= CLIENTS * HELD_BYTES
     assert upload.status_code == 201
     assert is_undisturbed(alone, amid), (alone, amid)
     baseline.require(slack=POOLED)
