@@ -25,7 +25,7 @@ from app.accounts.tokens import AccessTokens
 from app.admin.routes import BreakerRoutes
 from app.admin.service import BreakerService
 from app.db import leases
-from app.db.engine import Database
+from app.db.engine import Database, StatementObserver
 from app.db.guarded import DATABASE_CLASSIFICATIONS, DatabasePipelines, GuardedDatabase
 from app.http import context, operations, problems
 from app.http.application import Application
@@ -119,8 +119,10 @@ class Foundation:
         self.pipelines = _open_pipelines(settings, self.bus, self.board)
         self.metrics.stability.add_source(self.pipelines.figures)
         self._closing.callback(self.metrics.stability.close)
+        # The figures of the pool are about the workers: what they may open, and what requests wait for.
+        observer = self.metrics if role == "worker" else StatementObserver(self.metrics)
         self.database: Database = GuardedDatabase(
-            settings.database, self.metrics, DatabasePipelines(*self._pipelines_of("database", "", "_read", "_write"))
+            settings.database, observer, DatabasePipelines(*self._pipelines_of("database", "", "_read", "_write"))
         )
         self._closing.callback(self.database.close)
         # Health asks past the breakers: it is to say how the store is, and its questions take no trial call.

@@ -110,6 +110,29 @@ class SilentObserver:
         """Do nothing."""
 
 
+class StatementObserver(SilentObserver):
+    """Passes on what is heard of statements and nothing of the pool: for a process whose pool is no worker's.
+
+    Args:
+        observer: Who hears of statements.
+    """
+
+    def __init__(self, observer: DatabaseObserver) -> None:
+        self._observer = observer
+
+    def query(self, seconds: float) -> None:
+        """Pass on how long one statement took."""
+        self._observer.query(seconds)
+
+    def slow_query(self) -> None:
+        """Pass on that one took at least the threshold."""
+        self._observer.slow_query()
+
+    def database_error(self, kind: str) -> None:
+        """Pass on that one failed."""
+        self._observer.database_error(kind)
+
+
 class _BinaryCursor(psycopg.Cursor[Any]):
     """Results in PostgreSQL's binary form: a third less work for instants and ids."""
 

@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, event, text
 from sqlalchemy.exc import IntegrityError
 
-from app.db.engine import Database
+from app.db.engine import Database, StatementObserver
 from app.db.pool import PoolFigures
 from app.errors import DatabaseBusyError, DatabaseReadOnlyError, DatabaseUnavailableError
 from app.http.problems import problem_for
@@ -193,6 +193,20 @@ def test_a_wait_for_a_connection_is_measured_and_one_in_vain_is_counted(
 
     assert (len(observer.waits), observer.timeouts) == (1, 1)
     assert database.pool() == PoolFigures(active=0, idle=1, waiting=0, max_connections=1, timeouts=1)
+
+
+def test_a_process_that_serves_nobody_is_heard_of_by_its_statements_alone(url: str, observer: Observer) -> None:
+    settings = DatabaseSettings(url=SecretStr(url), pool_size=1, max_overflow=0, pool_timeout_seconds=0.05)
+    with closing(Database(settings, StatementObserver(observer))) as database:
+        with database.read(), pytest.raises(DatabaseBusyError):
+            database.ping()
+        database.ping()
+        with pytest.raises(DatabaseUnavailableError), database.read() as connection:
+            connection.execute(text("SELECT nothing FROM nowhere"))
+
+    assert (observer.figures, observer.waits, observer.timeouts) == ([], [], 0)
+    assert len(observer.queries) == 2
+    assert observer.errors == ["pool_timeout", "statement"]
 
 
 @pytest.fixture
