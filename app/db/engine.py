@@ -279,11 +279,6 @@ class Database:
         assert isinstance(pool, WatchedPool)  # noqa: S101  # we made it above
         return pool.figures()
 
-    def pool_figures(self) -> tuple[int, int]:
-        """Return how many connections are in use and how many threads wait for one."""
-        figures = self.pool()
-        return figures.active, figures.waiting
-
     def close(self) -> None:
         """Close all pooled connections."""
         self._engine.dispose()

@@ -45,6 +45,12 @@ class Observer:
         self.timeouts += 1
 
 
+def in_use(database: Database) -> tuple[int, int]:
+    """Return how many connections are in use and how many threads wait for one."""
+    figures = database.pool()
+    return figures.active, figures.waiting
+
+
 @pytest.fixture
 def observer() -> Observer:
     return Observer()

@@ -21,7 +21,7 @@ from app.db.pool import PoolFigures
 from app.errors import DatabaseBusyError, DatabaseReadOnlyError, DatabaseUnavailableError
 from app.http.problems import problem_for
 from app.settings import DatabaseSettings
-from tests.db.conftest import Observer
+from tests.db.conftest import Observer, in_use
 from tests.servers.postgres import PostgresServer
 
 OpenDatabase = Callable[..., Database]
@@ -65,7 +65,7 @@ def test_a_write_that_raises_changes_nothing_and_raises_the_same(table: Database
         fail()
 
     assert names(table) == []
-    assert table.pool_figures() == (0, 0)
+    assert in_use(table) == (0, 0)
 
 
 def test_each_statement_of_a_read_stands_alone_and_sees_what_others_commit(table: Database) -> None:
@@ -159,7 +159,7 @@ def test_a_failing_statement_is_one_error_of_ours_that_says_nothing_inside(
     assert caught.value.retry_after_seconds == 2
     assert problem_for(DatabaseUnavailableError).status == 503
     assert observer.errors == ["statement"]
-    assert database.pool_figures() == (0, 0)
+    assert in_use(database) == (0, 0)
 
 
 def test_an_empty_pool_is_a_503_within_its_time_and_recovers_at_once(
@@ -169,7 +169,7 @@ def test_an_empty_pool_is_a_503_within_its_time_and_recovers_at_once(
     with ExitStack() as held:
         for _ in range(3):
             held.enter_context(database.read())
-        assert database.pool_figures() == (3, 0)
+        assert in_use(database) == (3, 0)
 
         started = time.monotonic()
         with pytest.raises(DatabaseUnavailableError) as caught:
@@ -181,7 +181,7 @@ def test_an_empty_pool_is_a_503_within_its_time_and_recovers_at_once(
     assert observer.errors == ["pool_timeout"]
     assert max(waiting for _, waiting in observer.figures) == 1
     database.ping()
-    assert database.pool_figures() == observer.figures[-1] == (0, 0)
+    assert in_use(database) == observer.figures[-1] == (0, 0)
 
 
 def test_a_wait_for_a_connection_is_measured_and_one_in_vain_is_counted(
@@ -251,7 +251,7 @@ def test_a_waiting_thread_gets_the_connection_that_comes_free(
         with database.read():
             waiting = pool.submit(database.ping)
             ends = time.monotonic() + 10
-            while database.pool_figures() != (1, 1):
+            while in_use(database) != (1, 1):
                 assert time.monotonic() < ends
         waiting.result(10)
 
@@ -348,7 +348,7 @@ def test_connections_that_died_are_replaced_without_a_restart(
         # A pool learns of the death from the connections it has: never more than those.
         assert failures <= 4
         database.ping()
-        assert database.pool_figures() == (0, 0)
+        assert in_use(database) == (0, 0)
         database.close()
 
 
@@ -378,7 +378,7 @@ def test_every_way_out_gives_the_connection_back(table: Database, way: str) -> N
         except BaseException as raised:
             if raised is not error:
                 raise
-        assert table.pool_figures() == (0, 0)
+        assert in_use(table) == (0, 0)
 
 
 @pytest.fixture

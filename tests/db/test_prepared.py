@@ -38,7 +38,7 @@ from app.db.prepared import PreparedSelect
 from app.errors import DatabaseBusyError, DatabaseDisconnectedError, DatabaseUnavailableError
 from app.settings import DatabaseSettings
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
-from tests.db.conftest import Observer
+from tests.db.conftest import Observer, in_use
 from tests.fakes.clocks import HandClock
 from tests.servers.postgres import PostgresServer
 
@@ -114,7 +114,7 @@ def test_a_read_is_one_statement_and_gives_its_connection_back(things: Database,
     things.ask(ONE, {"thing": FIRST})
 
     assert len(observer.queries) == 1
-    assert things.pool_figures() == (0, 0)
+    assert in_use(things) == (0, 0)
 
 
 def test_a_statement_is_compiled_once_for_a_database(things: Database) -> None:
@@ -139,7 +139,7 @@ def test_a_parameter_too_few_or_too_many_is_our_mistake_and_costs_no_connection(
         things.ask(ONE, values)
 
     assert observer.queries == []
-    assert things.pool_figures() == (0, 0)
+    assert in_use(things) == (0, 0)
 
 
 def test_a_failing_statement_is_one_error_of_ours_that_says_nothing_inside(
@@ -150,7 +150,7 @@ def test_a_failing_statement_is_one_error_of_ours_that_says_nothing_inside(
 
     assert "things" not in caught.value.detail
     assert observer.errors == ["statement"]
-    assert database.pool_figures() == (0, 0)
+    assert in_use(database) == (0, 0)
 
 
 def test_a_database_that_refuses_is_unavailable(observer: Observer) -> None:
@@ -204,7 +204,7 @@ def test_a_dead_connection_is_an_error_of_its_own_kind(postgres_url: str, observ
 
     assert before.pid != after.pid
     assert observer.errors == ["disconnect"]
-    assert database.pool_figures() == (0, 0)
+    assert in_use(database) == (0, 0)
 
 
 def test_a_deadline_that_has_passed_sends_no_statement(things: Database, observer: Observer) -> None:
@@ -277,7 +277,7 @@ def test_a_connection_whose_thread_was_interrupted_is_not_used_again(
     with pytest.raises(KeyboardInterrupt):
         database.ask(PreparedSelect(select(literal(1, Interrupting).label("one"))), {})
 
-    assert database.pool_figures() == (0, 0)
+    assert in_use(database) == (0, 0)
     assert database.engine.pool is pool
     with database.read() as connection:
         assert connection.connection.dbapi_connection is not before
