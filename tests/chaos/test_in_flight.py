@@ -184,9 +184,9 @@ def test_a_page_that_is_lost_while_requests_run_is_exact_again(harmed: Product, 
         harm(product.folder / STATE_FOLDER / PAGE_NAME)
 
         require_count(product, 5)
-        report = look(product)
-        assert [(word.pid, word.state) for word in report.servers] == [(product.pid, State.READY)]
-        assert {word.pid: word.in_flight for word in report.workers} == {first: 2, second: 3}
+        assert {word.pid: word.in_flight for word in look(product).workers} == {first: 2, second: 3}
+        ready = [(product.pid, State.READY)]
+        until(lambda: [(word.pid, word.state) for word in look(product).servers] == ready, "the master's word")
         assert [uploads.finish() for _ in range(5)] == [201] * 5
     require_count(product, 0)
     assert product.worker_pids() == {first, second}
