@@ -81,6 +81,7 @@ class WatchedPool(QueuePool):
         self._counting = threading.Lock()
         self._waiting = 0
         self._timeouts = 0
+        self._last = (0, 0, 0)
         super().__init__(*arguments, **options)
 
     @property
@@ -101,11 +102,12 @@ class WatchedPool(QueuePool):
         return again
 
     def figures(self) -> PoolFigures:
-        """Return what it holds now; takes no lock."""
+        """Return what it holds now; takes no lock, since an event loop asks that must not wait for a thread."""
+        active, idle, waiting = self._last
         return PoolFigures(
-            active=self.checkedout(),
-            idle=self.checkedin(),
-            waiting=self._waiting,
+            active=active,
+            idle=idle,
+            waiting=waiting,
             max_connections=self.size() + self._max_overflow,
             timeouts=self._timeouts,
         )
@@ -126,6 +128,7 @@ class WatchedPool(QueuePool):
     def _opened(self) -> ConnectionPoolEntry | None:
         if not self._inc_overflow():
             return None
+        self._changed()  # its place is taken while it is being made, which may take long
         try:
             return self._create_connection()
         except BaseException:
@@ -159,5 +162,6 @@ class WatchedPool(QueuePool):
     def _changed(self, *, waiting: int = 0) -> None:
         with self._counting:  # figures and report together: the last report is then of the last figures
             self._waiting += waiting
+            self._last = figures = (self.checkedout(), self.checkedin(), self._waiting)
             if self.observer is not None:
-                self.observer.pool(self.checkedout(), self.checkedin(), self._waiting)
+                self.observer.pool(*figures)

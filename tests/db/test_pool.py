@@ -167,6 +167,25 @@ def test_a_connection_that_could_not_be_opened_leaves_its_place(open_pool: OpenP
     assert pooled.ask() == 1
 
 
+def test_a_place_is_taken_while_its_connection_is_being_made(open_pool: OpenPool) -> None:
+    pooled = open_pool()
+    making, go_on = threading.Event(), threading.Event()
+
+    def connect(*_connecting: object) -> None:
+        making.set()
+        go_on.wait(10)
+
+    event.listen(pooled.engine, "do_connect", connect)
+    with ThreadPoolExecutor(1) as threads:
+        asked = threads.submit(pooled.ask)
+        assert making.wait(10)
+        meanwhile = pooled.pool.figures()
+        go_on.set()
+
+        assert asked.result(10) == 1
+    assert (meanwhile.active, pooled.heard.figures[0]) == (1, (1, 0, 0))
+
+
 def test_a_waiting_thread_takes_the_place_of_one_that_could_not_be_opened(open_pool: OpenPool) -> None:
     pooled = open_pool(timeout_seconds=0.3)
     opening, fail = threading.Event(), threading.Event()
