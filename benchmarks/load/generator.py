@@ -24,7 +24,7 @@ from heapq import heappop, heappush
 from typing import Final
 
 from benchmarks.load.answers import AnswerReader, BrokenAnswerError
-from benchmarks.load.records import Loss, Outcome, Record
+from benchmarks.load.records import MOST_LOSSES, Loss, Outcome, Record
 from benchmarks.load.traffic import MOST_SECONDS, Target, Traffic, mark
 
 _RECEIVE_BYTES: Final = 262_144
@@ -269,10 +269,9 @@ class Generator:
         traffic = self._traffics[number]
         if reader.status in _GOOD:
             outcome = Outcome.GOOD
-        elif reader.status == _UNAVAILABLE and reader.has_retry_after:
-            outcome = Outcome.REFUSED
         else:
-            outcome = Outcome.OTHER
+            is_refusal = reader.status == _UNAVAILABLE and reader.has_retry_after
+            outcome = Outcome.REFUSED if is_refusal else Outcome.OTHER
             self._note_loss(exchange, f"answered {reader.status}")
         self._end(exchange, outcome, reader.status)
         connection.exchange = None
@@ -299,8 +298,10 @@ class Generator:
             self._close(connection)
 
     def _note_loss(self, exchange: _Exchange, reason: str) -> None:
-        connection = exchange.connection
-        self.records[exchange.class_number].lose(
+        connection, record = exchange.connection, self.records[exchange.class_number]
+        if len(record.losses) >= MOST_LOSSES:
+            return
+        record.losses.append(
             Loss(
                 due=exchange.due,
                 seconds=time.monotonic() - self._began - exchange.due,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from typing import Final
 
-_MOST_LOSSES: Final = 200
+MOST_LOSSES: Final = 200
+"""So many are kept of each class of a run."""
 
 
 class Outcome(IntEnum):
@@ -30,7 +31,7 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True)
 class Loss:
-    """A request that got no answer, or a strange one, for whoever asks why.
+    """A request that got no good answer, for whoever asks why.
 
     Attributes:
         due: Seconds from the start of the run.
@@ -65,7 +66,7 @@ class Record:
         outcomes: Values of :class:`Outcome`.
         statuses: Of HTTP; 0 without an answer.
         late: By how many seconds after the due instant each request was sent: the generator's own weakness.
-        losses: The first of those without an answer, or with a strange one.
+        losses: The first of those without a good answer.
     """
 
     name: str
@@ -83,11 +84,6 @@ class Record:
         self.seconds.append(seconds)
         self.outcomes.append(outcome)
         self.statuses.append(status)
-
-    def lose(self, loss: Loss) -> None:
-        """Keep the circumstances of a loss; after 200 of them no more are kept."""
-        if len(self.losses) < _MOST_LOSSES:
-            self.losses.append(loss)
 
     def tally(self, start: float = 0.0, end: float = math.inf) -> Tally:
         """Return the figures of the requests that were due in this part of the run: seconds from its start."""
@@ -172,8 +168,7 @@ def joined(name: str, records: Sequence[Record], *, origin: float | None = None)
         whole.outcomes.extend(record.outcomes)
         whole.statuses.extend(record.statuses)
         whole.late.extend(record.late)
-        for loss in record.losses:
-            whole.lose(replace(loss, due=loss.due + shift))
+        whole.losses.extend(replace(loss, due=loss.due + shift) for loss in record.losses)
     return whole
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -22,6 +24,7 @@ from tests.servers.product import Product, until
 
 _SERIES_SECONDS = 880.0
 _SHOWN_LOSSES = 8
+_ERROR = 500
 _IN_FLIGHT, _LEAST_IN_FLIGHT = "photo_api_in_flight_requests", 2
 _LONGEST_STOP_SECONDS = 60.0
 
@@ -167,12 +170,23 @@ class DrainDrill:
     def _check_no_loss(self, clients: Clients) -> None:
         failed = clients.failed()
         if failed:
-            for name, loss in clients.losses()[:_SHOWN_LOSSES]:
-                self._journal.say(f"      {name}: {loss}")
-            for line in self._group.balancer.failed_lines()[-_SHOWN_LOSSES:]:
-                self._journal.say(f"      balancer: {line}")
+            self._tell_of_losses(clients)
         self._journal.check(not failed, f"requests lost so far: {failed or 0}")
+
+    def _tell_of_losses(self, clients: Clients) -> None:
+        for name, loss in clients.losses()[:_SHOWN_LOSSES]:
+            self._journal.say(f"      {name}: {loss}")
+        for line in self._group.balancer.failed_lines()[-_SHOWN_LOSSES:]:
+            self._journal.say(f"      balancer: {line}")
+        for number, product in enumerate(self._group.instances):
+            for told in [one for one in product.log_lines() if _is_telling(one)][-_SHOWN_LOSSES:]:
+                facts = {name: value for name, value in told.items() if value}
+                self._journal.say(f"      vm{number}: {json.dumps(facts)}")
 
     def _ready_photos(self) -> int:
         with self._group.instances[0].stack.database() as connection:
             return int(connection.scalar(select(func.count()).select_from(Photo).where(Photo.state == "ready")) or 0)
+
+
+def _is_telling(line: Mapping[str, Any]) -> bool:
+    return line["severity_text"] != "INFO" or (line["status"] or 0) >= _ERROR

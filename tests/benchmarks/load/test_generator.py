@@ -60,6 +60,15 @@ def test_every_way_to_end_is_counted_as_what_it_is() -> None:
     }
 
 
+def test_the_circumstances_of_losses_are_kept_within_bounds() -> None:
+    with scripted({b"/": answer(REFUSAL)}) as server:
+        records = run(server.target, Traffic("x", "/", steady(2000, 0.15)))
+
+    assert records[0].tally().refused == 300
+    assert len(records[0].losses) == 200
+    assert {loss.reason for loss in records[0].losses} == {"answered 503"}
+
+
 def test_nobody_listening_is_a_loss() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
