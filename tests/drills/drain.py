@@ -46,7 +46,7 @@ class DrainPlan:
     stops: int
     reloads: int
     stream_seconds: float
-    lame_duck_seconds: float = 1.0
+    lame_duck_seconds: float = 1.5
     probing: Probing = field(default_factory=Probing)
 
     def settings(self) -> dict[str, str]:

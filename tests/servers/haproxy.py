@@ -34,6 +34,7 @@ defaults
     timeout client 60s
     timeout server 60s
     timeout http-keep-alive 60s
+    timeout check 2s
     retries 0
     no option redispatch
     retry-on none
