@@ -69,8 +69,7 @@ def load_pipelines(
     Raises:
         ConfigurationError: With every mistake in the file.
     """
-    given = settings.stability.pipelines_file
-    path = config_folder / _FILE_NAME if given is None else given
+    path = pipelines_path(settings, config_folder)
     kinds = {"chaos": Chaos.given(allowed=settings.chaos.enabled)}
     try:
         document = read_document(path)
@@ -92,6 +91,17 @@ def load_pipelines(
         mistakes = [f"{_place(settings)}: {mistake}" for mistake in told]
         raise ConfigurationError(mistakes, profile=settings.profile) from error
     return pipelines
+
+
+def pipelines_path(settings: Settings, config_folder: Path = CONFIG_FOLDER) -> Path:
+    """Return the file that the pipelines are read from.
+
+    Args:
+        settings: Valid ones.
+        config_folder: Where ``stability.toml`` lies when the settings name no other file.
+    """
+    given = settings.stability.pipelines_file
+    return config_folder / _FILE_NAME if given is None else given
 
 
 def load_configuration(

@@ -17,8 +17,8 @@ from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  #
 
 from app.ops.build import find_instance
 from app.ops.logging import Logs, configure_logging
-from app.pipelines import load_configuration
 from app.server import refusals
+from app.server.judged_file import load_judged
 from app.server.metrics_folder import open_metrics_folder
 from app.server.options import management_configuration, public_configuration
 from app.server.state_folder import STATE_FOLDER, open_state_folder
@@ -69,10 +69,9 @@ class PhotoServer(BaseApplication):  # type: ignore[misc]  # its base has no typ
         Raises:
             ConfigurationError: They cannot work; what held still holds.
         """
-        settings = load_configuration().loaded.settings
-        configuration = public_configuration(settings)
         os.umask(_PRIVATE)
-        open_metrics_folder(_METRICS_PARENT, os.environ)
+        settings = load_judged(lambda: open_metrics_folder(_METRICS_PARENT, os.environ))
+        configuration = public_configuration(settings)
         refusals.install()
         instance = find_instance(settings.instance.ip, settings.instance.node_name)
         self.logs = configure_logging(

@@ -16,7 +16,7 @@ from app.server.application import Factories, PhotoServer
 from app.settings import Settings
 
 PROGRAM = """
-import os, sys
+import os, pathlib
 from app.server.application import Factories, PhotoServer
 from app.errors import ConfigurationError
 from app.ops.state import VARIABLE as STATE_VARIABLE
@@ -30,6 +30,7 @@ except ConfigurationError as error:
 os.environ["PHOTO_API_SERVER__THREADS"] = "7"
 server.reload()
 print(server.settings.server.threads, server.cfg.threads)
+print(server.settings.stability.pipelines_file.parent == pathlib.Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
 """
 
 
@@ -56,7 +57,7 @@ def test_a_reload_takes_over_all_settings_or_none(tmp_path: Path) -> None:
         check=True,
     )
 
-    assert done.stdout.splitlines() == ["1 True", "7 7"]
+    assert done.stdout.splitlines() == ["1 True", "7 7", "True"]
 
 
 def test_applications_are_built_from_the_settings_that_hold(server: PhotoServer) -> None:
@@ -73,9 +74,12 @@ def test_a_name_that_is_none_is_told_in_gunicorns_way(server: PhotoServer) -> No
 def test_wrong_settings_make_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PHOTO_API_SERVER__THREADS", "none")
+    before = os.umask(0o022)
 
     with pytest.raises(ConfigurationError):
         PhotoServer(Factories())
+
+    os.umask(before)
 
     assert list(tmp_path.iterdir()) == []
     assert STATE_VARIABLE not in os.environ
