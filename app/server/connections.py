@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import enum
+import errno
 import fcntl
+import os
 import socket
 import struct
 import termios
-from typing import Any
+from typing import IO, Any
 
 from app.ops.admission import RequestClass
 from app.server.exchange import Exchange
 from app.server.heads import ChunkScan, Head
+from app.server.streams import CHUNK_BYTES, PROGRESS_BYTES
 
 
 class Phase(enum.Enum):
@@ -61,6 +64,8 @@ class Connection:
         is_counted: Whether it counts as in flight.
         moved_bytes: What a slow client had sent, or still had to read, when its time-out began.
         skip_bytes: How much of a body is still to be dropped.
+        kept: A file with what of a slow body came after the buffer; None while there is none.
+        kept_bytes: How much is in it.
     """
 
     __slots__ = (
@@ -70,6 +75,8 @@ class Connection:
         "exchange",
         "head",
         "is_counted",
+        "kept",
+        "kept_bytes",
         "moved_bytes",
         "offered_at",
         "peer",
@@ -94,6 +101,8 @@ class Connection:
         self.is_counted = False
         self.moved_bytes = 0
         self.skip_bytes = 0
+        self.kept: IO[bytes] | None = None
+        self.kept_bytes = 0
 
     @property
     def request_class(self) -> RequestClass:
@@ -109,10 +118,53 @@ class Connection:
         head = self.head
         if head is None or head.waits:
             return True
-        arrived = len(self.buffer) - head.length
+        arrived = self.arrived_bytes - head.length
         if self.chunks is not None:
             return self.chunks.scan(self.buffer, head.length) or arrived >= ahead_bytes
         return arrived >= min(head.body_bytes, ahead_bytes)
+
+    @property
+    def arrived_bytes(self) -> int:
+        """How much of its request has come in, the head included."""
+        return len(self.buffer) + self.kept_bytes
+
+    @property
+    def missing_bytes(self) -> int:
+        """How much of a body of announced length has not come in yet."""
+        return 0 if self.head is None else max(0, self.head.length + self.head.body_bytes - self.arrived_bytes)
+
+    def keep(self, received: bytes) -> None:
+        """Put what has come in into the file.
+
+        Raises:
+            OSError: There is no room for it.
+        """
+        if self.kept is not None and self.kept.write(received) != len(received):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.kept_bytes += len(received)
+
+    def receive(self, at_most: int | None = None) -> bytes | None:
+        """Return what has come; empty at the end, None when nothing is here.
+
+        Args:
+            at_most: So many bytes; as many as are read at once by default.
+        """
+        try:
+            return self.socket.recv(CHUNK_BYTES if at_most is None else min(CHUNK_BYTES, at_most))
+        except BlockingIOError:
+            return None
+        except OSError:
+            return b""
+
+    def has_sent_on(self) -> bool:
+        """Tell whether the client has sent enough since the last question not to count as silent."""
+        before, self.moved_bytes = self.moved_bytes, self.arrived_bytes
+        return self.moved_bytes - before >= PROGRESS_BYTES
+
+    def has_read_on(self) -> bool:
+        """Tell whether the client has read enough since the last question not to count as silent."""
+        before, self.moved_bytes = self.moved_bytes, self.unsent_bytes()
+        return before - self.moved_bytes >= PROGRESS_BYTES
 
     def unsent_bytes(self) -> int:
         """Return how much the kernel still holds for the client."""

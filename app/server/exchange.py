@@ -19,7 +19,7 @@ import enum
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import IO, TYPE_CHECKING, Any, Final
 
 from gunicorn.http import wsgi  # type: ignore[import-untyped]  # gunicorn ships no types
 from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]  # as above
@@ -66,6 +66,7 @@ class Exchange:
         silence_seconds: How long the client may send or take nothing.
         waited_seconds: How long the request has waited for its turn.
         is_last: Asked when the answer begins: whether the connection shall end with it.
+        kept: A file with what of the body came after ``received``; stays the caller's.
         refuse: Answers what is no valid HTTP: ``(request or None, writer, peer, error)``.
 
     Attributes:
@@ -86,6 +87,7 @@ class Exchange:
         waited_seconds: float,
         is_last: Callable[[], bool],
         refuse: Callable[[Any, ClientWriter, Any, Exception], None],
+        kept: IO[bytes] | None = None,
     ) -> None:
         self.rest = b""
         self.unread_bytes = 0
@@ -96,7 +98,7 @@ class Exchange:
         self._waited_seconds = waited_seconds
         self._is_last = is_last
         self._refuse = refuse
-        self._reader = ClientReader(connection, received, silence_seconds)
+        self._reader = ClientReader(connection, received, silence_seconds, kept)
         self._writer = ClientWriter(connection)
         self._context = contextvars.copy_context()
         self._request: Any = None
@@ -172,7 +174,7 @@ class Exchange:
             return Outcome.CLOSE
         received = self._reader.take_buffered()
         self.rest = received[int(left) :]
-        self.unread_bytes = max(0, int(left) - len(received))
+        self.unread_bytes = max(0, int(left) - len(received) - self._reader.kept_bytes())
         return Outcome.KEEP
 
     def _left_bytes(self) -> float:

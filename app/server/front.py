@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from socket import SHUT_RDWR, SHUT_WR, socket
 from typing import Any, Final, Protocol
 
@@ -33,8 +34,8 @@ from app.server.acceptor import Acceptor
 from app.server.connections import Connection, Phase
 from app.server.exchange import Exchange, Outcome
 from app.server.heads import Head, HeadTooLargeError, find_head
+from app.server.kept import BodyKeeper
 from app.server.loop import LEFT, READABLE, WRITABLE, EventLoop, Timer
-from app.server.streams import CHUNK_BYTES, PROGRESS_BYTES
 
 _log = logging.getLogger(__name__)
 
@@ -86,6 +87,8 @@ class FrontOptions:
         max_connections: Connections at once, at least 1; of more, idle ones are closed and then none accepted.
         keep_alive_seconds: How long a connection may be idle.
         silence_seconds: How long a client may send or take next to nothing in the middle of something.
+        spool_folder: Where slow bodies are kept until they are whole, in files without names.
+        max_body_bytes: The longest body that is kept there.
         max_parked: Answers at once that wait for slow clients; of more, the one that has waited longest is given up.
     """
 
@@ -93,6 +96,8 @@ class FrontOptions:
     keep_alive_seconds: float
     silence_seconds: float
     max_parked: int = HALF_WRITTEN_MAX
+    spool_folder: Path
+    max_body_bytes: int
 
 
 class Front:
@@ -137,6 +142,7 @@ class Front:
         self._acceptor = Acceptor(loop, self._take, self._has_room)
         self._held_bytes = 0
         self._parked = 0
+        self._keeper = BodyKeeper(options.spool_folder, options.max_body_bytes)
         self._said_waiting = -1
         self._refused: dict[str, int] = {}
         self._said_at = 0.0
@@ -273,23 +279,30 @@ class Front:
             self._loop.rearm(connection.descriptor, events)
 
     def _read(self, connection: Connection) -> None:
-        try:
-            received = connection.socket.recv(CHUNK_BYTES)
-        except BlockingIOError:
+        received = connection.receive(connection.missing_bytes if connection.kept is not None else None)
+        if received is None:
             if connection.phase is Phase.IDLE:
-                self._enter(connection, Phase.IDLE, READABLE)
-            else:
-                self._loop.rearm(connection.descriptor, READABLE)
-            return
-        except OSError:
-            received = b""
-        if not received:
+                self._enter(connection, Phase.IDLE)
+            self._loop.rearm(connection.descriptor, READABLE)
+        elif not received:
             self._end_input(connection)
+        elif connection.kept is not None:
+            self._keep(connection, received)
+        else:
+            if connection.phase is Phase.BODY:
+                self._held_bytes += len(received)
+            connection.buffer += received
+            self._go_on(connection)
+
+    def _keep(self, connection: Connection, received: bytes) -> None:
+        try:
+            connection.keep(received)
+        except OSError as error:
+            _log.warning("no room to keep a slow body (%s)", error.strerror)
+            if connection.head is not None:
+                self._refuse(connection, connection.head, Reason.QUEUE_FULL)
             return
-        if connection.phase is Phase.BODY:
-            self._held_bytes += len(received)
-        connection.buffer += received
-        self._go_on(connection)
+        self._await_body(connection)
 
     def _end_input(self, connection: Connection) -> None:
         """React to a client that sends no more; it may still read, and be told that its body is incomplete."""
@@ -347,11 +360,12 @@ class Front:
 
     def _await_body(self, connection: Connection) -> None:
         ahead = AHEAD_BYTES if self._held_bytes < HELD_BYTES_MAX else LITTLE_AHEAD_BYTES
-        if connection.has_body(ahead):
+        if connection.has_body(ahead) and not self._keeper.keeps(connection):
             self._offer(connection)
             return
         if connection.phase is not Phase.BODY:
-            connection.moved_bytes = len(connection.buffer)
+            connection.moved_bytes = connection.arrived_bytes
+            connection.offered_at = _now()
             self._enter(connection, Phase.BODY)
         self._loop.rearm(connection.descriptor, READABLE)
 
@@ -401,6 +415,7 @@ class Front:
             if self._parked > self._options.max_parked:
                 self._drop(self._timers[Phase.PARKED].oldest() or connection)
             return
+        self._keeper.forget(connection)
         exchange, connection.exchange, connection.head = connection.exchange, None, None
         self._count_out(connection)
         if outcome is Outcome.KEEP and exchange is not None:
@@ -448,20 +463,16 @@ class Front:
         self._say_and_close(connection, refusals.refusal(408))
 
     def _judge_body(self, connection: Connection) -> None:
-        arrived = len(connection.buffer)
-        if arrived - connection.moved_bytes < PROGRESS_BYTES:
+        if connection.has_sent_on():
+            self._timers[Phase.BODY].start(connection)
+        else:
             self._refuse_slow(connection)
-            return
-        connection.moved_bytes = arrived
-        self._timers[Phase.BODY].start(connection)
 
     def _judge_reader(self, connection: Connection) -> None:
-        unsent = connection.unsent_bytes()
-        if connection.moved_bytes - unsent < PROGRESS_BYTES:
+        if connection.has_read_on():
+            self._timers[Phase.PARKED].start(connection)
+        else:
             self._drop(connection)
-            return
-        connection.moved_bytes = unsent
-        self._timers[Phase.PARKED].start(connection)
 
     # -- endings -----------------------------------------------------------------------------------------------------
 
@@ -507,12 +518,9 @@ class Front:
 
     def _take_away(self, connection: Connection) -> bool:
         """Read and forget what has come, up to ``skip_bytes``; False when the connection has ended."""
-        try:
-            received = connection.socket.recv(min(CHUNK_BYTES, connection.skip_bytes))
-        except BlockingIOError:
+        received = connection.receive(connection.skip_bytes)
+        if received is None:
             return True
-        except OSError:
-            received = b""
         connection.skip_bytes -= len(received)
         if not received:
             self._drop(connection)
@@ -521,6 +529,7 @@ class Front:
     def _drop(self, connection: Connection) -> None:
         if self._connections.pop(connection, self) is self:
             return
+        self._keeper.forget(connection)
         exchange, phase = connection.exchange, connection.phase
         self._enter(connection, Phase.WORKING)  # no time-out any more
         self._count_out(connection)

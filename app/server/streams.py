@@ -23,6 +23,9 @@ CHUNK_BYTES: Final = 64 * 1024
 PROGRESS_BYTES: Final = 1024
 """A client that moves fewer bytes than this within its time-out counts as silent."""
 
+PACE_BYTES: Final = 16 * 1024
+"""So many bytes a second a thread waits for, after one time-out's patience; slower clients are not for threads."""
+
 _READ_BYTES_MAX = 1024 * 1024
 _PARTS_MAX = 64  # of one writev; far below IOV_MAX
 
@@ -34,12 +37,20 @@ class ClientReader(Unreader):  # type: ignore[misc]  # its base has no types
         connection: Non-blocking.
         received: What the loop has read already.
         silence_seconds: How long the client may take for the next :data:`PROGRESS_BYTES` bytes.
+        kept: A file with what the loop has read after that, from its beginning on.
     """
 
-    def __init__(self, connection: socket.socket, received: bytes, silence_seconds: float) -> None:
+    def __init__(
+        self, connection: socket.socket, received: bytes, silence_seconds: float, kept: IO[bytes] | None = None
+    ) -> None:
         super().__init__()
         self._connection = connection
         self._silence_seconds = silence_seconds
+        self._kept = kept
+        if kept is not None:
+            kept.seek(0)
+        self._began = 0.0
+        self._total = 0
         self._ends = 0.0
         self._since = 0
         self.unread(received)
@@ -55,6 +66,8 @@ class ClientReader(Unreader):  # type: ignore[misc]  # its base has no types
             OSError: It is gone.
         """
         size = min(max(size_hint or 0, 8192), _READ_BYTES_MAX)
+        if self._kept is not None and (kept := self._kept.read(size)):
+            return kept
         while True:
             try:
                 received = self._connection.recv(size)
@@ -64,15 +77,22 @@ class ClientReader(Unreader):  # type: ignore[misc]  # its base has no types
                 self._note(len(received))
                 return received
 
+    def kept_bytes(self) -> int:
+        """Return how much of the file is still unread."""
+        return 0 if self._kept is None else os.fstat(self._kept.fileno()).st_size - self._kept.tell()
+
     def _note(self, count: int) -> None:
+        self._total += count
         self._since += count
         if self._since >= PROGRESS_BYTES:
             self._since, self._ends = 0, 0.0
 
     def _wait(self) -> None:
         now = time.monotonic()
+        self._began = self._began or now
         self._ends = self._ends or now + self._silence_seconds
-        if now >= self._ends or not _is_ready(self._connection, select.POLLIN, self._ends - now):
+        is_too_slow = now >= self._began + self._silence_seconds + self._total / PACE_BYTES
+        if is_too_slow or now >= self._ends or not _is_ready(self._connection, select.POLLIN, self._ends - now):
             raise TimeoutError("the client sends nothing, or next to nothing")
 
 

@@ -41,6 +41,7 @@ CONNECTIONS_MAX: Final = 4096
 
 _OTHER_FILES = 256  # what a process has open besides connections: the store's, the database's, spools
 _CONNECTIONS_MIN = 64
+_FORM_BYTES = 128 * 1024  # what a form adds to a photo at most
 _SWITCH_SECONDS = 0.001  # how soon the loop gets its turn when all threads compute
 _BEAT_SECONDS = 1.0
 _IDLE_LINGER_SECONDS = 2.0
@@ -93,7 +94,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
     def _open_front(
         self, loop: EventLoop, lifecycle: Lifecycle, observer: WorkerObserver
     ) -> tuple[Admission[Any], Front]:
-        server = self.app.settings.server
+        server, uploads = self.app.settings.server, self.app.settings.uploads
         threads = min(server.threads, _share(server.max_concurrent, server.workers))
         admission: Admission[Any] = Admission(
             AdmissionOptions(
@@ -106,6 +107,8 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             max_connections=_connection_limit(),
             keep_alive_seconds=float(self.cfg.keepalive),
             silence_seconds=server.client_timeout_seconds,
+            spool_folder=uploads.spool_dir,
+            max_body_bytes=uploads.max_bytes + _FORM_BYTES,
         )
         front = Front(
             loop,
@@ -194,6 +197,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             waited_seconds=waited_seconds,
             is_last=self._is_last,
             refuse=self._refuse,
+            kept=connection.kept,
         )
 
     def _refuse(self, request: Any, writer: Any, peer: Any, error: Exception) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,6 +70,7 @@ class Stage:
         silence: float = 20.0,
         connections: int = 100,
         parked: int = 100,
+        spool: Path | None = None,
     ) -> None:
         self.gate = threading.Event()
         self.served: list[str] = []
@@ -78,7 +82,12 @@ class Stage:
         self.front = Front(
             self.loop,
             FrontOptions(
-                max_connections=connections, keep_alive_seconds=20, silence_seconds=silence, max_parked=parked
+                max_connections=connections,
+                keep_alive_seconds=20,
+                silence_seconds=silence,
+                max_parked=parked,
+                spool_folder=spool or Path(tempfile.gettempdir()),
+                max_body_bytes=8 * AHEAD_BYTES,
             ),
             admission=Admission(
                 AdmissionOptions(
@@ -108,6 +117,7 @@ class Stage:
             application=self._application,
             cfg=Config(),
             silence_seconds=20,
+            kept=connection.kept,
             waited_seconds=waited,
             is_last=lambda: self.is_last,
             refuse=lambda _request, writer, _peer, _error: writer.sendall(refusal(400)),
@@ -305,6 +315,100 @@ def test_a_large_body_gets_a_thread_with_its_beginning(stage: Stage) -> None:
     client.sendall(bytes(size - AHEAD_BYTES))
 
     assert stage.answer(client).endswith(b"read %d" % size)
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every client whose body does not come at once count as slow."""
+    monkeypatch.setattr("app.server.kept.QUICK_SECONDS", 0.0)
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_large_body_of_a_slow_client_gets_a_thread_only_when_it_is_whole(stage: Stage) -> None:
+    size = AHEAD_BYTES * 3
+    client = stage.client(post(size, os.urandom(AHEAD_BYTES)))
+    stage.until(lambda: stage.front.in_flight == 1)
+    client.sendall(os.urandom(size - AHEAD_BYTES - 1))
+    for _ in range(20):
+        stage.front.turn(0.01)
+    begun = list(stage.served)
+
+    client.sendall(b"x" + GET)  # and the next request at once
+
+    answers = stage.answer(client)
+    assert (begun, b"read %d" % size in answers) == ([], True)
+    assert b"hello" in answers or stage.answer(client).endswith(b"hello")
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_kept_body_that_nobody_reads_is_parted_from_the_next_request(stage: Stage) -> None:
+    size = AHEAD_BYTES * 2
+    client = stage.client(post(size, bytes(AHEAD_BYTES), path=b"/quick"))
+    stage.until(lambda: stage.front.in_flight == 1)
+
+    client.sendall(bytes(size - AHEAD_BYTES) + GET)
+
+    answers = stage.answer(client)
+    while answers.count(b"hello") < 2:
+        answers += stage.answer(client)
+    assert stage.served == ["/quick", "/quick"]
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_slow_client_that_leaves_takes_its_kept_bytes_with_it(tmp_path: Path) -> None:
+    stage = Stage(spool=tmp_path)
+    client = stage.client(post(AHEAD_BYTES * 3, bytes(AHEAD_BYTES * 2)))
+    stage.until(lambda: _files_of(tmp_path))
+
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    client.close()
+
+    stage.until(lambda: stage.front.connections == 0)
+    assert not _files_of(tmp_path)
+    stage.close()
+
+
+def _files_of(folder: Path) -> list[str]:
+    """Return the open files of this process in a folder, with names or without."""
+    found = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            found.append(str(path.readlink()))
+    return [target for target in found if target.startswith(str(folder))]
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_slow_body_without_room_on_the_disk_is_refused(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def open_full(**_: Any) -> Any:
+        return Path("/dev/full").open("r+b", buffering=0)
+
+    monkeypatch.setattr("app.server.kept.tempfile.TemporaryFile", open_full)
+    client = stage.client(post(AHEAD_BYTES * 3, bytes(AHEAD_BYTES)))
+    stage.until(lambda: stage.front.in_flight == 1)
+
+    client.sendall(bytes(AHEAD_BYTES))
+
+    assert status(stage.answer(client)) == 503
+    assert stage.served == []
+
+
+@pytest.mark.usefixtures("slow")
+def test_without_a_folder_for_it_a_thread_waits_for_a_slow_body(tmp_path: Path) -> None:
+    stage = Stage(spool=tmp_path / "missing")
+    client = stage.client(post(AHEAD_BYTES * 3, bytes(AHEAD_BYTES)))
+    stage.until(lambda: stage.served)
+
+    client.sendall(bytes(AHEAD_BYTES * 2))
+
+    assert stage.answer(client).endswith(b"read %d" % (AHEAD_BYTES * 3))
+    stage.close()
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_body_that_is_too_long_to_be_kept_is_left_to_the_application(stage: Stage) -> None:
+    stage.client(post(AHEAD_BYTES * 20, bytes(AHEAD_BYTES), path=b"/quick"))
+
+    stage.until(lambda: stage.served == ["/quick"])
 
 
 def test_a_chunked_body_gets_a_thread_when_it_has_ended(stage: Stage) -> None:

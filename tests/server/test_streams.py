@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.server.streams import PROGRESS_BYTES, ClientReader, ClientWriter
+from app.server.streams import PACE_BYTES, PROGRESS_BYTES, ClientReader, ClientWriter
 
 LARGE = 32 * 1024 * 1024
 
@@ -75,6 +75,40 @@ def test_next_to_nothing_is_silence_and_progress_is_not(pair: tuple[socket.socke
     finally:
         stop.set()
         dripping.join()
+
+
+def test_what_was_kept_comes_between_what_was_received_and_what_comes(
+    pair: tuple[socket.socket, socket.socket], tmp_path: Path
+) -> None:
+    server, client = pair
+    client.sendall(b"last")
+    with (tmp_path / "kept").open("w+b", buffering=0) as kept:
+        kept.write(b"then ")
+        reader = ClientReader(server, b"first ", 5, kept)
+        before = reader.kept_bytes()
+
+        assert reader.read(15) == b"first then last"
+
+        assert (before, reader.kept_bytes()) == (5, 0)
+
+
+def test_a_client_below_the_pace_is_given_up_though_it_moves(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    reader = ClientReader(server, b"", 0.2)
+    stop = threading.Event()
+
+    def send_slowly() -> None:
+        while not stop.wait(0.05):
+            client.sendall(bytes(PROGRESS_BYTES // 2))  # twice what silence asks for, a third of the pace
+
+    sending = threading.Thread(target=send_slowly)
+    sending.start()
+    try:
+        with pytest.raises(TimeoutError):
+            reader.read(PACE_BYTES)
+    finally:
+        stop.set()
+        sending.join()
 
 
 def test_the_end_of_the_connection_is_the_end_of_the_bytes(pair: tuple[socket.socket, socket.socket]) -> None:
