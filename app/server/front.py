@@ -337,11 +337,11 @@ class Front:
         is_last = head.is_last or self._is_last()
         answer = self._answer_probe(head.path, head.request_id, is_last) if head.is_plain else None
         if answer is None:
-            self._count_in(connection)
             reason = self._admission.refuses(head.request_class, _now())
-            if reason is not None:
+            if reason is not None:  # over before anybody could see it in flight
                 self._refuse(connection, head, reason)
                 return False
+            self._count_in(connection)
             connection.head = head
             connection.chunks = head.chunk_scan()
             return True
@@ -449,7 +449,24 @@ class Front:
         seconds = retry_after_seconds(self._admission.longest_wait_seconds(now), random.random)
         self._observer.rejected(reason)
         self._refused[reason] = self._refused.get(reason, 0) + 1
-        self._say_and_close(connection, _as_asked(head, refusals.overload(seconds, head.request_id)))
+        keeps = self._may_keep(connection, head, reason)
+        answer = _as_asked(head, refusals.overload(seconds, head.request_id, is_last=not keeps))
+        if not keeps:
+            self._say_and_close(connection, answer)
+        elif self._send(connection, answer):
+            self._count_out(connection)
+            connection.head = None
+            self._enter(connection, Phase.IDLE, READABLE)
+            connection.buffer.clear()
+
+    def _may_keep(self, connection: Connection, head: Head, reason: Reason) -> bool:
+        """Tell whether the connection of a refused request may go on: a new one costs more than the refusal.
+
+        Nothing may follow the head: a body would have to be dropped, and of requests that are sent ahead one turn of
+        the loop would refuse any number.
+        """
+        is_last = head.is_last or reason is Reason.STOPPING or self._is_last()
+        return head.is_plain and not is_last and len(connection.buffer) == head.length
 
     # -- clients that are slow or gone -------------------------------------------------------------------------------
 
@@ -494,7 +511,6 @@ class Front:
 
     def _close_gently(self, connection: Connection) -> None:
         """Close without the reset that would destroy an answer on its way: the client closes first, or has 5 s."""
-        connection.buffer.clear()
         connection.skip_bytes = _LINGER_BYTES_MAX
         try:
             connection.socket.shutdown(SHUT_WR)
@@ -502,6 +518,8 @@ class Front:
             self._drop(connection)
             return
         self._enter(connection, Phase.CLOSING)
+        self._keeper.forget(connection)
+        connection.buffer.clear()  # only now: what it held was counted by its length
         self._discard(connection)
 
     def _discard(self, connection: Connection) -> None:

@@ -33,7 +33,7 @@ class BodyKeeper:
         self._folder = folder
         self._max_body_bytes = max_body_bytes
         self._now = now
-        self._reserved_bytes = 0
+        self._reserved: dict[Connection, int] = {}
 
     def keeps(self, connection: Connection) -> bool:
         """Tell whether the rest of a body, whose beginning is here, is waited for without a thread.
@@ -47,7 +47,7 @@ class BodyKeeper:
         if connection.kept is not None:
             return True
         is_quick = self._now() - connection.offered_at < QUICK_SECONDS
-        is_too_much = missing > self._max_body_bytes or self._reserved_bytes + missing > KEPT_BYTES_MAX
+        is_too_much = missing > self._max_body_bytes or sum(self._reserved.values()) + missing > KEPT_BYTES_MAX
         if is_quick or is_too_much:
             return False
         try:
@@ -55,12 +55,12 @@ class BodyKeeper:
         except OSError as error:
             _log.warning("a slow body cannot be kept (%s)", error.strerror)
             return False
-        self._reserved_bytes += missing
+        self._reserved[connection] = missing
         return True
 
     def forget(self, connection: Connection) -> None:
         """Let go of what was kept of a request that has ended."""
         if connection.kept is not None:
-            self._reserved_bytes -= connection.kept_bytes + connection.missing_bytes
+            del self._reserved[connection]
             connection.kept.close()
             connection.kept, connection.kept_bytes = None, 0

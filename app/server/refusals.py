@@ -76,17 +76,20 @@ def refusal(status: int, request_id: str = "") -> bytes:
     return _write(_BY_STATUS.get(status, _MALFORMED), request_id)
 
 
-def overload(retry_after_seconds: int, request_id: str = "") -> bytes:
+def overload(retry_after_seconds: int, request_id: str = "", *, is_last: bool = True) -> bytes:
     """Return the bytes of the answer to a request that there is no time for.
 
     Args:
         retry_after_seconds: When the client may try again, at least 1.
         request_id: The one that the client gave; a new one when it is empty.
+        is_last: Whether the connection ends with it.
     """
-    return _write(_OVERLOADED, request_id, retry_after_seconds)
+    return _write(_OVERLOADED, request_id, retry_after_seconds, is_last=is_last)
 
 
-def _write(problem: Problem, request_id: str, retry_after_seconds: int | None = None) -> bytes:
+def _write(
+    problem: Problem, request_id: str, retry_after_seconds: int | None = None, *, is_last: bool = True
+) -> bytes:
     request_id = choose_request_id(request_id)
     document: dict[str, object] = {
         "type": TYPE_PREFIX + problem.slug,
@@ -109,6 +112,6 @@ def _write(problem: Problem, request_id: str, retry_after_seconds: int | None = 
         f"{retry}"
         "Cache-Control: no-store\r\n"
         "X-Content-Type-Options: nosniff\r\n"
-        "Connection: close\r\n\r\n"
+        f"Connection: {'close' if is_last else 'keep-alive'}\r\n\r\n"
     )
     return head.encode() + body

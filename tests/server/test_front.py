@@ -6,190 +6,17 @@ import contextlib
 import json
 import os
 import socket
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn ships no types
 
-from app.ops.admission import Admission, AdmissionOptions, Reason
-from app.server.connections import Connection
-from app.server.exchange import Exchange
-from app.server.front import AHEAD_BYTES, Front, FrontOptions
-from app.server.loop import EventLoop
-from app.server.refusals import refusal
-from app.server.threads import Threads
-
-GET = b"GET /quick HTTP/1.1\r\nHost: localhost\r\n\r\n"
-SLOW = b"GET /slow HTTP/1.1\r\nHost: localhost\r\n\r\n"
-LARGE = b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n"
-PROBE = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-LARGE_BYTES = 16 * 1024 * 1024
-
-
-def post(announced: int, body: bytes = b"", path: bytes = b"/api/v1/photos") -> bytes:
-    """Return an upload, whole or begun."""
-    return b"POST %s HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n%s" % (path, announced, body)
-
-
-class Counts:
-    """Counts requests in flight, and what was refused."""
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.most = 0
-        self.waiting: list[int] = []
-        self.reasons: list[str] = []
-
-    def enter(self) -> None:
-        self.in_flight += 1
-        self.most = max(self.most, self.in_flight)
-
-    def leave(self) -> None:
-        self.in_flight -= 1
-
-    def backpressure(self, waiting: int) -> None:
-        self.waiting.append(waiting)
-
-    def rejected(self, reason: str) -> None:
-        self.reasons.append(reason)
-
-
-class Stage:
-    """A front on a free port, turned by the test, and an application whose slow answers wait for a gate."""
-
-    def __init__(
-        self,
-        *,
-        places: int = 2,
-        queue: int = 2,
-        silence: float = 20.0,
-        connections: int = 100,
-        parked: int = 100,
-        spool: Path | None = None,
-    ) -> None:
-        self.gate = threading.Event()
-        self.served: list[str] = []
-        self.counts = Counts()
-        self.is_last = False
-        self.loop = EventLoop()
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port = self.listener.getsockname()[1]
-        self.front = Front(
-            self.loop,
-            FrontOptions(
-                max_connections=connections,
-                keep_alive_seconds=20,
-                silence_seconds=silence,
-                max_parked=parked,
-                spool_folder=spool or Path(tempfile.gettempdir()),
-                max_body_bytes=8 * AHEAD_BYTES,
-            ),
-            admission=Admission(
-                AdmissionOptions(
-                    max_concurrent=places,
-                    max_queue=queue,
-                    max_wait_seconds=20,
-                    target_seconds=10,
-                    interval_seconds=20,
-                )
-            ),
-            open_exchange=self._open,
-            submit=Threads(places, "test-request").submit,
-            answer_probe=self._probe,
-            is_last=lambda: self.is_last,
-            counter=self.counts,
-            observer=self.counts,
-        )
-        self.front.listen([self.listener])
-        self._clients: list[socket.socket] = []
-
-    def _open(self, connection: Connection, received: bytes, waited: float) -> Exchange:
-        return Exchange(
-            connection.socket,
-            connection.peer,
-            connection.server,
-            received,
-            application=self._application,
-            cfg=Config(),
-            silence_seconds=20,
-            kept=connection.kept,
-            waited_seconds=waited,
-            is_last=lambda: self.is_last,
-            refuse=lambda _request, writer, _peer, _error: writer.sendall(refusal(400)),
-        )
-
-    def _application(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
-        path = environ["PATH_INFO"]
-        self.served.append(path)
-        if path == "/slow":
-            assert self.gate.wait(20)
-        if path == "/large":
-            start_response("200 OK", [("Content-Length", str(LARGE_BYTES))])
-            return (bytes(65_536) for _ in range(LARGE_BYTES // 65_536))
-        body = b"read %d" % len(environ["wsgi.input"].read()) if path == "/api/v1/photos" else b"hello"
-        start_response("200 OK", [("Content-Length", str(len(body)))])
-        return [body]
-
-    @staticmethod
-    def _probe(path: bytes, _request_id: str, _is_last: bool) -> bytes | None:  # noqa: FBT001  # as it is called
-        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup" if path == b"/health" else None
-
-    def client(self, *sent: bytes) -> socket.socket:
-        """Connect and send."""
-        connected = socket.create_connection(("127.0.0.1", self.port), 20)
-        for piece in sent:
-            connected.sendall(piece)
-        self._clients.append(connected)
-        return connected
-
-    def until(self, condition: Callable[[], object], seconds: float = 20) -> None:
-        """Turn the front until a condition holds."""
-        ends = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < ends, "waited in vain"
-            self.front.turn(0.01)
-
-    def answer(self, client: socket.socket) -> bytes:
-        """Turn until a client has a whole short answer, or its end."""
-        client.setblocking(False)
-        received = bytearray()
-
-        def is_whole() -> bool:
-            with contextlib.suppress(BlockingIOError):
-                piece = client.recv(65_536)
-                received.extend(piece)
-                if not piece:
-                    return True
-            head, end, body = bytes(received).partition(b"\r\n\r\n")
-            return bool(end) and len(body) >= int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
-
-        self.until(is_whole)
-        return bytes(received)
-
-    def is_closed(self, client: socket.socket) -> bool:
-        """Tell whether the server has closed its side."""
-        client.setblocking(False)
-        try:
-            while client.recv(65_536):
-                pass
-        except BlockingIOError:
-            return False
-        except ConnectionResetError:
-            return True
-        return True
-
-    def close(self) -> None:
-        self.gate.set()
-        for client in self._clients:
-            client.close()
-        self.until(lambda: self.front.connections == 0)
-        self.listener.close()
-        self.loop.close()
+from app.ops.admission import Reason
+from app.server.front import AHEAD_BYTES
+from tests.server.front_stage import GET, LARGE, LARGE_BYTES, PROBE, SLOW, Stage, post, status
 
 
 @pytest.fixture
@@ -197,10 +24,6 @@ def stage() -> Iterator[Stage]:
     made = Stage()
     yield made
     made.close()
-
-
-def status(answer: bytes) -> int:
-    return int(answer.split()[1])
 
 
 def test_requests_of_one_connection_are_answered_in_their_order(stage: Stage) -> None:
@@ -254,7 +77,6 @@ def test_a_head_request_gets_no_body_be_it_a_probe_or_a_refusal(stage: Stage) ->
         return all(b"\r\n\r\n" in answer for answer in received.values())
 
     stage.until(has_come)
-    stage.until(lambda: stage.is_closed(refused))
 
     assert [status(answer) for answer in received.values()] == [200, 503]
     assert all(answer.endswith(b"\r\n\r\n") for answer in received.values())
@@ -264,18 +86,75 @@ def test_what_has_no_place_waits_and_what_has_no_room_is_refused_with_a_problem(
     waiting = [stage.client(SLOW) for _ in range(4)]
     stage.until(lambda: stage.front.in_flight == 4)
 
-    answer = stage.answer(stage.client(GET[:-2] + b"X-Request-Id: mine-1\r\n\r\n"))
+    refused = stage.client(GET[:-2] + b"X-Request-Id: mine-1\r\n\r\n")
+    answer = stage.answer(refused)
 
     head, _, body = answer.partition(b"\r\n\r\n")
     document = json.loads(body)
     assert status(answer) == 503
     assert (document["type"], document["request_id"]) == ("urn:photo-api:problem:overloaded", "mine-1")
     assert f"Retry-After: {document['retry_after_seconds']}".encode() in head
-    assert b"Connection: close" in head
+    assert b"Connection: keep-alive" in head
     assert stage.counts.reasons == [Reason.QUEUE_FULL]
     assert max(stage.counts.waiting) == 2
     stage.gate.set()
     assert [status(stage.answer(client)) for client in waiting] == [200] * 4
+    refused.sendall(GET)  # the connection goes on: a new one would cost more than the refusal
+    assert status(stage.answer(refused)) == 200
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        GET + GET,
+        GET[:-2] + b"Connection: close\r\n\r\n",
+        GET[:-2] + b"Content-Length: 0\r\n\r\n",
+        GET.replace(b"1.1", b"1.0"),
+        post(3, b"abc"),
+    ],
+    ids=["more has come", "close", "a body", "1.0", "upload"],
+)
+def test_a_refusal_ends_the_connection_if_anything_may_follow_the_head(stage: Stage, sent: bytes) -> None:
+    for _ in range(4):
+        stage.client(SLOW)
+    stage.until(lambda: stage.front.in_flight == 4)
+
+    client = stage.client(sent)
+    answer = stage.answer(client)
+
+    assert status(answer) == 503
+    assert b"Connection: close" in answer
+    stage.until(lambda: stage.is_closed(client))
+    assert stage.counts.reasons == [Reason.QUEUE_FULL]
+
+
+def test_a_refusal_of_a_server_that_ends_ends_the_connection(stage: Stage) -> None:
+    for _ in range(4):
+        stage.client(SLOW)
+    stage.until(lambda: stage.front.in_flight == 4)
+    stage.is_last = True
+
+    client = stage.client(GET)
+
+    assert b"Connection: close" in stage.answer(client)
+    stage.until(lambda: stage.is_closed(client))
+
+
+def test_who_is_refused_after_having_waited_keeps_the_connection() -> None:
+    stage = Stage(queue=10)
+    reads = [stage.client(SLOW) for _ in range(12)]
+    stage.until(lambda: stage.front.in_flight == 12)
+    stage.client(post(3, b"abc"))  # takes the room that uploads are guaranteed from the youngest read
+
+    stage.until(lambda: stage.counts.reasons)
+    stage.gate.set()
+    answers = {client: stage.answer(client) for client in reads}
+    refused = next(client for client, answer in answers.items() if status(answer) == 503)
+    refused.sendall(GET)
+
+    assert sorted(map(status, answers.values())) == [200] * 11 + [503]
+    assert status(stage.answer(refused)) == 200
+    stage.close()
 
 
 def test_an_upload_without_room_is_refused_before_its_body_is_read_and_the_body_is_dropped(stage: Stage) -> None:
