@@ -1,4 +1,4 @@
-"""A front on a free port, turned by the test: clients, and an application whose slow answers wait for a gate."""
+"""A front on a free port that a test turns by hand, its clients, and an application whose slow answers wait."""
 
 from __future__ import annotations
 
