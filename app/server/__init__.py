@@ -1,1 +1,1 @@
-"""The gunicorn side: configuration and listeners."""
+"""The server: its master, its workers, its management process, and what they listen on."""

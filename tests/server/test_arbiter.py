@@ -187,7 +187,12 @@ def test_a_worker_that_dies_in_the_lame_duck_is_replaced(tmp_path: Path) -> None
 
 
 def test_a_server_that_is_stopped_while_its_workers_start_ends_at_once(tmp_path: Path) -> None:
-    with running(tmp_path, application="tests.server.tiny:build_when_told", is_awaited=False) as server:
+    with running(
+        tmp_path,
+        application="tests.server.tiny:build_when_told",
+        is_awaited=False,
+        PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS="600",
+    ) as server:
         until(lambda: len(server.pids()) == 2, "workers that start")
 
         server.process.send_signal(signal.SIGTERM)
