@@ -385,8 +385,9 @@ class PhotoArbiter(Arbiter):  # type: ignore[misc]  # its base has no types
         if self._has_successor():
             self._lame_duck_ends = now
             return
+        # Before anybody has served, no balancer has anything to notice.
         serves = self._was_ready or any(has_begun(worker, now) for worker in self.WORKERS.values())
-        seconds = self.app.settings.server.drain_lame_duck_seconds if serves else 0.0  # no balancer sends anything yet
+        seconds = self.app.settings.server.drain_lame_duck_seconds if serves else 0.0
         self._lame_duck_ends = now + seconds
         self.log.info("%s: draining, requests are served for another %g s", by, seconds)
         self._word.draining(by, seconds, self._lame_duck_ends)
