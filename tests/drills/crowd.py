@@ -14,7 +14,7 @@ from tests.servers.client import Client, new_photo
 
 READS_KEPT, READS_FRESH, UPLOADS = 30.0, 20.0, 8.0
 """Requests a second."""
-STREAM_BYTES = 12_000_000
+STREAM_BYTES = 6_000_000
 """More than all buffers on the way hold, so that the server is at it for most of a slow client's time."""
 SLOW_UPLOAD_BYTES = 200_000
 _PATIENCE_SECONDS = 15.0

@@ -5,13 +5,14 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.load.traffic import Target
 from tests.servers.haproxy import Haproxy, Probing
+from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product, until
-from tests.servers.stacks import embedded_stack
+from tests.servers.stacks import Stack, embedded_stack
 
 INSTANCES, WORKERS = 2, 2
 
@@ -54,7 +55,9 @@ def running_group(probing: Probing, settings: Mapping[str, str]) -> Iterator[Gro
     """
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="photo-api-drain-")))
-        stack = embedded_stack(folder)
+        postgres = PostgresServer()
+        closing.callback(postgres.remove)
+        stack = _shared_stack(folder, closing.enter_context(postgres.database()))
         instances = []
         for number in range(INSTANCES):
             home = folder / f"vm{number}"
@@ -69,3 +72,11 @@ def running_group(probing: Probing, settings: Mapping[str, str]) -> Iterator[Gro
         group = Group(tuple(instances), balancer)
         group.wait_until_up()
         yield group
+
+
+def _shared_stack(folder: Path, database_url: str) -> Stack:
+    """Return one database and one folder; writers of SQLite would wait for each other, and not for the balancer."""
+    stack = embedded_stack(folder)
+    return replace(
+        stack, environ={**stack.environ, "PHOTO_API_DATABASE__URL": database_url}, database_url=database_url
+    )

@@ -45,7 +45,7 @@ def test_without_a_lame_duck_the_drill_finds_lost_requests(group: Group) -> None
 def test_if_new_workers_come_after_the_old_ones_the_drill_finds_lost_requests(group: Group) -> None:
     drill = DrainDrill(group, SHORT, Journal(list[str]().append))
 
-    with pytest.raises(DrillFailedError, match=r"^requests lost so far: \{.*'streams'"):
+    with pytest.raises(DrillFailedError, match=r"^requests lost so far: \{"):
         drill.reload(lambda product: product.kill_workers())
 
 
