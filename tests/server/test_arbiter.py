@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -233,6 +234,10 @@ def test_new_workers_are_ready_before_an_old_one_is_asked_to_go(tmp_path: Path) 
         until(lambda: len(server.pids()) == 2 and not server.pids() & before, "the change")
 
 
+def _has_said(server: Server, beginning: str, times: int) -> bool:
+    return server.said(beginning) == times
+
+
 def _answers_for(server: Server, seconds: float) -> Iterator[int]:
     """Ask for so long, one request after another; yield who answers."""
     ends = time.monotonic() + seconds
@@ -277,6 +282,19 @@ def test_a_database_that_is_not_migrated_is_a_mistake_of_a_reload_too(tmp_path: 
 
         until(lambda: "No reload: the server goes on with the settings it has" in server.messages(), "the refusal")
         assert any("python -m app migrate" in str(line) for line in server.log_lines())
+
+
+def test_signals_to_reload_that_come_while_one_is_judged_are_one_more_reload(tmp_path: Path) -> None:
+    with running(tmp_path, workers=1) as server:
+        before = server.pids()
+        for expected in range(1, 6):
+            server.process.send_signal(signal.SIGHUP)
+            until(partial(_has_said, server, "Handling signal: hup", expected), "it to be heard")
+        until(lambda: server.said("Reloaded:") == 1, "the reload")
+        until(lambda: len(server.pids()) == 1 and not server.pids() & before, "the end of the old worker")
+
+        assert server.said("Hang up: Master") == 2
+        assert server.get("/pid").status == 200
 
 
 @pytest.mark.parametrize("between_seconds", [0, 2])
