@@ -51,6 +51,7 @@ T = TypeVar("T")
 _STATEMENT_CHARACTERS_LOGGED = 100
 _SQLITE_BUSY_SECONDS = 5.0
 _RETRY_AFTER_SECONDS = 2.0
+_BACK_TO_SAVEPOINT = "ROLLBACK TO SAVEPOINT"  # all that PostgreSQL takes in a transaction with a failed statement
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _CONFLICTS = frozenset({"40001", "40P01", 1213})
@@ -424,8 +425,9 @@ def _listen_for_dead_connections(engine: Engine) -> None:
 
 
 def _limit_statements(engine: Engine, limit: StatementLimit) -> None:
-    def before(connection: Connection, cursor: Any, *_execution: Any) -> None:
-        limit.apply(connection.info, cursor, in_transaction=not _stands_alone(connection))
+    def before(connection: Connection, cursor: Any, statement: str, *_execution: Any) -> None:
+        if not statement.startswith(_BACK_TO_SAVEPOINT):
+            limit.apply(connection.info, cursor, in_transaction=not _stands_alone(connection))
 
     event.listen(engine, "before_cursor_execute", before)
 

@@ -11,6 +11,7 @@ from contextlib import closing
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from app.db.engine import Database
 from app.db.time_limits import shorten
@@ -98,6 +99,20 @@ def test_a_limit_set_in_a_transaction_ends_with_it_even_when_it_is_rolled_back(p
 
         assert seen == ["3s"]
         assert limit_of(database) == "5s"
+
+
+def test_a_short_limit_does_not_keep_a_failed_statement_from_being_taken_back(postgres_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=5)
+    with closing(Database(settings, Observer())) as database:
+        with deadline_scope(Deadline(3.0, HandClock())), database.write() as connection:
+            connection.execute(text("CREATE TABLE things (id INTEGER PRIMARY KEY)"))
+            connection.execute(text("INSERT INTO things VALUES (1)"))
+            with pytest.raises(IntegrityError), connection.begin_nested():
+                connection.execute(text("INSERT INTO things VALUES (1)"))
+            connection.execute(text("INSERT INTO things VALUES (2)"))
+
+        with database.read() as connection:
+            assert connection.execute(text("SELECT count(*) FROM things")).scalar_one() == 2
 
 
 def test_a_slow_statement_ends_with_the_request(postgres_url: str) -> None:
