@@ -34,6 +34,7 @@ from tests.servers.swift import SwiftServer
 CUT = "requests were cut at the graceful time-out"
 END_SECONDS = 30.0
 READINESS_SECONDS = 0.5  # five times the goal
+SIGNAL_SECONDS = 2.5
 LAME_DUCK = "PHOTO_API_SERVER__DRAIN_LAME_DUCK_SECONDS"
 GRACEFUL = "PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS"
 DEADLINE = "PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS"
@@ -82,13 +83,14 @@ class Probes:
         with closing(connection):
             return _asked(connection, path)
 
-    def seconds_until_not_ready(self, began: float) -> dict[int, float]:
-        """Return for each worker when its readiness was 503, in seconds after an instant."""
+    def until_not_ready(self) -> dict[int, float]:
+        """Return for each worker the instant at which its readiness was seen to be 503."""
         found: dict[int, float] = {}
-        for pid in self._connections:
-            while self.ask(pid, "/health/readiness") != 503:
-                time.sleep(0.01)  # between two looks
-            found[pid] = time.monotonic() - began
+        while len(found) < len(self._connections):
+            for pid in self._connections.keys() - found.keys():
+                if self.ask(pid, "/health/readiness") == 503:
+                    found[pid] = time.monotonic()
+            time.sleep(0.01)  # between two looks
         return found
 
     def _connected(self) -> http.client.HTTPConnection:
@@ -123,17 +125,18 @@ def have_missed_the_page(product: Product) -> set[int]:
 
 
 def test_row_41_a_stop_in_the_middle_of_twenty_uploads_loses_none(new_product: NewProduct) -> None:
-    product = new_product(settings={LAME_DUCK: "3", SILENCE: "120"})
+    product = new_product(settings={LAME_DUCK: "6", SILENCE: "120"})
     user = product.new_user()
     workers = product.worker_pids()
-    with Probes(product, each=60) as probes, HeldUploads(product, user) as uploads:
+    with Probes(product, each=100) as probes, HeldUploads(product, user) as uploads:
         for pid in workers:
             uploads.hold(10, worker=pid)
         require_count(product, 20)
 
         began = time.monotonic()
         os.kill(product.pid, signal.SIGTERM)
-        noticed = probes.seconds_until_not_ready(began)
+        noticed = probes.until_not_ready()
+        word = look(product).servers[0]
         alive = {probes.ask(pid, "/health/liveness") for pid in workers}
         new = user.twin().get("/api/v1/users/me")
         before = [uploads.finish() for _ in range(5)]
@@ -141,7 +144,9 @@ def test_row_41_a_stop_in_the_middle_of_twenty_uploads_loses_none(new_product: N
         until(lambda: not accepts(product), "the listener to be closed")
         after = [uploads.finish() for _ in range(15)]
 
-    assert max(noticed.values()) < READINESS_SECONDS, noticed
+    # Of the workers' part the goal is 0.1 s; the master's is to be woken by the signal.
+    assert max(noticed.values()) - word.since < READINESS_SECONDS
+    assert word.since - began < SIGNAL_SECONDS
     assert alive == {200}
     assert (new.status_code, new.headers["Connection"]) == (200, "close")
     assert before + after == [201] * 20
