@@ -583,7 +583,9 @@ class Front:
             self._observer.backpressure(self._said_waiting)
         now = _now()
         if self._refused and now - self._said_at >= _SAID_SECONDS:
-            _log.warning("requests were refused", extra={"refused": self._refused})
+            _log.warning(
+                "requests were refused", extra={f"refused_{reason}": count for reason, count in self._refused.items()}
+            )
             self._said_at, self._refused = now, {}
 
 

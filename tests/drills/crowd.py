@@ -114,10 +114,21 @@ class Clients:
         """Return how many requests of a class were answered well."""
         return self._record(name).outcomes.count(Outcome.GOOD)
 
-    def failed(self) -> dict[str, int]:
-        """Return how many requests were not answered well, of each class that has some."""
-        counts = {record.name: len(record.outcomes) - record.outcomes.count(Outcome.GOOD) for record in self.records}
+    def lost(self) -> dict[str, int]:
+        """Return how many requests were neither answered well nor told to come again, of each class that has some."""
+        counts = {
+            record.name: len(record.outcomes) - sum(map(record.outcomes.count, (Outcome.GOOD, Outcome.REFUSED)))
+            for record in self.records
+        }
         return {name: count for name, count in counts.items() if count}
+
+    def refused(self) -> int:
+        """Return how many were told to come again."""
+        return sum(record.outcomes.count(Outcome.REFUSED) for record in self.records)
+
+    def ended(self) -> int:
+        """Return how many requests have ended, in whatever way."""
+        return sum(len(record.outcomes) for record in self.records)
 
     def losses(self) -> list[tuple[str, Loss]]:
         """Return the circumstances, with the class."""
