@@ -55,7 +55,7 @@ class Phase(enum.IntEnum):
     BOOTING = 0
     READY = 1
     RETIRING = 2
-    """It accepts nothing new and ends when it has finished, while the server serves on: it makes room for another."""
+    """It serves until another serves in its place, then finishes and ends, while the server serves on."""
 
     STOPPING = 3
 

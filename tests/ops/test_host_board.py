@@ -36,13 +36,6 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    made = tmp_path / PAGE_NAME
-    make_page(made, {})
-    return made
-
-
-@pytest.fixture
 def board(path: Path) -> HostBoard:
     return HostBoard(StatePage(path), now=lambda: 1_770_000_000.0)
 

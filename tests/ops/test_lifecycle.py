@@ -26,8 +26,7 @@ from app.ops.lifecycle import (
     State,
 )
 from app.ops.owners import find_owner
-from app.ops.state import PAGE_NAME, StatePage
-from app.ops.state_file import make_page
+from app.ops.state import StatePage
 from tests.fakes.clocks import HandClock
 from tests.server.running import until
 
@@ -41,23 +40,6 @@ class Gauge:
 
     def set(self, value: float) -> None:
         self.values.append(value)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    made = tmp_path / PAGE_NAME
-    make_page(made, {})
-    return made
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def page(path: Path, clock: HandClock) -> StatePage:
-    return StatePage(path, clock=clock)
 
 
 @pytest.fixture

@@ -14,31 +14,13 @@ from pathlib import Path
 import pytest
 
 from app.ops.owners import Owner, find_owner
-from app.ops.state import PAGE_NAME, OwnedEntry, StatePage
-from app.ops.state_file import make_page
+from app.ops.state import OwnedEntry, StatePage
 from app.ops.state_layout import SLOT_BYTES, SLOTS, offset_of
 from tests.fakes.clocks import HandClock
 from tests.server.running import until
 
 ROOT = Path(__file__).resolve().parents[2]
 ME = find_owner(os.getpid())
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    made = tmp_path / PAGE_NAME
-    make_page(made, {})
-    return made
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def page(path: Path, clock: HandClock) -> StatePage:
-    return StatePage(path, clock=clock)
 
 
 def dead(number: int) -> Owner:

@@ -13,27 +13,10 @@ from pathlib import Path
 import pytest
 
 from app.ops.owners import boot_id
-from app.ops.state import PAGE_NAME, VARIABLE, StatePage, find_page
+from app.ops.state import VARIABLE, StatePage, find_page
 from app.ops.state_file import make_page
 from app.ops.state_layout import PAGE_BYTES, PAYLOAD_BYTES_MAX, SLOT_BYTES, SLOTS, offset_of
 from tests.fakes.clocks import HandClock
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    made = tmp_path / PAGE_NAME
-    make_page(made, {})
-    return made
-
-
-@pytest.fixture
-def clock() -> HandClock:
-    return HandClock()
-
-
-@pytest.fixture
-def page(path: Path, clock: HandClock) -> StatePage:
-    return StatePage(path, clock=clock)
 
 
 def put(page: StatePage, name: str, payload: bytes) -> bool:
