@@ -49,7 +49,7 @@ class ServerSettings(Section):
     )
     client_timeout_seconds: Number = setting(
         10.0,
-        "Longest silence of a client within its request, or while it reads an answer, before it is cut off",
+        "Longest silence of a client within its request or while it reads an answer; less than 1 KiB is silence",
         low=0.1,
         high=300,
         unit="seconds",

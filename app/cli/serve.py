@@ -60,11 +60,15 @@ def _require_free_addresses(server: ServerSettings) -> None:
 
 
 def _require_free(bind: str, setting: str) -> None:
-    """Judge an address by binding it for a moment; gunicorn takes over the path of a unix socket, so not those."""
+    """Judge an address by binding it for a moment; of a unix socket, whose path is taken over, by its folder."""
     from app.settings_forms import parse_address  # noqa: PLC0415  # other commands need not wait for it
 
     address = parse_address(bind)
     if address.path is not None:
+        folder = address.path.parent
+        if not os.access(folder, os.W_OK | os.X_OK):
+            trouble = "it cannot be written" if folder.is_dir() else "there is no such folder"
+            raise UnavailableError(f"Cannot listen on {bind}: {folder}: {trouble}. Mend it, or choose: {setting}.")
         return
     try:
         family, kind, protocol, _, place = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[0]

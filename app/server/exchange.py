@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from gunicorn.http import wsgi  # type: ignore[import-untyped]  # gunicorn ships no types
-from gunicorn.http.errors import NoMoreData  # type: ignore[import-untyped]  # as above
+from gunicorn.http.errors import InvalidHeader, NoMoreData  # type: ignore[import-untyped]  # as above
 from gunicorn.http.message import Request  # type: ignore[import-untyped]  # as above
 
 from app.ops.logging import is_reported
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 DROPPED_BYTES_MAX: Final = 4 * 1024 * 1024
 """How much of a body that nobody has read is dropped to keep the connection; more ends it."""
 
+_VERSION = (1, 1)
 _PATIENCE_SECONDS = 0.002  # a client near by reads on within it; for others a thread is not kept
 
 _log = logging.getLogger(__name__)
@@ -133,7 +134,10 @@ class Exchange:
         return outcome
 
     def _begin(self) -> Outcome:
-        self._request = Request(self._cfg, self._reader, self._peer)
+        self._request = request = Request(self._cfg, self._reader, self._peer)
+        request.version = min(request.version, _VERSION)  # an answer has the server's own (RFC 9110 section 6.2)
+        if request.version == _VERSION and not any(name == "HOST" for name, _ in request.headers):
+            raise InvalidHeader("HOST", req=request)  # RFC 9112 section 3.2
         self._response, environ = wsgi.create(self._request, self._writer, self._peer, self._server, self._cfg)
         environ["wsgi.multithread"] = True
         environ[COUNTED_KEY] = True

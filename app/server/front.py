@@ -360,7 +360,8 @@ class Front:
 
     def _await_body(self, connection: Connection) -> None:
         ahead = AHEAD_BYTES if self._held_bytes < HELD_BYTES_MAX else LITTLE_AHEAD_BYTES
-        if connection.has_body(ahead) and not self._keeper.keeps(connection):
+        is_too_long = connection.missing_bytes > self._options.max_body_bytes  # refused by its announced length
+        if is_too_long or (connection.has_body(ahead) and not self._keeper.keeps(connection)):
             self._offer(connection)
             return
         if connection.phase is not Phase.BODY:
@@ -448,7 +449,7 @@ class Front:
         now = _now()
         seconds = retry_after_seconds(self._admission.longest_wait_seconds(now), random.random)
         self._observer.rejected(reason)
-        self._refused[reason] = self._refused.get(reason, 0) + 1
+        self._refused[reason.value] = self._refused.get(reason.value, 0) + 1
         keeps = self._may_keep(connection, head, reason)
         answer = _as_asked(head, refusals.overload(seconds, head.request_id, is_last=not keeps))
         if not keeps:

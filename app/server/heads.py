@@ -28,8 +28,12 @@ CHUNKS_MAX: Final = 1024
 _END = b"\r\n\r\n"
 _UPLOAD_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 _UPLOAD_PATHS = (b"/api/v1/photos", b"/api/v1/uploads")
+_OLD_VERSION = b"HTTP/1.0"  # what some balancers ask for health with
+_VERSIONS = frozenset({b"HTTP/1.1", _OLD_VERSION})
 _PROBE_METHODS = frozenset({b"GET", b"HEAD"})
-_PLAIN = re.compile(rb"[\x20-\x7e]*\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[^\r\n\0]*\r\n)*")  # RFC 9112 sections 3 and 5
+_PLAIN = re.compile(  # RFC 9112 sections 3 and 5, and no line that the parser would find too long
+    rb"[\x20-\x7e]{1,4094}\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]{1,100}:[^\r\n\0]{0,8000}\r\n)*"
+)
 _FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect", b"upgrade"})
 _LENGTH = re.compile(rb"\d{1,18}")
 _CLOSE = re.compile(rb"(?:^|,)[ \t]*close[ \t]*(?:,|$)", re.IGNORECASE)
@@ -50,8 +54,8 @@ class Head(NamedTuple):
         body_bytes: What ``Content-Length`` announces; 0 without one.
         is_chunked: Whether the body comes in chunks.
         waits: Whether the client sends its body only after a word of the server (``Expect``).
-        is_plain: Whether nothing in it can be understood in two ways: HTTP/1.1, no body, no other framing.
-        is_last: Whether the client wants the connection closed after the answer.
+        is_plain: Whether nothing in it can be understood in two ways: a GET or HEAD without a body or other framing.
+        is_last: Whether the client wants the connection closed after the answer; HTTP/1.0 always counts as that.
         given_id: The ``X-Request-Id`` that the client gave, whatever it is.
     """
 
@@ -98,6 +102,8 @@ def find_head(buffer: bytearray) -> Head | None:
     end = buffer.find(_END, begin)
     if buffer.count(b"\r\n", begin, end if end >= 0 else len(buffer)) > FIELDS_MAX + (end < 0):
         raise HeadTooLargeError
+    if end - begin > HEAD_BYTES_MAX:
+        raise HeadTooLargeError
     if end >= 0:
         return _look(bytes(buffer[begin : end + 2]), end + len(_END))
     if _is_hopeless(buffer, begin):
@@ -134,15 +140,17 @@ def _look(head: bytes, length: int) -> Head:
         body_bytes=int(announced) if _LENGTH.fullmatch(announced) else 0,
         is_chunked=coding is not None and coding.lower() == b"chunked" and b"content-length" not in fields,
         waits=b"expect" in fields,
-        is_plain=version == b"HTTP/1.1" and method in _PROBE_METHODS and _is_plain(head, fields),
-        is_last=_CLOSE.search(fields.get(b"connection", b"")) is not None,
+        is_plain=version in _VERSIONS and method in _PROBE_METHODS and _is_plain(head, fields),
+        is_last=version == _OLD_VERSION or _CLOSE.search(fields.get(b"connection", b"")) is not None,
         given_id=fields.get(b"x-request-id", b""),
     )
 
 
 def _is_plain(head: bytes, fields: Mapping[bytes, bytes]) -> bool:
-    """Tell whether nothing speaks of a body, and every line is one that all readers read alike."""
-    return fields.keys().isdisjoint(_FRAMING) and _PLAIN.fullmatch(head) is not None
+    """Tell whether nothing speaks of a body, no two hosts are named, and all readers read every line alike."""
+    if not fields.keys().isdisjoint(_FRAMING) or head.lower().count(b"\nhost:") > 1:
+        return False
+    return _PLAIN.fullmatch(head) is not None
 
 
 def _classify(method: bytes, path: bytes, priority: bytes) -> RequestClass:

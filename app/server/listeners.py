@@ -33,6 +33,7 @@ _KINDS: Final = {
     socket.AF_INET6: sock.TCP6Socket,
     socket.AF_UNIX: sock.UnixSocket,
 }
+_FOR_US_ALONE: Final = 0o177  # a unix socket of operators is for the server's user, the public one for its proxy
 _ANY_HOST = frozenset({"", "0.0.0.0", "::", "*"})  # noqa: S104  # recognised, not bound
 
 
@@ -85,7 +86,7 @@ def open_listeners(
     public = [listener for listener in taken if listener not in management]
     return Listeners(
         tuple(public or sock.create_sockets(_listening_on([bind]), log)),
-        tuple(management or sock.create_sockets(_listening_on([management_bind]), log)),
+        tuple(management or sock.create_sockets(_listening_on([management_bind], _FOR_US_ALONE), log)),
         is_activated,
     )
 
@@ -113,9 +114,10 @@ def _taken_over(descriptor: int, log: Any) -> Any:
     return kind(name, _listening_on([]), log, fd=descriptor)
 
 
-def _listening_on(binds: Sequence[str]) -> Config:
+def _listening_on(binds: Sequence[str], umask: int = 0) -> Config:
     configuration = Config()
     configuration.set("bind", list(binds))
+    configuration.set("umask", umask)
     return configuration
 
 

@@ -198,7 +198,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             cfg=self.cfg,
             silence_seconds=self.app.settings.server.client_timeout_seconds,
             waited_seconds=waited_seconds,
-            is_last=self._is_last,
+            is_last=(lambda: True) if connection.head.is_last else self._is_last,
             refuse=self._refuse,
             kept=connection.kept,
         )

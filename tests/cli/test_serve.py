@@ -107,3 +107,23 @@ def test_serve_with_closed_standard_streams_writes_its_log_into_no_file(tmp_path
     subprocess.run(["sh", "-c", program, sys.executable], cwd=tmp_path, env=addresses, timeout=60, check=True)
 
     assert (tmp_path / "seen").read_text().split() == ["/dev/null"] * 3
+
+
+def test_a_unix_socket_without_its_folder_ends_it_with_1_and_says_what_to_mend(tmp_path: Path) -> None:
+    migrate(tmp_path)
+    missing = tmp_path / "missing"
+
+    ran = subprocess.run(
+        [sys.executable, "-m", "app", "serve"],
+        cwd=tmp_path,
+        env=environment(PHOTO_API_SERVER__BIND=f"unix:{missing}/socket"),
+        capture_output=True,
+        timeout=60,
+        check=False,
+        text=True,
+    )
+
+    assert ran.returncode == 1
+    assert f"{missing}: there is no such folder" in ran.stderr
+    assert "PHOTO_API_SERVER__BIND" in ran.stderr
+    assert "Traceback" not in ran.stderr

@@ -208,6 +208,22 @@ def test_what_is_no_valid_http_is_refused_and_the_connection_ends(client: Client
     assert client.read().startswith(b"HTTP/1.1 400 ")
 
 
+def test_a_request_without_a_host_is_refused(client: Client) -> None:
+    outcome = client.exchange(b"GET / HTTP/1.1\r\n\r\n", answering([])).begin()
+
+    assert (outcome, len(client.refused)) == (Outcome.CLOSE, 1)
+
+
+def test_an_older_client_needs_no_host_and_a_newer_one_is_answered_in_our_version(client: Client) -> None:
+    older = client.exchange(b"GET / HTTP/1.0\r\n\r\n", answering([b""], length(0))).begin()
+    first = client.read()
+    newer = client.exchange(GET.replace(b"1.1", b"1.2"), answering([b""], length(0))).begin()
+
+    assert (older, newer) == (Outcome.CLOSE, Outcome.KEEP)
+    assert first.startswith(b"HTTP/1.0 200")
+    assert client.read().startswith(b"HTTP/1.1 200")
+
+
 def test_an_application_that_raises_before_its_answer_is_refused(client: Client) -> None:
     def application(_environ: dict[str, Any], _start_response: Any) -> Iterable[bytes]:
         raise RuntimeError("broken")

@@ -283,6 +283,12 @@ def test_without_a_folder_for_it_a_thread_waits_for_a_slow_body(tmp_path: Path) 
     stage.close()
 
 
+def test_a_body_beyond_the_largest_is_left_to_the_application_by_its_announced_length(stage: Stage) -> None:
+    stage.client(post(AHEAD_BYTES * 20, b"the beginning", path=b"/quick"))
+
+    stage.until(lambda: stage.served == ["/quick"])
+
+
 @pytest.mark.usefixtures("slow")
 def test_a_body_that_is_too_long_to_be_kept_is_left_to_the_application(stage: Stage) -> None:
     stage.client(post(AHEAD_BYTES * 20, bytes(AHEAD_BYTES), path=b"/quick"))

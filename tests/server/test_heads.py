@@ -110,8 +110,18 @@ def test_the_class_follows_from_method_path_and_priority(
 
 
 @pytest.mark.parametrize("method", [b"GET", b"HEAD"])
-def test_a_bare_get_or_head_is_plain(method: bytes) -> None:
-    assert look(method + b" /health HTTP/1.1", b"Accept: */*").is_plain
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_bare_get_or_head_is_plain(method: bytes, version: bytes) -> None:
+    head = look(method + b" /health HTTP/" + version, b"Accept: */*")
+
+    assert (head.is_plain, head.is_last) == (True, version == b"1.0")
+
+
+def test_a_balancer_that_names_no_host_is_answered() -> None:
+    head = find_head(bytearray(b"GET /health/readiness HTTP/1.0\r\n\r\n"))
+
+    assert head is not None
+    assert head.is_plain
 
 
 @pytest.mark.parametrize(
@@ -125,6 +135,8 @@ def test_a_bare_get_or_head_is_plain(method: bytes) -> None:
         (b"Expect: 100-continue",),
         (b"Upgrade: h2c",),
         (b"X: a\0",),
+        (b"Host: other",),
+        (b"X: " + b"a" * 8200,),
         (b"Content-Length\x0b: 5",),
         (b"Content-Length",),
         (b"X Y: a",),
@@ -137,10 +149,19 @@ def test_whatever_two_readers_could_read_differently_is_not_plain(fields: tuple[
 
 @pytest.mark.parametrize(
     "line",
-    [b"POST /health HTTP/1.1", b"GET /health?\r HTTP/1.1", b"GET /health HTTP/1.0", b"GET  /health HTTP/1.1", b"GET"],
+    [b"POST /health HTTP/1.1", b"GET /health?\r HTTP/1.1", b"GET /health HTTP/1.2", b"GET  /health HTTP/1.1", b"GET"],
 )
 def test_another_method_or_version_or_a_broken_line_is_not_plain(line: bytes) -> None:
     assert not look(line).is_plain
+
+
+def test_a_request_line_that_the_parser_would_find_too_long_is_not_plain() -> None:
+    assert not look(b"GET /health?" + b"a" * REQUEST_LINE_BYTES_MAX + b" HTTP/1.1").is_plain
+
+
+def test_a_head_that_ends_beyond_the_bound_is_refused_too() -> None:
+    with pytest.raises(HeadTooLargeError):
+        find_head(bytearray(b"GET / HTTP/1.1\r\nX: " + b"a" * HEAD_BYTES_MAX + b"\r\n\r\n"))
 
 
 def test_framing_and_wishes_are_read_whatever_their_case() -> None:

@@ -53,6 +53,15 @@ def names(listeners: tuple[Any, ...]) -> list[Any]:
     return [listener.getsockname() for listener in listeners]
 
 
+def test_a_unix_socket_of_operators_is_for_the_servers_user_alone(tmp_path: Path, opened: list[Listeners]) -> None:
+    public, management = tmp_path / "public", tmp_path / "management"
+
+    opened.append(open_listeners(f"unix:{public}", f"unix:{management}", logging.getLogger(), {}, replaces=False))
+
+    assert management.stat().st_mode & 0o777 == 0o600
+    assert public.stat().st_mode & 0o066 == 0o066
+
+
 def listening(address: tuple[str, int]) -> int:
     """Return the descriptor of a socket that somebody else has opened."""
     with socket.create_server(address) as server:
