@@ -76,8 +76,15 @@ def breaker_section(breakers: Mapping[str, _Breaker]) -> Section:
 
 
 def pool_section(figures: Callable[[], PoolFigures]) -> Section:
-    """Return the section of a connection pool, or of several together."""
-    return lambda: asdict(figures())
+    """Return the section of a connection pool, or of several together; None while nothing is known of them."""
+
+    def section() -> dict[str, Any] | None:
+        try:
+            return asdict(figures())
+        except LookupError:
+            return None
+
+    return section
 
 
 def host_pool(metrics: Exposed) -> Callable[[], PoolFigures]:
@@ -85,12 +92,17 @@ def host_pool(metrics: Exposed) -> Callable[[], PoolFigures]:
 
     Args:
         metrics: Those of all processes of this server. Reading them takes some milliseconds.
+
+    Returns:
+        The function. It raises ``LookupError`` where no worker has its metrics in a file.
     """
 
     def figures() -> PoolFigures:
         text, _ = metrics.exposition(None, list(_POOL_METRICS.values()))
         lines = [line.split() for line in text.decode().splitlines() if not line.startswith("#")]
         found = {words[0]: words[1] for words in lines if len(words) > 1}
+        if not found:
+            raise LookupError("no worker tells of its pool")
         return PoolFigures(**{part: int(float(found[name])) for part, name in _POOL_METRICS.items()})
 
     return figures

@@ -21,11 +21,11 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import orjson
 
@@ -35,6 +35,9 @@ _log = logging.getLogger(__name__)
 
 REMEMBERED_FOLDS: Final = 16
 """For how many foldings the archive names a file that it has swallowed."""
+
+Known: TypeAlias = tuple[FileName, FileReader]
+"""A file and what was read of it."""
 
 _NAME = "archive"
 _LOCK = "archive.lock"
@@ -104,33 +107,27 @@ class ArchiveFile:
             )
         return self._loaded
 
-    def fold(self, readers: FileReaders) -> None:
+    def fold(self, readers: FileReaders, lost: Sequence[Known] = ()) -> None:
         """Take in the files of the dead, unless another process is doing so.
 
         Args:
             readers: What this process knows of the files.
+            lost: Files that somebody removed, as they were read last; those of the dead are taken in.
 
         Raises:
             OSError: It did not come to its end. Whatever it has done stands, and the next one goes on.
         """
-        if not any(not name.owner.lives() for name in list_files(self._folder)):
+        lost = [(name, reader) for name, reader in lost if not name.owner.lives()]
+        if not lost and not any(not name.owner.lives() for name in list_files(self._folder)):
             return
         with self._locked() as is_ours:
             if is_ours:
-                self._fold(readers)
+                self._fold(readers, lost)
 
-    def _fold(self, readers: FileReaders) -> None:
+    def _fold(self, readers: FileReaders, lost: Sequence[Known]) -> None:
         archive = self.load()
         taken, damaged, totals = [], archive.damaged, dict(archive.totals)
-        for name in list_files(self._folder):
-            if name.owner.lives():
-                continue
-            if name.text in archive.swallowed or name.is_unfinished:
-                self._remove(name.text)
-                continue
-            reader = readers.read(name)
-            if reader is None or not reader.is_readable:
-                continue
+        for name, reader in self._left_by_dead(archive, readers, lost):
             for series, value in reader.counts():
                 totals[series] = totals.get(series, 0.0) + value
             damaged += not reader.is_whole
@@ -146,6 +143,21 @@ class ArchiveFile:
         self._write(Archive(fold, remembered | dict.fromkeys(taken, fold), damaged, totals))
         for text in taken:
             self._remove(text)
+
+    def _left_by_dead(self, archive: Archive, readers: FileReaders, lost: Sequence[Known]) -> Iterator[Known]:
+        """Yield what can be taken in; remove what counts for nothing."""
+        names = list_files(self._folder)
+        for name in names:
+            if name.owner.lives():
+                continue
+            if name.text in archive.swallowed or name.is_unfinished:
+                self._remove(name.text)
+                continue
+            reader = readers.read(name)
+            if reader is not None and reader.is_readable:
+                yield name, reader
+        there = {name.text for name in names}
+        yield from (known for known in lost if known[0].text not in archive.swallowed and known[0].text not in there)
 
     def _remove(self, name: str) -> None:
         with suppress(OSError):  # its name is in the archive: it counts for nothing any more
@@ -213,7 +225,7 @@ class FileReaders:
     def __init__(self, folder: Path, book: SeriesBook) -> None:
         self._folder = folder
         self._book = book
-        self._readers: dict[str, FileReader] = {}
+        self._readers: dict[str, Known] = {}
 
     def read(self, name: FileName) -> FileReader | None:
         """Read a file.
@@ -221,14 +233,19 @@ class FileReaders:
         Returns:
             Its reader; None when there is no such file any more, because it has been folded.
         """
-        reader = self._readers.get(name.text)
-        if reader is None:
-            reader = self._readers[name.text] = FileReader(self._folder / name.text, self._book)
+        known = self._readers.get(name.text)
+        if known is None:
+            known = self._readers[name.text] = (name, FileReader(self._folder / name.text, self._book))
+        reader = known[1]
         try:
             reader.read()
         except FileNotFoundError:
             return None
         return reader
+
+    def others(self, names: Collection[str]) -> list[Known]:
+        """Return the files that were read once and are not among these."""
+        return [known for text, known in self._readers.items() if text not in names]
 
     def keep_only(self, names: Iterable[str]) -> None:
         """Forget all files but these."""

@@ -16,7 +16,7 @@ from typing import Final
 from prometheus_client.core import Metric
 from prometheus_client.utils import floatToGoString
 
-from app.ops.metric_archive import REMEMBERED_FOLDS, Archive, ArchiveFile, FileReaders
+from app.ops.metric_archive import REMEMBERED_FOLDS, Archive, ArchiveFile, FileReaders, Known
 from app.ops.metric_files import FileName, FileReader, Series, SeriesBook, list_files
 
 _log = logging.getLogger(__name__)
@@ -56,6 +56,9 @@ class FolderCollector:
         self._seen_damaged: set[str] = set()
         self._damaged = 0
         self._is_gone = False
+        self._hindered_by = ""
+        self._lost: list[Known] = []
+        self._read_fold = 0
 
     def fold(self, *, from_files: int = 1) -> None:
         """Take the files of dead processes into the archive. What goes wrong is logged, and the next one goes on.
@@ -72,20 +75,26 @@ class FolderCollector:
             self._fold(1)
             archive, found = self._read()
             present = [(name, reader) for name, reader in found if name.text not in archive.swallowed]
-            self._readers.keep_only([name.text for name, _ in present])
+            self._lost = self._find_lost(archive, {name.text for name, _ in found})
+            self._readers.keep_only([name.text for name, _ in (*present, *self._lost)])
             living = [(name, reader) for name, reader in present if name.owner.lives()]
             living.sort(key=lambda pair: pair[0].owner.started)
+            counted = [*present, *self._lost]
             gauges = _across_processes(reader for _, reader in living)
-            families = _families(gauges, _totals(archive, [reader for _, reader in present]), self._book)
-            return Collected(families, self._count_damaged(archive, present), [name for name, _ in living])
+            families = _families(gauges, _totals(archive, [reader for _, reader in counted]), self._book)
+            return Collected(families, self._count_damaged(archive, counted), [name for name, _ in living])
 
     def _fold(self, from_files: int) -> None:
         try:
             dead = [name for name in self._listed() if not name.owner.lives()]
-            if len(dead) >= from_files:
-                self._archive.fold(self._readers)
+            if len(dead) >= from_files or self._lost:
+                self._archive.fold(self._readers, self._lost)
+                self._hindered_by = ""
         except OSError as error:
-            _log.warning("dead workers' metrics stay in files of their own (%s): scrapes take longer", error.strerror)
+            reason = str(error.strerror)
+            if reason != self._hindered_by:
+                _log.warning("dead workers' metrics stay in files of their own (%s): scrapes take longer", reason)
+            self._hindered_by = reason
 
     def _read(self) -> tuple[Archive, list[tuple[FileName, FileReader]]]:
         # Files first: what is folded while they are read is named in the archive that is read afterwards.
@@ -97,6 +106,20 @@ class FolderCollector:
             if archive.fold - before < REMEMBERED_FOLDS:
                 break
         return archive, found
+
+    def _find_lost(self, archive: Archive, there: set[str]) -> list[Known]:
+        """Return the files that have gone and were not folded: what was read of them last stands for them.
+
+        When so many were folded since the last reading that names have been forgotten, what has gone was folded.
+        """
+        knows = archive.fold - self._read_fold < REMEMBERED_FOLDS
+        self._read_fold = archive.fold
+        gone = self._readers.others(there | archive.swallowed.keys()) if knows else []
+        for name, reader in gone:
+            if all(name is not known for known, _ in self._lost):
+                _log.warning("somebody removed the metrics file %s: what it said last counts on", name.text)
+            reader.is_whole = False
+        return gone
 
     def _listed(self) -> list[FileName]:
         try:

@@ -8,6 +8,7 @@ values are stored by one store of the processor. The layout is in :mod:`app.ops.
 
 from __future__ import annotations
 
+import errno
 import logging
 import mmap
 import os
@@ -15,7 +16,7 @@ import secrets
 import struct
 import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,9 @@ class ValueFile:
         OSError: It cannot be made whole; nothing is left behind.
     """
 
+    _map: mmap.mmap
+    _words: Words
+
     def __init__(self, folder: Path, role: Role = "worker") -> None:
         name = file_name(role, find_owner(os.getpid()), secrets.token_hex(4))
         self.path = folder / name
@@ -79,16 +83,19 @@ class ValueFile:
         self._values: list[FileValue] = []
         self._is_full = False
         self._is_parents = False
+        self._is_closed = False
+        self._is_missing = False
         # Whole before it has its name: whoever reads it finds a header.
-        unnamed = folder / f"{name}.new"
+        self._unnamed = folder / f"{name}.new"
         try:
-            self._descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._descriptor = self._create()
             self._room_bytes = self._reserve(0)
             self._map[: HEADER.size] = HEADER.pack(MAGIC, self._used)
-            unnamed.rename(self.path)
+            self._unnamed.rename(self.path)
+            self._identity = _identity(os.fstat(self._descriptor))
         except OSError:
             with suppress(OSError):
-                unnamed.unlink()
+                self._unnamed.unlink()
             self.close()
             raise
         os.register_at_fork(after_in_child=self._forget_parent)
@@ -97,21 +104,77 @@ class ValueFile:
         """Return what ``prometheus_client`` makes its numbers with."""
         return type("FileValue", (FileValue,), {"file": self})
 
-    def cell(self, key: bytes) -> Cell:
-        """Return the place of a value, a new one with 0 when there is none; in memory when there is no room."""
+    def keep(self, value: FileValue, key: bytes) -> None:
+        """Give a number its place: a new one with 0 when there is none yet; in memory when there is no room."""
         with self._lock:
             cell = self._cells.get(key)
             if cell is None:
                 cell = self._cells[key] = _cell_in_memory() if self._is_parents else self._new_cell(key)
-            return cell
-
-    def keep(self, value: FileValue) -> None:
-        """Remember a value, for the day this process forks."""
-        with self._lock:
+            value.use(cell)
             self._values.append(value)
+
+    def restore(self) -> None:
+        """Put the file back when somebody has removed it; call it about once a second, from one thread at a time.
+
+        The new one has the old one's name and values, so that whoever reads it goes on from what was read of that.
+        What goes wrong is logged once, and the next call tries again: until then the values are nobody's but here.
+        """
+        if self._is_parents or self._is_closed or self._is_there():
+            self._is_missing = False
+            return
+        if not self._is_missing:
+            _log.warning("the metrics file %s was removed: it is put back", self.path.name)
+        try:
+            self._move_to(self._create())
+            self._unnamed.rename(self.path)
+        except OSError as error:
+            if not self._is_missing:
+                _log.warning("the metrics file %s cannot be put back (%s)", self.path.name, error.strerror)
+            self._is_missing = True
+            with suppress(OSError):
+                self._unnamed.unlink()
+
+    def _is_there(self) -> bool:
+        try:
+            return _identity(self.path.lstat()) == self._identity
+        except FileNotFoundError:
+            return False
+        except OSError:  # nobody knows
+            return True
+
+    def _create(self) -> int:
+        return os.open(self._unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def _move_to(self, descriptor: int) -> None:
+        """Let everything be counted in another file from now on; its descriptor is this object's or closed."""
+        room_bytes = self._room_bytes
+        try:
+            os.posix_fallocate(descriptor, 0, room_bytes)
+            room = mmap.mmap(descriptor, room_bytes)
+            identity = _identity(os.fstat(descriptor))
+        except OSError:
+            os.close(descriptor)
+            raise
+        with self._lock:
+            if room_bytes != self._room_bytes:
+                os.close(descriptor)
+                raise OSError(errno.EAGAIN, "it has just grown")
+            room[: self._used] = self._map[: self._used]
+            self._descriptor, former = descriptor, self._descriptor
+            self._map, self._words = room, memoryview(room).cast("d")
+            self._identity = identity
+            self._cells = {key: self._moved(cell) for key, cell in self._cells.items()}
+            for value in self._values:
+                value.follow(self._moved)
+        os.close(former)
+
+    def _moved(self, cell: Cell) -> Cell:
+        is_here = cell.lock is self._lock  # else it found no room, and is in memory
+        return Cell(self._words, cell.index, self._lock) if is_here else cell
 
     def close(self) -> None:
         """Close the file's descriptor. Its values can be counted on, and are read by others."""
+        self._is_closed = True
         with suppress(AttributeError, OSError):
             os.close(self._descriptor)
 
@@ -146,7 +209,7 @@ class ValueFile:
         """
         os.posix_fallocate(self._descriptor, room_bytes, ROOM_BYTES)
         self._map = mmap.mmap(self._descriptor, room_bytes + ROOM_BYTES)
-        self._words: Words = memoryview(self._map).cast("d")
+        self._words = memoryview(self._map).cast("d")
         return room_bytes + ROOM_BYTES
 
     def _forget_parent(self) -> None:
@@ -156,6 +219,10 @@ class ValueFile:
         for value in self._values:
             value.leave_file()
         self._cells = {}
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _cell_in_memory() -> Cell:
@@ -183,10 +250,10 @@ class FileValue:
     ) -> None:
         labels = list(zip(labelnames, labelvalues, strict=True))
         key = orjson.dumps([typ, multiprocess_mode, metric_name, name, help_text, labels])
-        self._use(self.file.cell(key))
-        self.file.keep(self)
+        self.file.keep(self, key)
 
-    def _use(self, cell: Cell) -> None:
+    def use(self, cell: Cell) -> None:
+        """Be in a place from now on."""
         self._words, self._index, self._lock = cell.words, cell.index, cell.lock
 
     def inc(self, amount: float) -> None:
@@ -211,6 +278,10 @@ class FileValue:
     def get_exemplar(self) -> None:
         """Return none."""
 
+    def follow(self, moved: Callable[[Cell], Cell]) -> None:
+        """Go where its place has been moved to; whoever calls holds its lock."""
+        self.use(moved(Cell(self._words, self._index, self._lock)))
+
     def leave_file(self) -> None:
         """Begin anew in memory."""
-        self._use(_cell_in_memory())
+        self.use(_cell_in_memory())

@@ -127,7 +127,7 @@ class Metrics:
 
     def __init__(self, *, version: str, registry: CollectorRegistry | None = None, role: Role = "worker") -> None:
         self._role = role
-        self._folder = _open_folder(role)
+        self._folder, self._file = _open_folder(role)
         self._registry = registry or CollectorRegistry()
         self._facts: list[MetricFacts] = []
         self._processes = ProcessCollector(_PREFIX)
@@ -140,6 +140,7 @@ class Metrics:
         self._define_process()
         self._define_photos()
         self.stability = PrometheusExporter(self._registry, prefix=_PREFIX)
+        self.stability.add_source(self._restore_file)
         self._facts += [
             MetricFacts(f"{_PREFIX}{name}{'_total' * (spec.kind == 'counter')}", spec.kind, spec.labels)
             for name, spec in SPECS.items()
@@ -428,9 +429,17 @@ class Metrics:
         encode, content_type = choose_encoder(accept or "")
         return encode(_Selection(families, wanted)), content_type
 
+    def _restore_file(self) -> tuple[()]:
+        """Stand among the sources because they are asked every second; have no figures."""
+        if self._file is not None:
+            self._file.restore()
+        return ()
+
     def _collect(self) -> list[Metric]:
         here = (self._role, os.getpid())
-        skipped = CounterMetricFamily(_PREFIX + _SKIPPED, "Files of processes that could not be read whole.")
+        skipped = CounterMetricFamily(
+            _PREFIX + _SKIPPED, "Files of processes that were removed or could not be read whole."
+        )
         families: list[Metric] = []
         processes: list[tuple[str, int]] = []
         if self._folder is not None:
@@ -481,22 +490,23 @@ def route(asked: Request) -> str:
     return str(asked.url_rule or UNMATCHED_ROUTE)
 
 
-def _open_folder(role: Role) -> FolderCollector | None:
-    """Let everything be counted in a file of this process, or in memory; return what reads all files."""
+def _open_folder(role: Role) -> tuple[FolderCollector | None, ValueFile | None]:
+    """Count in a file of this process, or in memory; return what reads all files, and that file."""
     folder = os.environ.get(MULTIPROCESS_VARIABLE)
     values.ValueClass = values.MutexValue
     if not folder:
-        return None
+        return None, None
     collector = FolderCollector(Path(folder))
     try:
-        in_file = ValueFile(Path(folder), role).value_class()
+        file = ValueFile(Path(folder), role)
     except OSError as error:
         _log.warning("no files for metrics (%s): this worker's are not in the totals", error.strerror)
-        return collector
+        return collector, None
+    in_file = file.value_class()
     values.ValueClass = in_file if role == "worker" else _without_gauges(in_file)
     # A process that starts has often taken a dead one's place: where nobody scrapes, this bounds the folder.
     collector.fold(from_files=_FOLD_AT_START_FROM)
-    return collector
+    return collector, file
 
 
 def _without_gauges(in_file: Any) -> Any:

@@ -45,6 +45,12 @@ def test_the_pools_of_all_workers_are_shown_together() -> None:
     assert host_pool(metrics)() == PoolFigures(active=3, idle=2, waiting=1, max_connections=40, timeouts=1)
 
 
+def test_pools_of_which_nothing_is_known_are_no_fault_of_the_details() -> None:
+    nothing = Metrics(version="1", role="management")
+
+    assert pool_section(host_pool(nothing))() is None
+
+
 def test_workers_are_shown_each_with_its_heartbeat_and_together_with_what_they_do() -> None:
     clock = HandClock()
     now = clock.monotonic()

@@ -256,6 +256,86 @@ def test_a_fold_that_fails_is_logged_and_the_scrape_is_whole(
     assert "No space left on device" in caplog.text
 
 
+def test_what_goes_on_failing_is_logged_once_and_anew_when_it_changes_or_comes_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    collector, reason = FolderCollector(tmp_path), "No space left on device"
+
+    def fail(*_: object) -> int:
+        raise OSError(5, reason)
+
+    def scrape_thrice() -> int:
+        caplog.clear()
+        for _ in range(3):
+            collector.collect()
+        return caplog.text.count("dead workers' metrics stay")
+
+    leave_dead_worker(tmp_path, 5)
+    said = []
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", fail)
+        said.append(scrape_thrice())
+        reason = "Input/output error"
+        said.append(scrape_thrice())
+    said.append(scrape_thrice())
+    leave_dead_worker(tmp_path, 5)
+    monkeypatch.setattr(os, "write", fail)
+    said.append(scrape_thrice())
+
+    assert said == [1, 1, 0, 1]
+
+
+def test_a_file_that_somebody_removed_counts_on_with_what_it_said_last(
+    tmp_path: Path, worker: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    (removed,) = tmp_path.iterdir()
+    counter(ValueFile(tmp_path)).inc(1)
+    collector = FolderCollector(tmp_path)
+    assert samples(collector)["things_total"] == 3
+
+    removed.unlink()
+
+    for _ in range(3):
+        assert samples(collector) == {"things_total": 3}, "a gauge that nobody knows now is not shown"
+        assert collector.collect().damaged == 1
+    assert caplog.text.count(f"somebody removed the metrics file {removed.name}") == 1
+    kill(worker)
+    for _ in range(2):
+        assert samples(collector) == {"things_total": 3}
+    assert things(tmp_path) == 3, "the archive has taken it in"
+    assert FolderCollector(tmp_path).collect().damaged == 1
+
+
+def test_a_removed_file_that_two_have_read_is_folded_once(tmp_path: Path, worker: int) -> None:
+    (removed,) = tmp_path.iterdir()
+    first, second = FolderCollector(tmp_path), FolderCollector(tmp_path)
+    for collector in (first, second):
+        collector.collect()
+    removed.unlink()
+    for collector in (first, second):
+        collector.collect()
+    kill(worker)
+
+    found = [samples(collector) for collector in (first, second, first, second)]
+
+    assert found == [{"things_total": 2}] * 4
+    assert things(tmp_path) == 2
+
+
+def test_what_has_gone_after_more_folds_than_are_remembered_was_folded(tmp_path: Path) -> None:
+    slow, other = FolderCollector(tmp_path), FolderCollector(tmp_path)
+    path = leave_dead_worker(tmp_path, 1000)
+    with nobody_folds(tmp_path):
+        slow.collect()
+    for _ in range(REMEMBERED_FOLDS + 4):
+        other.fold()
+        leave_dead_worker(tmp_path, 1)
+
+    assert not path.exists()
+    assert samples(slow) == {"things_total": REMEMBERED_FOLDS + 1004}
+    assert slow.collect().damaged == 0
+
+
 def test_an_archive_that_the_system_does_not_give_now_is_what_it_was(tmp_path: Path) -> None:
     leave_dead_worker(tmp_path, 5)
     collector = FolderCollector(tmp_path)

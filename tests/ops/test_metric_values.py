@@ -150,6 +150,89 @@ def test_a_file_that_cannot_be_made_leaves_nothing_behind(tmp_path: Path, monkey
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_file_that_was_removed_is_put_back_with_its_name_and_values_and_counts_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = ValueFile(tmp_path)
+    value, level = counter(file), gauge(file, "livesum")
+    value.inc(3)
+    level.set(9)
+    many = [counter(file, f"metric_{number}" + "x" * 400) for number in range(3 * ROOM_BYTES // 2000)]
+    collector = FolderCollector(tmp_path)
+    assert samples(collector)["things_total"] == 3
+    file.path.unlink()
+    value.inc(1)
+
+    for _ in range(3):
+        file.restore()
+
+    for each in (value, counter(file), *many):
+        each.inc(1)
+    level.set(8)
+    counter(file, "late").inc(1)
+    for reader in (collector, FolderCollector(tmp_path)):
+        found = samples(reader)
+        assert (found["things_total"], found["level"], found["late_total"]) == (6, 8, 1)
+        assert len(found) == len(many) + 3
+    assert [path.name for path in tmp_path.iterdir()] == [file.path.name]
+    assert caplog.text.count("was removed: it is put back") == 1
+    assert file.path.stat().st_blocks * 512 >= 2 * ROOM_BYTES, "its room is reserved"
+
+
+def test_a_file_that_another_has_taken_the_place_of_is_put_back(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    counter(file).inc(3)
+    file.path.unlink()
+    file.path.write_bytes(b"garbage")
+
+    file.restore()
+
+    assert counts(file) == {"things_total": 3}
+
+
+def test_a_file_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    before = file.path.stat().st_ino
+
+    file.restore()
+
+    assert file.path.stat().st_ino == before
+
+
+@pytest.mark.parametrize("way", ["posix_fallocate", "rename"])
+def test_what_cannot_be_put_back_now_is_put_back_later_and_said_once(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    file = ValueFile(tmp_path)
+    value = counter(file)
+    value.inc(1)
+    file.path.unlink()
+    with monkeypatch.context() as patched:
+        patched.setattr(os if way == "posix_fallocate" else Path, way, full)
+        for _ in range(3):
+            file.restore()
+            value.inc(1)
+    left = list(tmp_path.iterdir())
+
+    file.restore()
+
+    assert left == []
+    assert counts(file) == {"things_total": 4}
+    assert caplog.text.count("cannot be put back (No space left on device)") == 1
+
+
+def test_nothing_is_put_back_by_a_forked_child(tmp_path: Path) -> None:
+    file = ValueFile(tmp_path)
+    file.path.unlink()
+
+    in_a_child(file.restore)
+
+    assert list(tmp_path.iterdir()) == []
+
+
 def in_a_child(work: Callable[[], object]) -> bytes:
     """Return what some work gives in a forked child, as text."""
     told, tells = os.pipe()

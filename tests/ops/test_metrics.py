@@ -304,6 +304,24 @@ def test_a_damaged_file_is_counted_and_fails_no_scrape(folder: Path) -> None:
     assert samples(metrics)["photo_api_metric_files_skipped_total", ()] == 1
 
 
+def test_a_file_that_was_removed_comes_back_with_the_next_figures_and_no_total_falls(folder: Path) -> None:
+    worker = Metrics(version="1")
+    worker.duplicate()
+    management = Metrics(version="1", role="management")
+    seen = [samples(management)["photo_api_dedup_total", ()]]
+    for path in folder.glob("worker-*.values"):
+        path.unlink()
+    worker.duplicate()
+    seen.append(samples(management)["photo_api_dedup_total", ()])
+
+    worker.stability.publish()
+
+    seen.append(samples(management)["photo_api_dedup_total", ()])
+    assert seen == [1, 1, 2]
+    assert samples(management)["photo_api_metric_files_skipped_total", ()] == 1
+    assert samples(Metrics(version="1", role="management"))["photo_api_dedup_total", ()] == 2
+
+
 def test_a_worker_that_starts_takes_in_what_many_dead_ones_left(folder: Path) -> None:
     for _ in range(8):
         leave_dead_worker(folder, 1)
