@@ -215,7 +215,9 @@ class ManagementRuntime(Foundation):
         self.monitor.register_live("workers", workers, local=True, endpoints=_EVERY_ENDPOINT)
         _register_checks(self.monitor, self)
         self.monitor.register("pool", pool, local=False, endpoints=_EVERY_ENDPOINT)
-        self.probes = ProbeAnswers(self.monitor, self.instance, is_alive=self.server.is_alive)
+        self.probes = ProbeAnswers(
+            self.monitor, self.instance, is_alive=self.server.is_alive, trouble=self.server.trouble
+        )
         self._closing.callback(self.monitor.close)
         self.metrics.stability.start()
         self.monitor.start()

@@ -99,6 +99,7 @@ class WorkerWord:
         waiting: Requests that wait for a thread; may be up to a heartbeat old.
         since: When it began, an instant of the monotonic clock.
         beat_at: When its loop last said that it runs, an instant of the monotonic clock.
+        owner: The worker, told apart from whoever has its process id later; None where it was not asked for.
     """
 
     pid: int
@@ -109,6 +110,7 @@ class WorkerWord:
     waiting: int
     since: float
     beat_at: float
+    owner: Owner | None = field(default=None, compare=False)
 
     def age(self, now: float) -> float:
         """Return how many seconds ago its loop last said that it runs; ``now`` is of the monotonic clock."""
@@ -170,7 +172,8 @@ class HostLife:
                 word = _read_server(entry.owner.pid, entry.payload)
                 servers.append(None if word is None else replace(word, owner=entry.owner))
             elif entry.name.startswith(WORKER_PREFIX):
-                workers.append(_read_worker(entry.owner.pid, entry.payload))
+                worker = _read_worker(entry.owner.pid, entry.payload)
+                workers.append(None if worker is None else replace(worker, owner=entry.owner))
         return HostReport(
             tuple(server for server in servers if server is not None),
             tuple(worker for worker in workers if worker is not None),

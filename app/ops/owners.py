@@ -20,6 +20,7 @@ BOOT_BYTES: Final = 16
 _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _PROCESSES: Final = Path("/proc")
 _STAT_BYTES_MAX = 4096
+_PARENT_AT = 1
 _STARTED_AT = 19  # of the fields behind the name, which may hold blanks and brackets itself; see proc(5)
 _ENDED: Final = frozenset({b"Z", b"X", b"x"})
 
@@ -76,7 +77,20 @@ def find_owner(pid: int) -> Owner:
     return Owner(pid, started, _boot())
 
 
+def find_parent(pid: int) -> int:
+    """Return the number of the process that has started another one, or has taken it over; 0 when not known."""
+    try:
+        return int(_fields(pid)[_PARENT_AT])
+    except (OSError, ValueError):
+        return 0
+
+
 def _look_at(pid: int) -> tuple[bool, int]:
+    fields = _fields(pid)
+    return fields[0] not in _ENDED, int(fields[_STARTED_AT])
+
+
+def _fields(pid: int) -> list[bytes]:
     descriptor = os.open(_PROCESSES / str(pid) / "stat", os.O_RDONLY | os.O_CLOEXEC)
     try:
         raw = os.read(descriptor, _STAT_BYTES_MAX)
@@ -85,7 +99,7 @@ def _look_at(pid: int) -> tuple[bool, int]:
     fields = raw.rpartition(b")")[2].split()
     if len(fields) <= _STARTED_AT:
         raise ValueError("not what proc(5) describes")
-    return fields[0] not in _ENDED, int(fields[_STARTED_AT])
+    return fields
 
 
 def _answers(pid: int) -> bool:

@@ -61,18 +61,24 @@ class ProbeAnswers:
         monitor: The samples, and the state.
         instance: Who answers.
         is_alive: Whether what it speaks for lives; a process that speaks for itself does, or it could not answer.
+        trouble: Why nothing is known of what it speaks for; empty when something is.
     """
 
     def __init__(
-        self, monitor: HealthMonitor, instance: Instance, *, is_alive: Callable[[], bool] = lambda: True
+        self,
+        monitor: HealthMonitor,
+        instance: Instance,
+        *,
+        is_alive: Callable[[], bool] = lambda: True,
+        trouble: Callable[[], str] = lambda: "",
     ) -> None:
         self._monitor = monitor
         self._instance = instance.identity()
+        self._trouble = trouble
         alive = health_answer({"status": Status.PASS}, ready=True)
-        dead = health_answer({"status": Status.FAIL, "output": "no worker gives a sign of life"}, ready=False)
         version = _answer(200, "application/json", find_build())
         self._answers: dict[str, Callable[[], ProbeAnswer]] = {
-            "/health/liveness": lambda: alive if is_alive() else dead,
+            "/health/liveness": lambda: alive if is_alive() else self._dead(),
             "/health/readiness": self._readiness,
             "/__lbheartbeat__": self._readiness,
             "/health": self._health,
@@ -98,18 +104,30 @@ class ProbeAnswers:
             "version": VERSION,
             "state": report.state.name.lower(),
             "instance": self._instance,
-            **_why_not(report),
+            **self._why_not(report),
             "checks": {check.name: [_summary_of(check)] for check in report.checks},
         }
 
     def _readiness(self) -> ProbeAnswer:
         report = self._monitor.report()
-        document = {"status": report.status, "state": report.state.name.lower(), **_why_not(report)}
+        document = {"status": report.status, "state": report.state.name.lower(), **self._why_not(report)}
         return health_answer(document, ready=report.ready)
 
     def _health(self) -> ProbeAnswer:
         report = self._monitor.report()
         return health_answer(self.summary(report), ready=report.ready)
+
+    def _dead(self) -> ProbeAnswer:
+        output = self._trouble() or "no worker gives a sign of life"
+        return health_answer({"status": Status.FAIL, "output": output}, ready=False)
+
+    def _why_not(self, report: HealthReport) -> dict[str, str]:
+        """Return the member that says why no requests should be sent here, by state and names of checks alone."""
+        if report.ready:
+            return {}
+        if report.state is State.READY:
+            return {"output": f"broken on this host: {', '.join(report.broken)}"}
+        return {"output": self._trouble() or f"the server is {report.state.name.lower()}"}
 
 
 def health_answer(document: dict[str, Any], *, ready: bool) -> ProbeAnswer:
@@ -122,15 +140,6 @@ def health_answer(document: dict[str, Any], *, ready: bool) -> ProbeAnswer:
 def _answer(status: int, content_type: str, document: Mapping[str, Any], *more: tuple[str, str]) -> ProbeAnswer:
     headers = (("Content-Type", content_type), ("Cache-Control", "no-store"), *more)
     return ProbeAnswer(status, headers, orjson.dumps(document))
-
-
-def _why_not(report: HealthReport) -> dict[str, str]:
-    """Return the member that says why no requests should be sent here, by state and names of checks alone."""
-    if report.ready:
-        return {}
-    if report.state is not State.READY:
-        return {"output": f"the server is {report.state.name.lower()}"}
-    return {"output": f"broken on this host: {', '.join(report.broken)}"}
 
 
 def _summary_of(check: CheckReport) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from app.ops import owners
-from app.ops.owners import Owner, boot_id, find_owner
+from app.ops.owners import Owner, boot_id, find_owner, find_parent
 
 
 @pytest.fixture
@@ -33,6 +33,18 @@ def fresh_boot() -> Iterator[None]:
 def test_a_process_that_runs_lives(child: subprocess.Popen[bytes]) -> None:
     assert find_owner(os.getpid()).lives()
     assert find_owner(child.pid).lives()
+
+
+def test_who_has_started_a_process_is_its_parent(child: subprocess.Popen[bytes]) -> None:
+    assert find_parent(child.pid) == os.getpid()
+    assert find_parent(os.getpid()) == os.getppid()
+
+
+def test_one_that_is_gone_has_no_parent(child: subprocess.Popen[bytes]) -> None:
+    child.kill()
+    child.wait()
+
+    assert find_parent(child.pid) == 0
 
 
 def test_one_that_has_ended_does_not_live_even_before_it_is_reaped(child: subprocess.Popen[bytes]) -> None:

@@ -61,3 +61,16 @@ def test_health_says_who_answers() -> None:
 
     identity = {"ip": "10.0.0.7", "node_name": "node-7", "pid": os.getpid(), "version": VERSION}
     assert document["instance"] == identity
+
+
+def test_when_nothing_is_known_every_refusal_says_why() -> None:
+    answers = ProbeAnswers(
+        HealthMonitor(Lifecycle()), INSTANCE, is_alive=lambda: False, trouble=lambda: "the page is lost"
+    )
+
+    said = [
+        orjson.loads(answers.answer(path).body)["output"]
+        for path in ("/health/liveness", "/health/readiness", "/health")
+    ]
+
+    assert said == ["the page is lost"] * 3

@@ -477,3 +477,33 @@ def test_a_new_server_takes_over_beside_the_old_one_and_no_request_is_lost(tmp_p
     assert traffic.failures == []
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", server.public)) != 0
+
+
+def test_in_an_upgrade_management_answers_for_both_servers_whichever_is_asked(tmp_path: Path) -> None:
+    (tmp_path / "go").touch()
+    with running(tmp_path, application="tests.server.tiny:build_when_told") as server:
+        answers: list[tuple[int, bytes]] = []
+
+        def ask() -> int:
+            """Ask management and return who has answered."""
+            for path in ("/health/liveness", "/health/readiness", "/health"):
+                answer = server.get(path, management=True)
+                answers.append((answer.status, answer.body))
+            return int(answer.json()["instance"]["pid"])
+
+        (tmp_path / "go").unlink()
+        server.process.send_signal(signal.SIGUSR2)
+        until(lambda: bool(children(server.process.pid, "photo-master")), "a second master")
+        (new_master,) = children(server.process.pid, "photo-master")
+        try:
+            until(lambda: ask() in children(new_master, "photo-manage"), "an answer of the one that starts")
+            (tmp_path / "go").touch()
+            until(lambda: bool(ask()) and server.said("Ready:") == 2, "it to be ready")
+            server.process.send_signal(signal.SIGTERM)
+            until(lambda: bool(ask()) and server.process.poll() is not None, "the old one's end")
+            ask()
+        finally:
+            os.kill(new_master, signal.SIGQUIT)
+            until(lambda: not Path(f"/proc/{new_master}").exists(), "the second master's end")
+
+    assert [answer for answer in answers if answer[0] != 200] == []

@@ -81,7 +81,9 @@ class ManagementRuntime(Runtime):
         self.monitor = HealthMonitor(self.server)
         self.monitor.register_live("workers", self.server.check_workers, local=True)
         self.monitor.register("memory", memory_check(self.metrics.memory_usage), local=True)
-        self.probes = ProbeAnswers(self.monitor, self.instance, is_alive=self.server.is_alive)
+        self.probes = ProbeAnswers(
+            self.monitor, self.instance, is_alive=self.server.is_alive, trouble=self.server.trouble
+        )
 
     def close(self) -> None:
         """Leave a mark that says so, for the test that looks for it."""
