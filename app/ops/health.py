@@ -4,7 +4,8 @@ A request for health only reads the last samples (:mod:`app.ops.sampling`) and, 
 I/O and cannot be slow because a dependency is. :meth:`HealthMonitor.refresh` lets all checks take a sample at once,
 in their own threads, and waits for them for so long and no longer; callers that come together wait for the same.
 
-What is broken on this host alone (``local=True``) makes the process not ready once it has failed twice running.
+What is broken on this host alone (``local=True``) makes the process not ready once it has failed twice running; that
+it is slow only warns, until it must hang.
 A dependency that all hosts share only warns: taking every host out of the balancer would help nobody. A breaker that
 is not closed warns, too, with its name, whatever the check itself finds: the checks ask past the breakers, and
 clients do not. The checks are in :mod:`app.ops.checks` or stand beside what they check.
@@ -121,7 +122,8 @@ class HealthMonitor:
             name: Unique, of a fixed set: it becomes a label.
             check: Called in a thread of its own, never twice at once; an exception counts as ``fail``.
             local: True when it tells about this host alone; only such a check can make it not ready.
-            limit_seconds: A sample that takes longer counts as ``fail`` while it runs.
+            limit_seconds: A sample that takes longer counts as ``fail`` while it runs; a local one as ``warn`` until
+                :data:`app.ops.sampling.HANGS_SECONDS` are over.
             interval_seconds: Instead of the monitor's.
             endpoints: The routes that suffer when it does not pass, as URI templates.
             gates: The breakers before what it checks, by name.
@@ -168,7 +170,7 @@ class HealthMonitor:
         """Let every check take a sample now, in its own thread, and return the report; only after :meth:`start`.
 
         Callers at the same time share the samples. A check that has not answered by the end has failed in this
-        report, and goes on in its thread.
+        report (a local one only warns), and goes on in its thread.
 
         Args:
             seconds: How long to wait at the most, all together.

@@ -4,6 +4,9 @@ A check has a thread of its own for its whole life: one that hangs delays no oth
 costs one thread however often it is asked for. While it runs, its time limit is the current deadline of that thread,
 so that the pool, the statement and the socket it waits for give up by themselves.
 
+A check of a dependency that is late has failed. One of this host alone that is late tells of a busy processor first:
+it only warns, and has failed when it takes so long that what it reads must hang.
+
 ::
 
     thread     ├ sample ┤·········interval·········├ sample ┤··········  ask()  ├ sample ┤
@@ -26,6 +29,9 @@ _log = logging.getLogger(__name__)
 
 FAILURES_UNTIL_BROKEN: Final = 2
 """How many samples running have to fail until a local check takes its host out."""
+
+HANGS_SECONDS: Final = 10.0
+"""How long a sample of a local check may take until it has failed; beyond its limit it warns."""
 
 _BARRING: Final = frozenset({State.OPEN, State.HALF_OPEN, State.FORCED_OPEN, State.FORCED_HALF_OPEN})
 
@@ -72,7 +78,7 @@ class CheckSpec:
     Attributes:
         name: Unique, of a fixed set: it becomes a label.
         local: Whether it tells about this host alone; only such a check can make it not ready.
-        limit_seconds: A sample that takes longer has failed, already while it runs; it is its thread's deadline, too.
+        limit_seconds: A sample that takes longer is late, already while it runs; it is its thread's deadline, too.
         interval_seconds: From the end of one sample to the start of the next.
         endpoints: The routes that suffer when it does not pass, as URI templates.
         gates: The breakers before what it checks, by name.
@@ -84,6 +90,11 @@ class CheckSpec:
     interval_seconds: float = 5.0
     endpoints: tuple[str, ...] = ()
     gates: Mapping[str, Gate] = field(default_factory=dict)
+
+    @property
+    def fails_after_seconds(self) -> float:
+        """How long a sample may take until it has failed."""
+        return max(self.limit_seconds, HANGS_SECONDS) if self.local else self.limit_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +272,7 @@ class Sampler(Watched):
                 result, error = self._ask()
             ended = self._clock.monotonic()
             if ended - began > limit_seconds:
-                result = CheckResult(Status.FAIL, f"took longer than {limit_seconds:g} s", result.observed)
+                result = self._late_result(result, ended - began)
             self._standing = _Standing(
                 result,
                 count=before.count + 1,
@@ -276,16 +287,31 @@ class Sampler(Watched):
 
     def report(self, now: float, *, is_late: bool = False) -> CheckReport:
         """Return how it stands by its last sample, and by the one that is being taken when that one hangs."""
-        standing, limit_seconds = self._standing, self.spec.limit_seconds
-        overdue = -1.0 if standing.began is None else now - standing.began - limit_seconds
-        if overdue > 0 or is_late:
-            standing = replace(
-                standing,
-                result=CheckResult(Status.FAIL, f"no answer within {limit_seconds:g} s", standing.result.observed),
-                # Each further interval that passes counts like one more failed sample.
-                failures=standing.failures + 1 + int(max(0.0, overdue) // self.spec.interval_seconds),
-            )
+        standing = self._standing
+        seconds = -1.0 if standing.began is None else now - standing.began
+        overdue = seconds - self.spec.fails_after_seconds
+        has_failed = overdue > 0 or (is_late and not self.spec.local)
+        if has_failed:
+            result = self._unanswered(Status.FAIL, self.spec.fails_after_seconds, standing)
+            # Each further interval that passes counts like one more failed sample.
+            failures = standing.failures + 1 + int(max(0.0, overdue) // self.spec.interval_seconds)
+            standing = replace(standing, result=result, failures=failures)
+        elif (seconds > self.spec.limit_seconds or is_late) and standing.result.status is not Status.FAIL:
+            standing = replace(standing, result=self._unanswered(Status.WARN, self.spec.limit_seconds, standing))
         return self._judged(standing, now, is_broken=self.spec.local and standing.failures >= FAILURES_UNTIL_BROKEN)
+
+    def _late_result(self, result: CheckResult, seconds: float) -> CheckResult:
+        """Return what a sample that came late counts as: one of a local check that found no failure only warns."""
+        if seconds > self.spec.fails_after_seconds:
+            return CheckResult(Status.FAIL, f"took longer than {self.spec.fails_after_seconds:g} s", result.observed)
+        if result.status is Status.FAIL:
+            return result
+        late = f"took longer than {self.spec.limit_seconds:g} s"
+        return CheckResult(Status.WARN, "; ".join(filter(None, (result.output, late))), result.observed)
+
+    @staticmethod
+    def _unanswered(status: Status, seconds: float, standing: _Standing) -> CheckResult:
+        return CheckResult(status, f"no answer within {seconds:g} s", standing.result.observed)
 
     def _log_change(self, before: _Standing, result: CheckResult, error: Exception | None) -> None:
         if result.status is before.result.status and before.count:
@@ -293,4 +319,5 @@ class Sampler(Watched):
         if result.status is Status.PASS:
             _log.info("health check passes", extra={"check": self.spec.name})
         else:
-            _log.warning("health check: %s", result.status, exc_info=error, extra={"check": self.spec.name})
+            facts = {"check": self.spec.name, "output": result.output}
+            _log.warning("health check: %s", result.status, exc_info=error, extra=facts)

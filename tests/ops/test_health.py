@@ -11,7 +11,7 @@ import pytest
 from app.ops.health import HealthMonitor
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.metrics import Metrics
-from app.ops.sampling import CheckResult, Status
+from app.ops.sampling import HANGS_SECONDS, CheckResult, Status
 
 
 class HandClock:
@@ -128,22 +128,22 @@ def test_a_check_that_hangs_fails_while_it_hangs_runs_once_and_delays_no_other()
         return CheckResult(Status.PASS)
 
     monitor, other = HealthMonitor(ready_lifecycle(), interval_seconds=0.01, clock=clock), Dial()
-    monitor.register("disk", hanging, local=True, limit_seconds=1.0, interval_seconds=5.0)
+    monitor.register("disk", hanging, local=True, limit_seconds=HANGS_SECONDS, interval_seconds=5.0)
     monitor.register("other", other, local=True)
     monitor.start()
     assert hung.wait(10)
     until(lambda: other.calls > 5)
 
     before = monitor.report()
-    clock.now = 1.5
+    clock.now = 10.5
     first = monitor.report()
-    clock.now = 6.5
+    clock.now = 15.5
     second = monitor.report()
 
     assert before.ready
     assert (first.checks[0].failures_running, first.status, first.ready) == (1, Status.WARN, True)
     assert (second.checks[0].failures_running, second.status, second.ready) == (2, Status.FAIL, False)
-    assert second.checks[0].output == "no answer within 1 s"
+    assert second.checks[0].output == "no answer within 10 s"
     assert second.checks[1].status is Status.PASS
     assert calls == [1]
     release.set()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 
 import pytest
 
-from app.ops.sampling import CheckResult, CheckSpec, LiveCheck, Sampler, Status
+from app.ops.sampling import HANGS_SECONDS, CheckReport, CheckResult, CheckSpec, LiveCheck, Sampler, Status
 from app.stability import SYSTEM_CLOCK, State, current_deadline
 from tests.fakes.clocks import HandClock
 
@@ -146,7 +147,7 @@ def test_a_sample_that_was_asked_for_is_a_new_one() -> None:
 
 
 def test_a_sample_that_does_not_come_in_time_is_late_and_failed_in_that_report_alone() -> None:
-    sampler = Sampler(CheckSpec("disk", local=True), passing, HandClock())
+    sampler = Sampler(CheckSpec("database", local=False), passing, HandClock())
     sampler.sample()
 
     came = sampler.wait(sampler.ask(), 0)
@@ -155,3 +156,110 @@ def test_a_sample_that_does_not_come_in_time_is_late_and_failed_in_that_report_a
     assert not came
     assert (late.status, late.output, late.failures_running) == (Status.WARN, "no answer within 1 s", 1)
     assert other.status is Status.PASS
+
+
+def taking(clock: HandClock, seconds: float, result: CheckResult) -> Sampler:
+    """Return a local check each of whose samples takes so long."""
+
+    def check() -> CheckResult:
+        clock.advance(seconds)
+        return result
+
+    return Sampler(CheckSpec("memory", local=True, interval_seconds=2.0), check, clock)
+
+
+@pytest.mark.parametrize("seconds", [1.1, HANGS_SECONDS])
+def test_a_local_check_that_is_slow_again_and_again_warns_and_takes_no_host_out(seconds: float) -> None:
+    clock = HandClock()
+    sampler = taking(clock, seconds, passing())
+
+    for _ in range(5):
+        sampler.sample()
+
+    report = sampler.report(clock.monotonic())
+    assert (report.status, report.output) == (Status.WARN, "took longer than 1 s")
+    assert (report.failures_running, report.is_broken) == (0, False)
+
+
+def test_a_local_check_that_fails_slowly_has_failed() -> None:
+    clock = HandClock()
+    sampler = taking(clock, 1.1, failing())
+
+    sampler.sample()
+    sampler.sample()
+
+    report = sampler.report(clock.monotonic())
+    assert (report.status, report.output, report.is_broken) == (Status.FAIL, "no answer", True)
+
+
+def test_a_local_check_whose_samples_take_too_long_to_be_slow_has_failed() -> None:
+    clock = HandClock()
+    sampler = taking(clock, HANGS_SECONDS + 0.1, passing())
+
+    sampler.sample()
+    sampler.sample()
+
+    report = sampler.report(clock.monotonic())
+    assert (report.status, report.output, report.is_broken) == (Status.FAIL, "took longer than 10 s", True)
+
+
+def test_a_local_check_warns_while_a_sample_is_late_and_has_failed_when_it_hangs() -> None:
+    clock = HandClock()
+    reports: dict[float, CheckReport] = {}
+
+    def check() -> CheckResult:
+        for seconds in (1.0, 1.1, 10.0, 10.1, 11.9, 12.1):
+            reports[seconds] = sampler.report(clock.monotonic() + seconds)
+        return CheckResult(Status.PASS)
+
+    sampler = Sampler(CheckSpec("spool", local=True, interval_seconds=2.0), check, clock)
+    sampler.sample()
+
+    sampler.sample()
+
+    seen = {seconds: (report.status, report.failures_running) for seconds, report in reports.items()}
+    assert seen == {
+        1.0: (Status.PASS, 0),
+        1.1: (Status.WARN, 0),
+        10.0: (Status.WARN, 0),
+        10.1: (Status.WARN, 1),
+        11.9: (Status.WARN, 1),
+        12.1: (Status.FAIL, 2),
+    }
+    assert reports[1.1].output == "no answer within 1 s"
+    assert reports[12.1].output == "no answer within 10 s"
+
+
+def test_a_late_sample_takes_no_failure_back() -> None:
+    clock = HandClock()
+    statuses = []
+
+    def check() -> CheckResult:
+        statuses.append(sampler.report(clock.monotonic() + 1.5).is_broken)
+        return failing()
+
+    sampler = Sampler(CheckSpec("spool", local=True), check, clock)
+    for _ in range(3):
+        sampler.sample()
+
+    assert statuses == [False, False, True]
+
+
+def test_a_local_sample_that_is_waited_for_in_vain_warns_in_that_report_alone() -> None:
+    sampler = Sampler(CheckSpec("memory", local=True), passing, HandClock())
+    sampler.sample()
+
+    late, other = sampler.report(0, is_late=True), sampler.report(0)
+
+    assert (late.status, late.output, late.failures_running) == (Status.WARN, "no answer within 1 s", 0)
+    assert other.status is Status.PASS
+
+
+def test_the_log_line_of_a_check_that_changes_says_what_it_found(caplog: pytest.LogCaptureFixture) -> None:
+    sampler = Sampler(CheckSpec("memory", local=True), failing, HandClock())
+
+    with caplog.at_level(logging.WARNING):
+        sampler.sample()
+
+    (line,) = caplog.records
+    assert (line.__dict__["check"], line.__dict__["output"]) == ("memory", "no answer")
