@@ -96,7 +96,7 @@ class WorkerWord:
         state: Where its own process is.
         phase: What it is at.
         in_flight: Requests whose response is not closed yet, at this moment.
-        waiting: Requests that wait for a thread; may be up to a heartbeat old.
+        waiting: Requests among them that wait for a thread; may be up to a heartbeat old.
         since: When it began, an instant of the monotonic clock.
         beat_at: When its loop last said that it runs, an instant of the monotonic clock.
         owner: The worker, told apart from whoever has its process id later; None where it was not asked for.
@@ -477,4 +477,5 @@ def _read_worker(pid: int, raw: bytes) -> WorkerWord | None:
     master_pid, state, phase, in_flight, waiting, since, beat_at = _WORKER.unpack(raw)
     if state not in _STATES or phase not in _PHASES:
         return None
-    return WorkerWord(pid, master_pid, State(state), Phase(phase), in_flight, waiting, since, beat_at)
+    # Who waits is in flight: the older of the two counts gives way.
+    return WorkerWord(pid, master_pid, State(state), Phase(phase), in_flight, min(waiting, in_flight), since, beat_at)

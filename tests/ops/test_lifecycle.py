@@ -268,7 +268,8 @@ def test_a_worker_says_what_it_is_at(page: StatePage, worker: Lifecycle, clock: 
     clock.advance(2)
     worker.advance(State.READY)
     worker.waiting = 7
-    worker.enter()
+    for _ in range(8):
+        worker.enter()
     worker.beat()
     clock.advance(0.5)
 
@@ -279,7 +280,7 @@ def test_a_worker_says_what_it_is_at(page: StatePage, worker: Lifecycle, clock: 
     stopping = looked(page).workers[0]
 
     assert (booting.pid, booting.master_pid, booting.phase, booting.since) == (ME.pid, ME.pid, Phase.BOOTING, 1000.0)
-    assert (ready.phase, ready.in_flight, ready.waiting, ready.age(clock.monotonic())) == (Phase.READY, 1, 7, 0.5)
+    assert (ready.phase, ready.in_flight, ready.waiting, ready.age(clock.monotonic())) == (Phase.READY, 8, 7, 0.5)
     assert (retires, retiring.phase, retiring.state) == ([True, False], Phase.RETIRING, State.READY)
     assert (stopping.phase, stopping.state, worker.phase) == (Phase.STOPPING, State.DRAINING, Phase.STOPPING)
     assert not worker.retire()
@@ -314,14 +315,30 @@ def test_the_host_counts_all_its_workers(page: StatePage, worker: Lifecycle, clo
     other = Lifecycle(page=page, master_pid=ME.pid, clock=clock, owner=parent)
     for _ in range(3):
         worker.enter()
-    other.enter()
+    for _ in range(6):
+        other.enter()
     worker.waiting, other.waiting = 2, 5
     worker.beat()
     other.beat()
 
     report = looked(page)
 
-    assert (report.in_flight, report.waiting) == (4, 7)
+    assert (report.in_flight, report.waiting) == (9, 7)
+
+
+def test_no_more_requests_wait_than_are_in_flight(page: StatePage, worker: Lifecycle) -> None:
+    for _ in range(3):
+        worker.enter()
+    worker.waiting = 3
+    worker.beat()
+    before = looked(page).waiting
+
+    worker.leave()
+    worker.leave()
+    one_left = looked(page).waiting
+    worker.leave()
+
+    assert (before, one_left, looked(page).waiting) == (3, 1, 0)
 
 
 CHILD = """
