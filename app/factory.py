@@ -45,6 +45,7 @@ from app.ops.lifecycle import HostLife, Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
 from app.ops.metric_files import Role
+from app.ops.metric_workers import WorkerCollector
 from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
@@ -62,7 +63,7 @@ from app.photos.upload_routes import UploadRoutes
 from app.pipelines import load_pipelines
 from app.server.management import build_operations_app
 from app.server.probe_split import ProbeSplit
-from app.server.watching import WatchedServer
+from app.server.watching import FRESH_SECONDS, WatchedServer
 from app.settings import Settings
 from app.stability import CircuitBreaker, EventBus, Pipeline, PolicyContext
 from app.stability.integrations.logs import EventLog
@@ -200,6 +201,7 @@ class ManagementRuntime(Foundation):
 
     Attributes:
         server: What it knows of the workers.
+        pool: The figures of all workers' pools, as health has read them last.
         monitor: Health of the server, as it can be seen from beside it.
         probes: What the paths of probes are answered with.
     """
@@ -210,11 +212,20 @@ class ManagementRuntime(Foundation):
             settings.model_copy(update={"database": settings.database.model_copy(update=few)}), "management"
         )
         self.server = WatchedServer(HostLife(self.page), os.getppid())
+        self.metrics.watch_workers(
+            WorkerCollector(
+                HostLife(self.page).look,
+                master_pid=os.getppid(),
+                wanted=settings.server.workers,
+                fresh_seconds=FRESH_SECONDS,
+            )
+        )
         self.monitor = HealthMonitor(self.server)
-        workers, pool = self.server.check_workers, checks.pool_check(details.host_pool(self.metrics))
+        self.pool = details.LastFigures(details.host_pool(self.metrics))
+        workers, pool = self.server.check_workers, checks.pool_check(self.pool.read)
         self.monitor.register_live("workers", workers, local=True, endpoints=_EVERY_ENDPOINT)
         _register_checks(self.monitor, self)
-        self.monitor.register("pool", pool, local=False, endpoints=_EVERY_ENDPOINT)
+        self.monitor.register("pool", pool, local=False, endpoints=_EVERY_ENDPOINT, in_details=True)
         self.probes = ProbeAnswers(
             self.monitor, self.instance, is_alive=self.server.is_alive, trouble=self.server.trouble
         )
@@ -288,7 +299,7 @@ def create_management_app(settings: Settings) -> Flask:
                 instance=runtime.instance,
                 sections={
                     "breakers": details.breaker_section(runtime.pipelines.find_all(CircuitBreaker)),
-                    "pool": details.pool_section(details.host_pool(runtime.metrics)),
+                    "pool": details.pool_section(runtime.pool.last),
                     **details.host_sections(HostLife(runtime.page).look),
                 },
                 admit=lambda request: admit(request, "admin:ops", authenticator),

@@ -32,6 +32,7 @@ from app.ops.metric_collector import FolderCollector
 from app.ops.metric_files import Role
 from app.ops.metric_processes import PROCESS_LABEL, PROCESS_METRICS, ProcessCollector
 from app.ops.metric_values import ValueFile
+from app.ops.metric_workers import READY_METRIC, STATE_LABEL, WORKERS_METRIC, WorkerCollector
 from app.stability.integrations.prometheus import SPECS, PrometheusExporter
 
 _log = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ class Metrics:
         self._registry = registry or CollectorRegistry()
         self._facts: list[MetricFacts] = []
         self._processes = ProcessCollector(_PREFIX)
+        self._workers: WorkerCollector | None = None
         self._scraping = threading.Lock()
         self._answered: dict[tuple[str, str, int], tuple[ShortCounter, ShortHistogram]] = {}
         self._external: dict[tuple[str, str, str], ShortHistogram] = {}
@@ -150,6 +152,7 @@ class Metrics:
         for name, (kind, _) in PROCESS_METRICS.items():
             self._noted(name, kind, (PROCESS_LABEL,))
         self._noted(_SKIPPED, "counter", ())
+        self._noted(WORKERS_METRIC[0], "gauge", (STATE_LABEL,))
         self._facts += _MANAGEMENT_FACTS
         self._query = ShortHistogram(self.db_query_duration)
         self._pool = [ShortGauge(gauge) for gauge in (self.db_pool_active, self.db_pool_idle, self.db_pool_waiting)]
@@ -213,7 +216,7 @@ class Metrics:
         )
 
     def _define_process(self) -> None:
-        self.ready = self._gauge("ready", "1 when all workers are ready, else 0.", across="livemin")
+        self.ready = self._gauge(*READY_METRIC, across="livemin")
         self.health_check_status = self._gauge(
             "health_check_status", "1 pass, 0.5 warn, 0 fail; the worst worker's.", ("check",), across="livemin"
         )
@@ -286,6 +289,10 @@ class Metrics:
 
         app.before_request(look)
         self._exporter.export_defaults(group_by=route, prefix=_MANAGEMENT, app=app)
+
+    def watch_workers(self, workers: WorkerCollector) -> None:
+        """Let somebody judge whether the workers are ready, for what they say may be old."""
+        self._workers = workers
 
     @property
     def facts(self) -> tuple[MetricFacts, ...]:
@@ -453,6 +460,8 @@ class Metrics:
             processes.append(here)
         if not families and self._role == "worker":
             families = list(self._registry.collect())
+        if self._workers is not None:
+            families = self._workers.collect(families, [pid for role, pid in processes if role == "worker"], _PREFIX)
         return [*families, *self._processes.collect(processes), skipped]
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from app.ops.admission import Reason
 from app.ops.build import VERSION
+from app.ops.lifecycle import HostReport, Phase, ServerWord, State, WorkerWord
+from app.ops.metric_workers import WorkerCollector
 from app.ops.metrics import (
     MULTIPROCESS_VARIABLE,
     OTHER_EXCEPTION,
@@ -59,9 +63,28 @@ def test_every_metric_is_documented_and_every_documented_metric_exists() -> None
     assert set(Metrics(version="1").facts) == documented()
 
 
+def watcher(report: HostReport | None) -> WorkerCollector:
+    return WorkerCollector(lambda: report, master_pid=1, wanted=1, fresh_seconds=5.0, now=lambda: 100.0)
+
+
+def test_who_watches_the_workers_has_the_last_word_on_readiness() -> None:
+    metrics = Metrics(version="1")
+    metrics.ready.set(1)
+    server = ServerWord(1, State.READY, 0.0)
+    alive = WorkerWord(os.getpid(), 1, State.READY, Phase.READY, 0, 0, 0.0, 99.0)
+
+    seen = []
+    for worker in (alive, replace(alive, beat_at=90.0)):
+        metrics.watch_workers(watcher(HostReport((server,), (worker,))))
+        seen.append(samples(metrics)["photo_api_ready", ()])
+
+    assert seen == [1, 0]
+
+
 def test_the_exposition_has_exactly_the_metrics_that_are_declared() -> None:
     metrics = Metrics(version="1")
     metrics.watch_operations(Flask("operations"))
+    metrics.watch_workers(watcher(HostReport((), ())))
     declared = {facts.name.removesuffix("_total") for facts in metrics.facts}
 
     exposed = {family.name for family in text_string_to_metric_families(metrics.exposition()[0].decode())}

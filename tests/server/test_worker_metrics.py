@@ -131,6 +131,23 @@ def test_each_process_has_its_figures_and_a_new_worker_takes_a_dead_ones_name(se
     assert len(changed) == 1, "one of the workers is another, under the same name"
 
 
+def test_workers_that_were_stopped_in_their_tracks_are_not_ready(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        until(lambda: server.metric("photo_api_ready") == 1, "both workers to be ready")
+        stopped = server.pids()
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            until(lambda: server.metric("photo_api_workers", state="silent") == 2, "silence")
+            seen = server.metric("photo_api_ready")
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
+
+        assert seen == 0
+        until(lambda: server.metric("photo_api_ready") == 1, "both workers to be ready again")
+
+
 def test_rubbish_among_the_files_is_counted_and_fails_no_scrape(server: Server) -> None:
     count(server, 4)
     counted = server.metric("photo_api_dedup_total")

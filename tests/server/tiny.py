@@ -17,6 +17,7 @@ from app.ops.health import HealthMonitor
 from app.ops.lifecycle import HostLife, Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.metric_files import Role
+from app.ops.metric_workers import WorkerCollector
 from app.ops.metrics import Metrics
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
@@ -24,7 +25,7 @@ from app.ops.routes import operations_blueprint
 from app.ops.state import find_page
 from app.server.management import build_operations_app
 from app.server.probe_split import ProbeSplit
-from app.server.watching import WatchedServer
+from app.server.watching import FRESH_SECONDS, WatchedServer
 from app.settings import Settings
 
 
@@ -78,6 +79,14 @@ class ManagementRuntime(Runtime):
     def __init__(self, settings: Settings) -> None:
         super().__init__(settings, "management")
         self.server = WatchedServer(HostLife(self.page), os.getppid())
+        self.metrics.watch_workers(
+            WorkerCollector(
+                HostLife(self.page).look,
+                master_pid=os.getppid(),
+                wanted=settings.server.workers,
+                fresh_seconds=FRESH_SECONDS,
+            )
+        )
         self.monitor = HealthMonitor(self.server)
         self.monitor.register_live("workers", self.server.check_workers, local=True)
         self.monitor.register("memory", memory_check(self.metrics.memory_usage), local=True)
