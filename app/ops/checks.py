@@ -110,14 +110,17 @@ def _ping(database: PingedDatabase) -> bool:
 
 
 def pool_check(figures: Callable[[], PoolFigures]) -> Check:
-    """Return a live check that warns while a connection pool is full.
+    """Return a check that warns while a connection pool is full.
 
     Args:
-        figures: The pool's, from memory.
+        figures: The pool's, from memory; raises ``LookupError`` while nothing is known of it.
     """
 
     def check() -> CheckResult:
-        now = figures()
+        try:
+            now = figures()
+        except LookupError:
+            return CheckResult(Status.WARN, "nothing is known of the connections")
         observed = {
             "active_connections": float(now.active),
             "idle_connections": float(now.idle),

@@ -108,6 +108,38 @@ def host_pool(metrics: Exposed) -> Callable[[], PoolFigures]:
     return figures
 
 
+class LastFigures:
+    """Figures of pools, read for the check, and shown beside it as the check has judged them. Thread-safe.
+
+    Args:
+        read: Reads them; see :func:`host_pool`.
+    """
+
+    def __init__(self, read: Callable[[], PoolFigures]) -> None:
+        self._read = read
+        self._last: PoolFigures | None = None
+
+    def read(self) -> PoolFigures:
+        """Read them anew; raises what reading raises, and nothing is known then."""
+        try:
+            last = self._read()
+        except Exception:
+            self._last = None
+            raise
+        self._last = last
+        return last
+
+    def last(self) -> PoolFigures:
+        """Return those that were read last.
+
+        Raises:
+            LookupError: Nothing is known.
+        """
+        if self._last is None:
+            raise LookupError("the pools were not read")
+        return self._last
+
+
 def host_sections(look: Callable[[], HostReport | None], clock: Clock = SYSTEM_CLOCK) -> dict[str, Section]:
     """Return the sections about all workers: who they are, what is in flight, and what waits.
 

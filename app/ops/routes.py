@@ -122,7 +122,7 @@ def _response(answer: ProbeAnswer) -> Response:
 
 def _report(monitor: HealthMonitor, admit: Admit) -> tuple[HealthReport, list[str]]:
     if not _wants_fresh():
-        return monitor.report(), []
+        return monitor.report_in_detail(), []
     deadline = Deadline(FRESH_SECONDS)
     try:
         _answer_within(_WHO_ASKS_SECONDS, copy_current_request_context(lambda: admit(request)))

@@ -161,3 +161,12 @@ def test_memory_swings_neither_in_nor_out() -> None:
         *("pass", "pass", "warn", "warn", "pass"),
         *("fail", "fail", "warn", "warn", "warn", "fail", "pass"),
     ]
+
+
+def test_a_pool_of_which_nothing_is_known_warns() -> None:
+    def figures() -> PoolFigures:
+        raise LookupError
+
+    result = checks.pool_check(figures)()
+
+    assert (result.status, result.output) == (Status.WARN, "nothing is known of the connections")

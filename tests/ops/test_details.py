@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from app.db.pool import PoolFigures
 from app.ops.build import find_instance
-from app.ops.details import HealthDetails, breaker_section, host_pool, host_sections, pool_section
+from app.ops.details import HealthDetails, LastFigures, breaker_section, host_pool, host_sections, pool_section
 from app.ops.health import HealthMonitor
 from app.ops.lifecycle import HostReport, Lifecycle, Phase, ServerWord, State, WorkerWord
 from app.ops.metrics import Metrics
@@ -87,3 +89,26 @@ def test_without_the_page_the_parts_about_workers_are_unknown_and_not_zero() -> 
     document = details.document(monitor.report())
 
     assert [document[name] for name in ("in_flight", "queue", "workers", "servers")] == [None] * 4
+
+
+def test_the_pool_is_shown_as_its_check_has_read_it() -> None:
+    read = [PoolFigures(active=each, idle=0, waiting=0, max_connections=1, timeouts=0) for each in (0, 1)]
+    figures = LastFigures(lambda: read.pop(0))
+    section = pool_section(figures.last)
+    before = section()
+
+    seen = [(figures.read().active, section()["active"], section()["active"]) for _ in range(2)]
+
+    assert before is None
+    assert seen == [(0, 0, 0), (1, 1, 1)]
+
+
+def test_a_pool_that_cannot_be_read_any_more_is_unknown() -> None:
+    read = [PoolFigures(active=1, idle=0, waiting=0, max_connections=1, timeouts=0)]
+    figures = LastFigures(lambda: read.pop(0))
+    figures.read()
+
+    with pytest.raises(IndexError):
+        figures.read()
+
+    assert pool_section(figures.last)() is None

@@ -198,3 +198,37 @@ def test_the_gauges_follow_at_once() -> None:
 
     assert (starting, metrics.ready._value.get()) == (0, 1)
     assert metrics.health_check_status.labels("database")._value.get() == 0.5
+
+
+def test_a_report_in_detail_asks_anew_what_is_registered_so_and_nothing_else() -> None:
+    monitor, pool, database = HealthMonitor(ready_lifecycle(), interval_seconds=3600), Dial(), Dial()
+    monitor.register("pool", pool, local=False, in_details=True)
+    monitor.register("database", database, local=False)
+    monitor.start()
+    until(lambda: pool.calls == database.calls == 1 and all(c.sampled_at for c in monitor.report().checks))
+    pool.status = database.status = Status.WARN
+
+    short, detailed = monitor.report(), monitor.report_in_detail()
+
+    assert [check.status for check in short.checks] == [Status.PASS, Status.PASS]
+    assert [check.status for check in detailed.checks] == [Status.WARN, Status.PASS]
+    monitor.close()
+
+
+def test_a_report_in_detail_does_not_wait_for_a_check_that_hangs() -> None:
+    release = threading.Event()
+
+    def hanging() -> CheckResult:
+        release.wait(30)
+        return CheckResult(Status.PASS)
+
+    monitor = HealthMonitor(ready_lifecycle())
+    monitor.register("pool", hanging, local=False, in_details=True)
+    monitor.start()
+
+    (check,) = monitor.report_in_detail().checks
+
+    assert not release.is_set()
+    assert (check.status, check.output) == (Status.WARN, "not sampled yet")
+    release.set()
+    monitor.close()

@@ -296,3 +296,25 @@ def test_metrics_are_compressed_for_who_takes_that(operations: Operations) -> No
 
 def test_the_version_is_said(operations: Operations) -> None:
     assert operations.client.get("/__version__").get_json() == {"version": VERSION}
+
+
+def test_the_details_ask_anew_what_is_registered_so() -> None:
+    operations, found = Operations(), [Status.WARN, Status.PASS]
+    operations.monitor.register("pool", lambda: CheckResult(found.pop()), local=False, in_details=True)
+    operations.lifecycle.advance(State.READY)
+    operations.monitor.start()
+    until_sampled(operations.monitor)
+
+    short, details = operations.client.get("/health"), operations.client.get("/health/detailed")
+
+    shown = [answer.get_json()["checks"]["pool"][0]["status"] for answer in (short, details)]
+    assert shown == ["pass", "warn"]
+    operations.monitor.close()
+
+
+def until_sampled(monitor: HealthMonitor) -> None:
+    """Wait until every check has had its first sample."""
+    ends = time.monotonic() + 10
+    while any(check.sampled_at is None for check in monitor.report().checks):
+        assert time.monotonic() < ends, "no sample came"
+        threading.Event().wait(0.005)
