@@ -64,7 +64,9 @@ class DrainPlan:
 
 
 FULL = DrainPlan(name="20 stops by each way, streams of 20 s", stops=20, reloads=10, stream_seconds=20.0)
-SHORT = DrainPlan(name="3 stops by each way, streams of 2 s", stops=3, reloads=2, stream_seconds=2.0)
+SHORT = DrainPlan(
+    name="3 stops by each way, streams of 2 s", stops=3, reloads=2, stream_seconds=2.0, lame_duck_seconds=1.0
+)
 
 
 class DrainDrill:
