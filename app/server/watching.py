@@ -95,12 +95,9 @@ class WatchedServer:
         return "" if any(server.pid == self._master_pid for server in self._look().servers) else UNKNOWN
 
     def is_alive(self) -> bool:
-        """Tell whether the loop of any of its workers runs, or that of one that serves on its listeners."""
+        """Tell whether the loop of any worker on its listeners runs; one that starts counts for a moment, too."""
         now = self._now()
-        return any(
-            worker.age(now) <= FRESH_SECONDS and (worker.master_pid == self._master_pid or worker.phase in _SERVING)
-            for worker in self._look().workers
-        )
+        return any(worker.age(now) <= FRESH_SECONDS for worker in self._look().workers)
 
     def check_workers(self) -> CheckResult:
         """Judge the workers: without one that serves, nobody answers here."""

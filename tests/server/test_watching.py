@@ -173,12 +173,16 @@ def test_two_servers_whose_workers_all_hang_are_not_called_alive(
     assert world.watched.check_workers().status is Status.FAIL
 
 
-def test_a_worker_of_the_other_server_that_only_starts_is_no_life(
+def test_a_worker_of_the_other_server_that_starts_lives_for_a_moment_and_does_not_serve(
     world: World, other: subprocess.Popen[bytes]
 ) -> None:
     MasterLife(world.page, clock=world.clock, owner=find_owner(other.pid))
     Lifecycle(page=world.page, master_pid=other.pid, clock=world.clock, owner=find_owner(os.getppid()))
+    before = (world.watched.is_alive(), world.watched.check_workers().output)
 
+    world.clock.advance(FRESH_SECONDS + 0.1)
+
+    assert before == (True, "no worker serves")
     assert not world.watched.is_alive()
 
 
