@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from app.ops.metric_slots import Slot, SlotName, SlotTable
+from app.ops.owners import find_owner
 
 PROCESS_LABEL: Final = "process"
 PROCESS_METRICS: Final[Mapping[str, tuple[str, str]]] = {
@@ -53,19 +56,6 @@ class ProcessFigures:
     start_time_seconds: float
 
 
-_Identity: TypeAlias = tuple[int, float]
-"""A process's id and start."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Spent:
-    """Processor time under one name: of who has it now, and of those who had it before."""
-
-    identity: _Identity
-    before: float
-    seconds: float
-
-
 def read_process(pid: int) -> ProcessFigures | None:
     """Return what a process uses; None when there is none, or the system does not tell."""
     folder = _PROC / str(pid)
@@ -91,16 +81,17 @@ class ProcessCollector:
 
     A process is called by its role and the lowest number that no living process of this role has: a worker that
     takes a dead one's place takes its name, and there are never more series than processes. Its processor time goes
-    on from where the dead one's was seen last, so that it never falls. Not thread-safe.
+    on from where the dead one's was seen last, so that it never falls. In a folder, all who are asked about its
+    processes know the same names, and tell of all that have one. Not thread-safe.
 
     Args:
         prefix: Before every metric's name.
+        folder: The server's, where the names are shared (:mod:`app.ops.metric_slots`); None for this process alone.
     """
 
-    def __init__(self, prefix: str) -> None:
+    def __init__(self, prefix: str, folder: Path | None = None) -> None:
         self._prefix = prefix
-        self._names: dict[_Identity, tuple[str, int]] = {}
-        self._spent: dict[str, _Spent] = {}
+        self._table = SlotTable(folder)
 
     def collect(self, processes: Iterable[tuple[str, int]]) -> list[Metric]:
         """Return the metrics of these processes.
@@ -108,19 +99,14 @@ class ProcessCollector:
         Args:
             processes: Role and process id of each; workers in the order of their starts.
         """
-        found = {}
-        for role, pid in processes:
-            figures = read_process(pid)
-            if figures is not None:
-                found[pid, figures.start_time_seconds] = (role, figures)
-        self._name({identity: role for identity, (role, _) in found.items()})
         families = [self._family(name) for name in PROCESS_METRICS]
-        for identity, (_, figures) in found.items():
-            name = "{}-{}".format(*self._names[identity])
-            spent = self._spent_as(name, identity, figures.cpu_seconds_total)
-            for family, metric in zip(families, PROCESS_METRICS, strict=True):
-                value = getattr(figures, metric.removeprefix("process_"))
-                family.add_metric([name], spent if metric.endswith("_total") else value)
+        with self._table.changing() as slots:
+            for (role, number), figures in self._found(processes, slots).items():
+                slot = slots[role, number]
+                for family, metric in zip(families, PROCESS_METRICS, strict=True):
+                    value = getattr(figures, metric.removeprefix("process_"))
+                    spent = slot.before + slot.seconds
+                    family.add_metric([f"{role}-{number}"], spent if metric.endswith("_total") else value)
         return list(families)
 
     def _family(self, name: str) -> CounterMetricFamily | GaugeMetricFamily:
@@ -128,18 +114,47 @@ class ProcessCollector:
         family = CounterMetricFamily if kind == "counter" else GaugeMetricFamily
         return family(self._prefix + name, meaning, labels=[PROCESS_LABEL])
 
-    def _name(self, roles: Mapping[_Identity, str]) -> None:
-        self._names = {identity: name for identity, name in self._names.items() if identity in roles}
-        for identity, role in roles.items():
-            if identity not in self._names:
-                taken = set(self._names.values())
+    def _found(
+        self, processes: Iterable[tuple[str, int]], slots: dict[SlotName, Slot]
+    ) -> dict[SlotName, ProcessFigures]:
+        """Read all processes and give each its slot."""
+        read = {}
+        for role, pid in processes:
+            figures = read_process(pid)
+            if figures is not None:
+                read[pid, figures.start_time_seconds] = (role, figures)
+        if self._table.is_shared:
+            read |= _others(read.keys(), slots)
+        names = {slot.identity: name for name, slot in slots.items() if slot.identity in read}
+        found = {}
+        for (pid, started), (role, figures) in read.items():
+            name = names.get((pid, started))
+            if name is None:
+                taken = set(names.values())
                 number = next(n for n in range(1, len(taken) + 2) if (role, n) not in taken)
-                self._names[identity] = (role, number)
+                name = names[pid, started] = (role, number)
+            slots[name] = _advanced(slots.get(name), pid, started, figures.cpu_seconds_total)
+            found[name] = figures
+        return found
 
-    def _spent_as(self, name: str, identity: _Identity, seconds: float) -> float:
-        last = self._spent.get(name)
-        before = 0.0
-        if last is not None:
-            before = last.before if last.identity == identity else last.before + last.seconds
-        self._spent[name] = _Spent(identity, before, seconds)
-        return before + seconds
+
+def _others(
+    known: Collection[tuple[int, float]], slots: dict[SlotName, Slot]
+) -> dict[tuple[int, float], tuple[str, ProcessFigures]]:
+    """Return the processes that have a slot and live, and that nobody here has named: another server's master."""
+    others = {}
+    for (role, _), slot in slots.items():
+        if slot.identity not in known:
+            figures = read_process(slot.pid)
+            is_same = figures is not None and figures.start_time_seconds == slot.started
+            if figures is not None and is_same and find_owner(slot.pid).lives():  # not one that waits to be reaped
+                others[slot.identity] = (role, figures)
+    return others
+
+
+def _advanced(last: Slot | None, pid: int, started: float, seconds: float) -> Slot:
+    if last is None:
+        return Slot(pid, started, 0.0, seconds)
+    if last.identity == (pid, started):
+        return Slot(pid, started, last.before, max(last.seconds, seconds))
+    return Slot(pid, started, last.before + last.seconds, seconds)

@@ -131,7 +131,8 @@ class Metrics:
         self._folder, self._file = _open_folder(role)
         self._registry = registry or CollectorRegistry()
         self._facts: list[MetricFacts] = []
-        self._processes = ProcessCollector(_PREFIX)
+        folder = os.environ.get(MULTIPROCESS_VARIABLE)
+        self._processes = ProcessCollector(_PREFIX, Path(folder) if folder else None)
         self._workers: WorkerCollector | None = None
         self._scraping = threading.Lock()
         self._answered: dict[tuple[str, str, int], tuple[ShortCounter, ShortHistogram]] = {}

@@ -131,3 +131,50 @@ def test_another_users_process_has_no_figures(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(metric_processes, "_PROC", tmp_path)
 
     assert read_process(7) is None
+
+
+def test_two_who_are_asked_in_turn_give_every_process_one_name_and_no_time_falls(tmp_path: Path, asleep: int) -> None:
+    old, new = ProcessCollector("", tmp_path), ProcessCollector("", tmp_path)
+    olds, news = [("master", os.getppid()), ("worker", HERE)], [("master", asleep), ("worker", HERE)]
+
+    def starts(collector: ProcessCollector, processes: Sequence[tuple[str, int]]) -> dict[str, float]:
+        return collected(collector, processes, "process_start_time_seconds")
+
+    first = starts(old, olds)
+    both = [starts(new, news), starts(old, olds), starts(new, news)]
+
+    assert first.keys() == {"master-1", "worker-1"}
+    assert both[0].keys() == {"master-1", "master-2", "worker-1"}
+    assert both[0] == both[1] == both[2]
+    assert both[0].items() > first.items()
+
+
+def test_processor_time_goes_on_where_another_has_seen_it_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    living = {10: figures(1.0, 5.0)}
+    monkeypatch.setattr(metric_processes, "read_process", living.get)
+
+    def spent(pid: int) -> dict[str, float]:
+        return collected(ProcessCollector("", tmp_path), [("worker", pid)], "process_cpu_seconds_total")
+
+    assert spent(10) == {"worker-1": 5}
+    living[10] = figures(1.0, 7.0)
+    assert spent(10) == {"worker-1": 7}
+    living[11] = figures(2.0, 1.0)
+    del living[10]
+    assert spent(11) == {"worker-1": 8}
+
+
+def test_a_process_that_only_waits_to_be_reaped_is_not_told(tmp_path: Path) -> None:
+    collector = ProcessCollector("", tmp_path)
+    child = subprocess.Popen(["/bin/sleep", "600"])
+    before = collected(collector, [("master", child.pid), ("worker", HERE)], "process_threads")
+    child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+
+    after = collected(collector, [("worker", HERE)], "process_threads")
+
+    child.wait()
+    assert before.keys() == {"master-1", "worker-1"}
+    assert after.keys() == {"worker-1"}

@@ -6,13 +6,15 @@ import gzip
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.server.running import Server, running, until
+from app.server.forking import MANAGEMENT_NAME, MASTER_NAME
+from tests.server.running import Server, children, running, until
 
 RISING = {"counter", "histogram"}
 THREADS = "photo_api_process_threads"
@@ -42,6 +44,18 @@ def count(server: Server, requests: int) -> None:
 
 def files(server: Server) -> list[Path]:
     return list((server.folder / "var" / "run" / "metrics").glob("server-*/*.values"))
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Stop processes in their tracks for a while: others answer meanwhile, if any do."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def replaced(server: Server, pids: set[int]) -> bool:
@@ -99,10 +113,45 @@ def test_a_reload_keeps_the_totals_and_gives_the_new_workers_the_old_names(tmp_p
 
         assert server.metric("photo_api_dedup_total") == 6
         until(
-            lambda: processes(server) >= {"master-1", "management-1"} and len(processes(server)) == 4,
+            lambda: (
+                sorted(name.partition("-")[0] for name in processes(server))
+                == ["management", "master", "worker", "worker"]
+            ),
             "four processes",
         )
         assert server.metric("photo_api_db_pool_max_connections") == 20
+
+
+def test_no_counter_falls_while_the_management_processes_of_two_servers_answer_in_turn(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        count(server, 5)
+        seen = samples(server, RISING)
+        server.process.send_signal(signal.SIGUSR2)
+        until(lambda: bool(children(server.process.pid, MASTER_NAME)), "a second master")
+        (new_master,) = children(server.process.pid, MASTER_NAME)
+        try:
+            until(lambda: len(processes(server)) == 8, "the processes of both servers")
+            managers = (server.management_pids() | children(new_master, MANAGEMENT_NAME)) - {new_master}
+            fallen, starts = [], set()
+            for silent in [*managers] * 3:
+                with stopped(silent):
+                    now = samples(server, RISING)
+                    gauges = samples(server, {"gauge"})
+                fallen += [series for series, value in seen.items() if now.get(series, -1) < value]
+                seen = now
+                starts |= {(labels, value) for (name, labels), value in gauges.items() if name == STARTS}
+            server.process.send_signal(signal.SIGTERM)
+            assert server.process.wait(30) == 0
+            until(lambda: len(processes(server)) == 4, "the new server's alone")
+            last = samples(server, RISING)
+        finally:
+            os.kill(new_master, signal.SIGQUIT)
+            until(lambda: not Path(f"/proc/{new_master}").exists(), "the second master's end")
+
+    assert len(managers) == 2
+    assert fallen == []
+    assert len(starts) == 8, "every process has one name, whoever is asked"
+    assert {series for series, value in last.items() if value < seen.get(series, 0)} == set()
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +183,9 @@ def test_each_process_has_its_figures_and_a_new_worker_takes_a_dead_ones_name(se
 def test_workers_that_were_stopped_in_their_tracks_are_not_ready(tmp_path: Path) -> None:
     with running(tmp_path) as server:
         until(lambda: server.metric("photo_api_ready") == 1, "both workers to be ready")
-        stopped = server.pids()
-        for pid in stopped:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with stopped(*server.pids()):
             until(lambda: server.metric("photo_api_workers", state="silent") == 2, "silence")
             seen = server.metric("photo_api_ready")
-        finally:
-            for pid in stopped:
-                os.kill(pid, signal.SIGCONT)
 
         assert seen == 0
         until(lambda: server.metric("photo_api_ready") == 1, "both workers to be ready again")
