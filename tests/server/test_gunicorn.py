@@ -54,6 +54,8 @@ def test_private_paths_do_not_exist_on_the_public_listener(server: Server, path:
 
 
 def test_metrics_and_details_are_on_the_management_listener(server: Server) -> None:
+    until(lambda: server.metric("photo_api_ready") == 1, "the master's word that the server is ready")
+
     details, metrics = server.get("/health/detailed", management=True), server.get("/metrics", management=True)
 
     assert (details.status, metrics.status) == (200, 200)
