@@ -28,6 +28,7 @@ CHUNKS_MAX: Final = 1024
 _END = b"\r\n\r\n"
 _UPLOAD_METHODS = frozenset({b"POST", b"PUT", b"PATCH"})
 _UPLOAD_PATHS = (b"/api/v1/photos", b"/api/v1/uploads")
+_ASKS_FIRST = frozenset({b"expect", b"repr-digest"})
 _OLD_VERSION = b"HTTP/1.0"  # what some balancers ask for health with
 _VERSIONS = frozenset({b"HTTP/1.1", _OLD_VERSION})
 _PROBE_METHODS = frozenset({b"GET", b"HEAD"})
@@ -53,7 +54,8 @@ class Head(NamedTuple):
         request_class: How it is admitted.
         body_bytes: What ``Content-Length`` announces; 0 without one.
         is_chunked: Whether the body comes in chunks.
-        waits: Whether the client sends its body only after a word of the server (``Expect``).
+        waits: Whether the answer may come before the body: the client waits for a word (``Expect``), or says which
+            bytes it would send (``Repr-Digest``), which may be known.
         is_plain: Whether nothing in it can be understood in two ways: a GET or HEAD without a body or other framing.
         is_last: Whether the client wants the connection closed after the answer; HTTP/1.0 always counts as that.
         given_id: The ``X-Request-Id`` that the client gave, whatever it is.
@@ -139,7 +141,7 @@ def _look(head: bytes, length: int) -> Head:
         request_class=_classify(method, path, fields.get(b"priority", b"")),
         body_bytes=int(announced) if _LENGTH.fullmatch(announced) else 0,
         is_chunked=coding is not None and coding.lower() == b"chunked" and b"content-length" not in fields,
-        waits=b"expect" in fields,
+        waits=not fields.keys().isdisjoint(_ASKS_FIRST),
         is_plain=version in _VERSIONS and method in _PROBE_METHODS and _is_plain(head, fields),
         is_last=version == _OLD_VERSION or _CLOSE.search(fields.get(b"connection", b"")) is not None,
         given_id=fields.get(b"x-request-id", b""),

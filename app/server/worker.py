@@ -42,7 +42,6 @@ CONNECTIONS_MAX: Final = 4096
 
 _OTHER_FILES = 256  # what a process has open besides connections: the store's, the database's, spools
 _CONNECTIONS_MIN = 64
-_FORM_BYTES = 128 * 1024  # what a form adds to a photo at most
 _SWITCH_SECONDS = 0.001  # how soon the loop gets its turn when all threads compute
 _BEAT_SECONDS = 1.0
 _IDLE_LINGER_SECONDS = 2.0
@@ -111,7 +110,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             keep_alive_seconds=float(self.cfg.keepalive),
             silence_seconds=server.client_timeout_seconds,
             spool_folder=uploads.spool_dir,
-            max_body_bytes=uploads.max_bytes + _FORM_BYTES,
+            max_body_bytes=uploads.max_bytes,
         )
         front = Front(
             loop,

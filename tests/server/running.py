@@ -198,6 +198,8 @@ def running(
 def _answers(server: Server, workers: int) -> bool:
     assert server.process.poll() is None, (server.folder / "stderr").read_text(encoding="utf-8")
     try:
-        return len(server.pids()) == workers and server.metric("photo_api_db_pool_max_connections") == 10 * workers
+        if len(server.pids()) != workers or server.metric("photo_api_db_pool_max_connections") != 10 * workers:
+            return False
+        return server.metric("photo_api_ready") == 1  # the master has said so, too
     except OSError:
         return False

@@ -170,6 +170,10 @@ def test_framing_and_wishes_are_read_whatever_their_case() -> None:
     assert (head.waits, head.is_chunked, head.is_last) == (True, True, True)
 
 
+def test_bytes_that_may_be_known_are_not_waited_for() -> None:
+    assert look(b"POST /api/v1/photos HTTP/1.1", b"Content-Length: 9", b"Repr-Digest: sha-256=:aa=:").waits
+
+
 def test_a_body_announced_twice_is_not_taken_for_chunks() -> None:
     head = look(b"POST / HTTP/1.1", b"Transfer-Encoding: chunked", b"Content-Length: 3")
 
