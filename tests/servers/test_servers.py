@@ -67,6 +67,7 @@ def test_haproxy_sends_requests_to_those_who_are_well_and_repeats_none(
         well.stop()
         with pytest.raises(HTTPError, match="503"):
             urlopen(f"http://127.0.0.1:{balancer.port}", timeout=5)
+        until(balancer.failed_lines, "the balancer's line about it")
     finally:
         balancer.stop()
 
