@@ -331,7 +331,9 @@ def test_who_may_not_signal_it_is_told_who_may(start: Start, run: Run, monkeypat
 def test_a_folder_that_cannot_be_read_says_so(
     start: Start, run: Run, harm: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    start().process.kill()
+    process = start().process
+    process.kill()
+    process.wait(20)
 
     def refused(_: Path) -> bool:
         raise PermissionError
