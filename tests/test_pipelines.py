@@ -221,7 +221,7 @@ def test_another_file_is_named_by_its_setting_and_starts_in_the_working_folder(f
 
 
 @pytest.mark.parametrize("is_enabled", [True, False])
-def test_chaos_in_a_file_acts_only_where_the_settings_allow_it(folders: Folders, is_enabled: bool) -> None:  # noqa: FBT001  # a case of the table
+def test_chaos_in_a_file_acts_only_where_the_settings_allow_it(folders: Folders, is_enabled: bool) -> None:
     table = "[pipelines.events]\npolicies = "
     chaos = f'{table}["chaos"]\n[pipelines.events.chaos]\nfault_rate = 1.0\n'
     folders.write(SMALLEST.replace(f"{table}[]\n", chaos))

@@ -178,9 +178,9 @@ class _Desk:
     """
 
     def __init__(self) -> None:
-        from app.ops.host_board import HostBoard  # noqa: PLC0415  # --help does not wait for it
-        from app.ops.state import PAGE_NAME, StatePage  # noqa: PLC0415  # as above
-        from app.server.state_folder import STATE_FOLDER, server_runs  # noqa: PLC0415  # as above
+        from app.ops.host_board import HostBoard
+        from app.ops.state import PAGE_NAME, StatePage
+        from app.server.state_folder import STATE_FOLDER, server_runs
 
         try:
             runs = server_runs(STATE_FOLDER)
@@ -194,7 +194,7 @@ class _Desk:
         self._options = _configured_options()
 
     def entries(self) -> dict[str, BoardEntry]:
-        from app.ops.host_board import BoardEntry  # noqa: PLC0415  # --help does not wait for it
+        from app.ops.host_board import BoardEntry
 
         said = self._board.entries()
         if said is None:
@@ -216,7 +216,7 @@ class _Desk:
             ConflictError: It cannot go there from where it is.
             UnavailableError: The page is lost.
         """
-        from app.stability.breaker_states import State, can_move  # noqa: PLC0415  # --help does not wait for it
+        from app.stability.breaker_states import State, can_move
 
         def following(source: str, attempt: int) -> tuple[int, float] | None:
             if source == target and seconds is None:
@@ -235,7 +235,7 @@ class _Desk:
     def _decide(
         self, name: str, target: str, following: Callable[[str, int], tuple[int, float] | None], reason: str
     ) -> str | None:
-        from app.stability import Decision  # noqa: PLC0415  # --help does not wait for it
+        from app.stability import Decision
 
         standing = self._board.read(name)
         for _ in range(_TRIES):
@@ -271,8 +271,8 @@ class _Desk:
 
 def _configured_options() -> dict[str, CircuitBreakerOptions]:
     """Return the options of the configured breakers; a configuration that is wrong does not matter here."""
-    from app.pipelines import load_configuration  # noqa: PLC0415  # --help does not wait for it
-    from app.stability import CircuitBreaker  # noqa: PLC0415  # as above
+    from app.pipelines import load_configuration
+    from app.stability import CircuitBreaker
 
     try:
         pipelines = load_configuration().pipelines
@@ -282,7 +282,7 @@ def _configured_options() -> dict[str, CircuitBreakerOptions]:
 
 
 def _record(name: str, before: str, decision: Decision) -> None:
-    from app.server.state_folder import (  # noqa: PLC0415  # --help does not wait for it
+    from app.server.state_folder import (
         CHANGES_NAME,
         STATE_FOLDER,
         record_change,
@@ -353,7 +353,7 @@ def _targets(entry: BoardEntry) -> list[str]:
 
 
 def _targets_of(source: str) -> list[str]:
-    from app.stability.breaker_states import State, can_move  # noqa: PLC0415  # --help does not wait for it
+    from app.stability.breaker_states import State, can_move
 
     return [target for target in STATES if target != source and can_move(State(source), State(target))]
 

@@ -46,9 +46,9 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _check(arguments: argparse.Namespace) -> int:
     """Run ``check-config``."""
-    from app.pipelines import load_configuration  # noqa: PLC0415 - pydantic takes a while; --help does not wait for it
-    from app.settings_timing import format_times, judge_times  # noqa: PLC0415 - as above
-    from app.stability.description import format_pipelines  # noqa: PLC0415 - as above
+    from app.pipelines import load_configuration
+    from app.settings_timing import format_times, judge_times
+    from app.stability.description import format_pipelines
 
     try:
         configuration = load_configuration()
@@ -86,8 +86,8 @@ def _print_judgement(**judgement: object) -> None:
 
 def _print_settings(arguments: argparse.Namespace) -> int:
     """Run ``settings``."""
-    from app.settings import load_with_origins  # noqa: PLC0415 - pydantic takes a while, too
-    from app.settings_table import build_rows, format_markdown, format_text  # noqa: PLC0415 - pydantic takes a while, too
+    from app.settings import load_with_origins
+    from app.settings_table import build_rows, format_markdown, format_text
 
     if arguments.markdown:
         print(format_markdown(build_rows()), end="")

@@ -25,8 +25,8 @@ def open_database(settings: DatabaseSettings, *, migrated: bool = True) -> Itera
         DatabaseUnavailableError: It cannot be reached.
         UnavailableError: Its tables are not those of this version.
     """
-    from app.db.engine import Database, SilentObserver  # noqa: PLC0415  # SQLAlchemy takes a while; --help does not wait for it
-    from app.db.migrate import current_revision, head_revision  # noqa: PLC0415  # as above
+    from app.db.engine import Database, SilentObserver
+    from app.db.migrate import current_revision, head_revision
 
     database = Database(settings, SilentObserver())
     try:

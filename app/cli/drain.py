@@ -126,9 +126,9 @@ class _Drained:
 
 
 def _open_host() -> HostLife:
-    from app.ops.lifecycle import HostLife  # noqa: PLC0415  # --help does not wait for it
-    from app.ops.state import PAGE_NAME, StatePage  # noqa: PLC0415  # as above
-    from app.server.state_folder import STATE_FOLDER  # noqa: PLC0415  # as above
+    from app.ops.lifecycle import HostLife
+    from app.ops.state import PAGE_NAME, StatePage
+    from app.server.state_folder import STATE_FOLDER
 
     logging.getLogger("app.ops.state").addHandler(logging.NullHandler())  # what is wrong is said here, once
     page = STATE_FOLDER / PAGE_NAME
@@ -138,7 +138,7 @@ def _open_host() -> HostLife:
 
 
 def _find(host: HostLife, pid: int | None) -> list[ServerWord]:
-    from app.ops.lifecycle import State  # noqa: PLC0415  # --help does not wait for it
+    from app.ops.lifecycle import State
 
     report = host.look()
     found = [] if report is None else [word for word in report.servers if word.state < State.STOPPED]
@@ -162,7 +162,7 @@ def _find(host: HostLife, pid: int | None) -> list[ServerWord]:
 
 def _require_server() -> None:
     """Raise when no process holds the lock of the folder, which says more than a page that cannot be read."""
-    from app.server.state_folder import STATE_FOLDER, server_runs  # noqa: PLC0415  # --help does not wait for it
+    from app.server.state_folder import STATE_FOLDER, server_runs
 
     try:
         runs = server_runs(STATE_FOLDER)
@@ -174,7 +174,7 @@ def _require_server() -> None:
 
 def _ask(word: ServerWord) -> _Drained:
     """Send the signal to the process that has said this, unless it drains already."""
-    from app.ops.lifecycle import State  # noqa: PLC0415  # --help does not wait for it
+    from app.ops.lifecycle import State
 
     try:
         descriptor = os.pidfd_open(word.pid)

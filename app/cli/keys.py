@@ -57,7 +57,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _list(arguments: argparse.Namespace) -> int:
     """Run ``keys list``."""
-    from app.accounts.ring_file import read_ring_file  # noqa: PLC0415  # pydantic takes a while; --help does not wait
+    from app.accounts.ring_file import read_ring_file
 
     path = _ring_file(_auth_settings())
     now = dt.datetime.now(dt.UTC)
@@ -75,8 +75,8 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _rotate(arguments: argparse.Namespace) -> int:
     """Run ``keys rotate``."""
-    from app.accounts.keyring import CURSOR, RINGS  # noqa: PLC0415  # pydantic takes a while; --help does not wait
-    from app.accounts.ring_file import ACTIVATION_DELAY_SECONDS, rotate_ring_file  # noqa: PLC0415  # as above
+    from app.accounts.keyring import CURSOR, RINGS
+    from app.accounts.ring_file import ACTIVATION_DELAY_SECONDS, rotate_ring_file
 
     settings = _auth_settings()
     path = _ring_file(settings)
@@ -98,7 +98,7 @@ def _rotate(arguments: argparse.Namespace) -> int:
 
 
 def _auth_settings() -> AuthSettings:
-    from app.settings import load_settings  # noqa: PLC0415  # pydantic takes a while; --help does not wait
+    from app.settings import load_settings
 
     return load_settings().auth
 

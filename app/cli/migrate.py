@@ -29,8 +29,8 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def migrate(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from app.db import migrate as migrations  # noqa: PLC0415  # other commands need not wait for it
-    from app.settings import load_settings  # noqa: PLC0415  # as above
+    from app.db import migrate as migrations
+    from app.settings import load_settings
 
     with open_database(load_settings().database, migrated=False) as database:
         before, head = migrations.current_revision(database), migrations.head_revision()

@@ -28,13 +28,13 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _print_document(arguments: argparse.Namespace) -> int:
     """Run ``openapi``."""
-    from app.accounts.routes import ApiKeyRoutes, SessionRoutes, UserRoutes  # noqa: PLC0415  # --help does not wait
-    from app.http.openapi import build_document  # noqa: PLC0415  # as above
-    from app.http.operations import declared_operations  # noqa: PLC0415  # as above
-    from app.ops.build import VERSION  # noqa: PLC0415  # as above
-    from app.photos.original_routes import OriginalRoutes  # noqa: PLC0415  # as above
-    from app.photos.routes import PhotoRoutes  # noqa: PLC0415  # as above
-    from app.photos.upload_routes import UploadRoutes  # noqa: PLC0415  # as above
+    from app.accounts.routes import ApiKeyRoutes, SessionRoutes, UserRoutes
+    from app.http.openapi import build_document
+    from app.http.operations import declared_operations
+    from app.ops.build import VERSION
+    from app.photos.original_routes import OriginalRoutes
+    from app.photos.routes import PhotoRoutes
+    from app.photos.upload_routes import UploadRoutes
 
     # In the factory's order; a test compares the result with what a server shows.
     rooms = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes)

@@ -53,9 +53,9 @@ def _seconds(text: str) -> float:
 
 def reconcile(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from app.factory import build_store  # noqa: PLC0415  # other commands need not wait for it
-    from app.photos import reconcile as reconciliation  # noqa: PLC0415  # as above
-    from app.settings import load_settings  # noqa: PLC0415  # as above
+    from app.factory import build_store
+    from app.photos import reconcile as reconciliation
+    from app.settings import load_settings
 
     settings = load_settings()
     with open_database(settings.database) as database, closing(build_store(settings)) as store:

@@ -52,8 +52,8 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 
 def _render_nginx(arguments: argparse.Namespace) -> int:
     """Run ``render nginx``."""
-    from app.server.edge import render_nginx  # noqa: PLC0415 - jinja2 and pydantic take a while; --help does not wait
-    from app.settings import load_settings  # noqa: PLC0415 - as above
+    from app.server.edge import render_nginx
+    from app.settings import load_settings
 
     settings = load_settings()
     if arguments.profile is not None:
@@ -64,8 +64,8 @@ def _render_nginx(arguments: argparse.Namespace) -> int:
 
 def _render_systemd(arguments: argparse.Namespace) -> int:
     """Run ``render systemd``."""
-    from app.server.units import render_systemd  # noqa: PLC0415 - as above
-    from app.settings import load_settings  # noqa: PLC0415 - as above
+    from app.server.units import render_systemd
+    from app.settings import load_settings
 
     home = Path(__file__).resolve().parents[2]
     units = render_systemd(load_settings(), home=str(home), python=sys.executable, user=arguments.user)

@@ -43,7 +43,7 @@ def serve(_arguments: argparse.Namespace) -> NoReturn:
         ConfigurationError: With every mistake; nothing listens yet.
         UnavailableError: An address is taken.
     """
-    from app.pipelines import load_configuration  # noqa: PLC0415  # other commands need not wait for it
+    from app.pipelines import load_configuration
 
     configuration = load_configuration()
     for caution in configuration.cautions:
@@ -61,7 +61,7 @@ def _require_free_addresses(server: ServerSettings) -> None:
 
 def _require_free(bind: str, setting: str) -> None:
     """Judge an address by binding it for a moment; of a unix socket, whose path is taken over, by its folder."""
-    from app.settings_forms import parse_address  # noqa: PLC0415  # other commands need not wait for it
+    from app.settings_forms import parse_address
 
     address = parse_address(bind)
     if address.path is not None:

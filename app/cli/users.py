@@ -40,14 +40,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def _create(arguments: argparse.Namespace) -> int:
     """Run ``user create``."""
-    from app.accounts.credentials import Credentials  # noqa: PLC0415  # SQLAlchemy takes a while; --help does not wait
-    from app.accounts.delays import LoginDelays  # noqa: PLC0415  # as above
-    from app.accounts.emails import normalize_email  # noqa: PLC0415  # as above
-    from app.accounts.passwords import Passwords  # noqa: PLC0415  # as above
-    from app.accounts.principals import PrincipalCache  # noqa: PLC0415  # as above
-    from app.accounts.service import AccountService  # noqa: PLC0415  # as above
-    from app.cli.database import open_database  # noqa: PLC0415  # as above
-    from app.settings import load_settings  # noqa: PLC0415  # as above
+    from app.accounts.credentials import Credentials
+    from app.accounts.delays import LoginDelays
+    from app.accounts.emails import normalize_email
+    from app.accounts.passwords import Passwords
+    from app.accounts.principals import PrincipalCache
+    from app.accounts.service import AccountService
+    from app.cli.database import open_database
+    from app.settings import load_settings
 
     try:
         email = normalize_email(arguments.email)

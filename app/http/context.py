@@ -85,7 +85,7 @@ def install(app: Flask, observer: RequestObserver, *, deadline_seconds: float, a
         return None
 
     def end(response: Response) -> Response:
-        visit, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # as above
+        visit, asked = g._get_current_object(), request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001  # documented, and one look
         response.headers.add("X-Request-Id", visit.request_id)
         if "unforeseen" in visit:
             observer.unforeseen(visit.unforeseen)

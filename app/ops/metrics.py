@@ -24,7 +24,7 @@ from flask import Flask, Request, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
-from prometheus_flask_exporter import PrometheusMetrics  # type: ignore[import-untyped]  # it ships no types
+from prometheus_flask_exporter import PrometheusMetrics
 
 from app.ops.admission import Reason
 from app.ops.metric_children import ShortCounter, ShortGauge, ShortHistogram

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from gunicorn import util  # type: ignore[import-untyped]  # gunicorn ships no types
-from gunicorn.app.base import BaseApplication  # type: ignore[import-untyped]  # the same
+from gunicorn import util
+from gunicorn.app.base import BaseApplication
 
 from app.ops.build import find_instance
 from app.ops.logging import Logs, configure_logging

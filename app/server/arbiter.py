@@ -23,9 +23,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
-from gunicorn import __version__ as gunicorn_version  # type: ignore[import-untyped]  # gunicorn ships no types
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # the same
-from gunicorn.errors import HaltServer  # type: ignore[import-untyped]  # the same
+from gunicorn import __version__ as gunicorn_version
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from app.server.announcements import Announcements, WorkerTold
 from app.server.application import PhotoServer

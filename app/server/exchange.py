@@ -21,9 +21,9 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final
 
-from gunicorn.http import wsgi  # type: ignore[import-untyped]  # gunicorn ships no types
-from gunicorn.http.errors import InvalidHeader, NoMoreData  # type: ignore[import-untyped]  # as above
-from gunicorn.http.message import Request  # type: ignore[import-untyped]  # as above
+from gunicorn.http import wsgi
+from gunicorn.http.errors import InvalidHeader, NoMoreData
+from gunicorn.http.message import Request
 
 from app.ops.logging import is_reported
 from app.ops.requests import COUNTED_KEY, WAITED_KEY

@@ -16,8 +16,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # gunicorn ships no types
-from gunicorn.errors import AppImportError  # type: ignore[import-untyped]  # the same
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
 
 from app.ops.logging import LogPipeline
 

@@ -257,7 +257,7 @@ class Front:
         """Let a mistake in here cost one connection, and not the worker."""
         try:
             react(connection)
-        except Exception:  # noqa: BLE001  # as it says
+        except Exception:  # noqa: BLE001  # whatever it is costs this connection
             _log.exception("a connection is given up")
             self._drop(connection)
 

@@ -6,7 +6,7 @@ import logging
 import sys
 from typing import Any, Final
 
-from gunicorn.glogging import Logger  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.glogging import Logger
 
 from app.ops.logging import is_reported
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gunicorn import sock, systemd  # type: ignore[import-untyped]  # gunicorn ships no types
-from gunicorn.config import Config  # type: ignore[import-untyped]  # the same
+from gunicorn import sock, systemd
+from gunicorn.config import Config
 
 from app.settings_forms import parse_address
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # gunicorn ships no types
+from gunicorn.workers.gthread import ThreadWorker
 
 
 class ManagementWorker(ThreadWorker):  # type: ignore[misc]  # its base has no types

@@ -10,7 +10,7 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
-from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn ships no types
+from gunicorn.config import Config
 
 from app.settings import Settings
 

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import Protocol
 
 import orjson
-from gunicorn import util  # type: ignore[import-untyped]  # gunicorn ships no types
+from gunicorn import util
 
 from app.errors import MalformedRequestError, OverloadedError, RequestTimeoutError
 from app.http.context import choose_request_id

@@ -15,7 +15,7 @@ from collections import deque
 from itertools import islice
 from typing import IO, Any, Final
 
-from gunicorn.http.unreader import Unreader  # type: ignore[import-untyped]  # gunicorn ships no types
+from gunicorn.http.unreader import Unreader
 
 CHUNK_BYTES: Final = 64 * 1024
 """How much is read from a client at once."""

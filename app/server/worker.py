@@ -23,8 +23,8 @@ import sys
 import time
 from typing import Any, Final, Protocol
 
-from gunicorn import SERVER, util  # type: ignore[import-untyped]  # gunicorn ships no types
-from gunicorn.workers.base import Worker  # type: ignore[import-untyped]  # as above
+from gunicorn import SERVER, util
+from gunicorn.workers.base import Worker
 
 from app.http.context import choose_request_id
 from app.ops.admission import Admission, AdmissionOptions
@@ -165,7 +165,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
     def _is_last(self) -> bool:
         return not self.alive or self._lifecycle.state >= State.DRAINING
 
-    def _answer_probe(self, asked: bytes, request_id: str, is_last: bool) -> bytes | None:  # noqa: FBT001  # as it is called
+    def _answer_probe(self, asked: bytes, request_id: str, is_last: bool) -> bytes | None:  # noqa: FBT001  # called by position, by the front alone
         path = _PROBES.get(asked)
         if path is None:
             return None

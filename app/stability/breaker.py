@@ -112,7 +112,7 @@ class CircuitBreaker:
         name, count_refusal = self.name, self._tally.not_permitted.add
         lock, tally, successful, slow_after = self._lock, self._tally, self._tally.successful, self._slow_after
 
-        def guarded(call: Call[Any]) -> Any:  # noqa: C901, PLR0912  # as above
+        def guarded(call: Call[Any]) -> Any:  # noqa: C901, PLR0912  # one frame, for its speed
             visit = machine.visit
             try:
                 began = monotonic()
@@ -298,9 +298,9 @@ class CircuitBreaker:
             return
         try:
             outcome = self._classification.of_error(error)
-        except Exception:  # noqa: BLE001  # as above
+        except Exception:  # noqa: BLE001  # a classifier that raises says nothing of the call
             outcome = Outcome.IGNORED
-        except BaseException:  # as above
+        except BaseException:  # an interrupt is no outcome
             self._give_back(visit, key)
             raise
         if outcome is Outcome.IGNORED:
@@ -416,11 +416,11 @@ class Permit:
 
     def fail(self, error: BaseException) -> None:
         """Settle it with an error, which is judged by the classification."""
-        self._breaker._raised(self._visit, self, self._began, error)  # noqa: SLF001  # as above
+        self._breaker._raised(self._visit, self, self._began, error)  # noqa: SLF001  # two parts of one thing
 
     def release(self) -> None:
         """Settle it without a result: nothing is recorded, the place is free again."""
-        self._breaker._give_back(self._visit, self)  # noqa: SLF001  # as above
+        self._breaker._give_back(self._visit, self)  # noqa: SLF001  # two parts of one thing
 
     def __enter__(self) -> Self:
         """Return itself."""

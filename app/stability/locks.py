@@ -56,7 +56,7 @@ def _register() -> None:
 def _open_all() -> None:
     _changing._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001  # as the standard library's logging does
     for lock in list(_locks):
-        lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001  # as above
+        lock._at_fork_reinit()  # type: ignore[attr-defined]  # noqa: SLF001  # the standard library calls it after a fork, too
     for known in _repairs:
         repair = known()
         if repair is None:

@@ -262,7 +262,7 @@ def bucket_url(config: S3Config) -> str:
     if config.endpoint_url is not None:
         return f"{config.endpoint_url.rstrip('/')}/{config.bucket}"
     import boto3  # noqa: PLC0415 - takes 0.6 s that nobody else should wait for
-    from botocore.config import Config  # noqa: PLC0415 - as above
+    from botocore.config import Config  # noqa: PLC0415  # botocore takes a while to import
 
     client = boto3.session.Session().client(
         "s3",

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Final
 
-import circuitbreaker  # type: ignore[import-untyped]  # it ships no types
+import circuitbreaker
 import interlock
 import purgatory
 import pybreaker

@@ -79,7 +79,7 @@ def test_a_clock_that_goes_back_forgives_nothing_and_counts_nothing_twice(
         ("fe80::1%eth0", "fe80::2", True),
     ],
 )
-def test_addresses_are_counted_by_their_network(one: str, other: str, together: bool) -> None:  # noqa: FBT001  # a column of the table
+def test_addresses_are_counted_by_their_network(one: str, other: str, together: bool) -> None:
     assert (address_subject(one) == address_subject(other)) is together
 
 
@@ -129,7 +129,7 @@ def test_a_delayed_attempt_costs_no_hash(world: World) -> None:
     with pytest.raises(TooManyRequestsError):
         world.sessions.log_in(EMAIL, PASSWORD, CLIENT)
 
-    assert hashing.checks == before  # type: ignore[attr-defined]  # as above
+    assert hashing.checks == before  # type: ignore[attr-defined]  # of the fake
 
 
 def test_an_unknown_account_is_delayed_like_a_known_one(world: World) -> None:
@@ -176,10 +176,10 @@ def test_a_right_guess_beside_wrong_ones_that_began_a_delay_is_not_told(any_worl
     def guess(number: int) -> object:
         if number == 0:
             return any_world.sessions.log_in(EMAIL, PASSWORD, Client(None))
-        assert hashing.arrived.acquire(timeout=30)  # type: ignore[attr-defined]  # as above
+        assert hashing.arrived.acquire(timeout=30)  # type: ignore[attr-defined]  # of the fake
         for _ in range(5):
             any_world.delays.count_failure([account_subject(EMAIL)])
-        hashing.gate.set()  # type: ignore[attr-defined]  # as above
+        hashing.gate.set()  # type: ignore[attr-defined]  # of the fake
         return None
 
     result, _ = at_once(2, guess)

@@ -162,7 +162,7 @@ def test_an_unused_refresh_token_ends_after_seven_days(
     pair: TokenPair,
     clock: HandClock,
     idle_days: float,
-    holds: bool,  # noqa: FBT001  # a column of the table
+    holds: bool,
 ) -> None:
     clock.advance(idle_days * 86_400)
 

@@ -254,7 +254,7 @@ def test_only_hashes_of_tokens_are_remembered_and_not_without_end(issuer: Issuer
 
 
 @pytest.mark.parametrize("is_remembered", [True, False])
-def test_a_token_of_a_retired_key_is_refused(issuer: Issuer, clock: HandClock, is_remembered: bool) -> None:  # noqa: FBT001  # a parameter of the test
+def test_a_token_of_a_retired_key_is_refused(issuer: Issuer, clock: HandClock, is_remembered: bool) -> None:
     token = issuer.tokens.issue(USER, SESSION, 1)
     if is_remembered:
         issuer.tokens.read(token)

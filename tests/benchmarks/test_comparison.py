@@ -8,7 +8,7 @@ import threading
 from importlib.metadata import version
 from pathlib import Path
 
-import circuitbreaker  # type: ignore[import-untyped]  # it ships no types
+import circuitbreaker
 import interlock
 import purgatory
 import purgatory.domain.model

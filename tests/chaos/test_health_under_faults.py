@@ -201,7 +201,7 @@ def test_row_21_a_database_that_refuses_warns_names_what_suffers_and_takes_no_ho
 
 
 @pytest.mark.parametrize(("local", "ready"), [(False, True), (True, False)], ids=["shared", "taken for local"])
-def test_row_21_if_a_database_counted_as_this_host_it_would_take_every_host_out(local: bool, ready: bool) -> None:  # noqa: FBT001  # a parameter of the test
+def test_row_21_if_a_database_counted_as_this_host_it_would_take_every_host_out(local: bool, ready: bool) -> None:
     url = f"postgresql+psycopg://photo@127.0.0.1:{find_free_port()}/none"
     with closing(Database(DatabaseSettings(url=SecretStr(url)), SilentObserver())) as database:
         monitor = monitor_of("database", checks.database_check(database), local=local)
@@ -269,8 +269,8 @@ def test_row_25_a_full_pool_warns_while_it_is_full_and_not_a_moment_longer(fault
 @pytest.mark.parametrize(("local", "ready"), [(False, True), (True, False)], ids=["shared", "taken for local"])
 def test_row_25_if_a_full_pool_counted_as_broken_the_busiest_hosts_would_be_taken_out(
     tmp_path: Path,
-    local: bool,  # noqa: FBT001  # a parameter of the test
-    ready: bool,  # noqa: FBT001  # a parameter of the test
+    local: bool,
+    ready: bool,
 ) -> None:
     settings = DatabaseSettings(
         url=SecretStr(f"sqlite:///{tmp_path}/test.db"), pool_size=1, max_overflow=0, pool_timeout_seconds=0.05
@@ -449,7 +449,7 @@ def test_a_store_that_is_down_names_uploads_and_originals_and_nothing_else(fault
 )
 def test_row_35_a_full_spool_is_this_host_s_own_trouble_from_the_second_sample_on(
     tmp_path: Path,
-    local: bool,  # noqa: FBT001  # a parameter of the test
+    local: bool,
     statuses: list[int],
 ) -> None:
     monitor = monitor_of("spool", checks.spool_check(tmp_path, needed_bytes=2**62), local=local)

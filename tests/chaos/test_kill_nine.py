@@ -352,7 +352,7 @@ def test_a_photo_whose_object_is_lost_is_listed_and_never_removed(world: World) 
 
 
 @pytest.mark.parametrize("has_time_passed", [True, False], ids=["object removed before", "object removed later"])
-def test_a_stopped_worker_that_lost_its_lease_is_fenced(world: World, has_time_passed: bool) -> None:  # noqa: FBT001  # a case of the test
+def test_a_stopped_worker_that_lost_its_lease_is_fenced(world: World, has_time_passed: bool) -> None:
     client, key, content = world.product.new_user(), secrets.token_hex(8), new_photo(200 * KIB)
     used = client.used_bytes()
     barrier = world.hold_put("request", 64 * KIB)

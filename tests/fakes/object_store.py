@@ -154,7 +154,7 @@ class _Source(io.BytesIO):
             raise self._store.break_reading
         return super().read(size)
 
-    def give_back(self, _complete: bool) -> None:  # noqa: FBT001  # as CheckedReader calls it
+    def give_back(self, _complete: bool) -> None:
         self._store.open_readers -= 1
 
 

@@ -45,7 +45,7 @@ AFTER = http_date(CHANGED + dt.timedelta(days=1))
         ({"If-None-Match": '"abc"', "If-Modified-Since": BEFORE}, True),
     ],
 )
-def test_a_copy_is_judged_by_its_tag_and_else_by_its_date(headers: dict[str, str], unchanged: bool) -> None:  # noqa: FBT001  # a table of facts
+def test_a_copy_is_judged_by_its_tag_and_else_by_its_date(headers: dict[str, str], unchanged: bool) -> None:
     with APP.test_request_context(headers=headers):
         assert conditional.is_unchanged("abc", CHANGED) == unchanged
         assert conditional.has_condition() == bool(headers)
@@ -82,7 +82,7 @@ def test_a_change_of_another_version_is_refused_also_by_a_weak_tag(tag: str) -> 
         ("nonsense", False),
     ],
 )
-def test_a_range_is_given_only_of_the_representation_it_was_asked_for(condition: str | None, current: bool) -> None:  # noqa: FBT001  # as above
+def test_a_range_is_given_only_of_the_representation_it_was_asked_for(condition: str | None, current: bool) -> None:
     headers = {} if condition is None else {"If-Range": condition}
 
     with APP.test_request_context(headers=headers):

@@ -194,8 +194,8 @@ def test_a_wrong_missing_or_unknown_field_is_422_with_its_place(
     answer = create(client, raw)
 
     assert slug(answer) == (422, "validation-failed")
-    assert [mistake["pointer"] for mistake in answer.json["errors"]] == [pointer]  # type: ignore[index]  # as above
-    assert not answer.json["errors"][0]["detail"].startswith("Value error")  # type: ignore[index]  # as above
+    assert [mistake["pointer"] for mistake in answer.json["errors"]] == [pointer]  # type: ignore[index]  # it is JSON here
+    assert not answer.json["errors"][0]["detail"].startswith("Value error")  # type: ignore[index]  # it is JSON here
 
 
 @pytest.mark.parametrize("digits", [5000, 100_000])
@@ -265,7 +265,7 @@ def test_the_place_of_a_mistake_in_a_choice_is_a_place_in_the_body(
     answer = client.patch("/pets", json=content)
 
     assert slug(answer) == (422, "validation-failed")
-    assert [mistake["pointer"] for mistake in answer.json["errors"]] == [pointer]  # type: ignore[index]  # as above
+    assert [mistake["pointer"] for mistake in answer.json["errors"]] == [pointer]  # type: ignore[index]  # it is JSON here
 
 
 def test_a_response_of_the_routes_own_is_sent_as_it_is(client: FlaskClient) -> None:
@@ -297,7 +297,7 @@ def test_a_wrong_repeated_or_unknown_parameter_is_422(client: FlaskClient, query
     answer = client.get(f"/notes?{query}")
 
     assert slug(answer) == (422, "validation-failed")
-    assert [mistake["parameter"] for mistake in answer.json["errors"]] == [parameter]  # type: ignore[index]  # as above
+    assert [mistake["parameter"] for mistake in answer.json["errors"]] == [parameter]  # type: ignore[index]  # it is JSON here
 
 
 def test_an_operation_without_query_takes_none(client: FlaskClient) -> None:

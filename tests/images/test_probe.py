@@ -80,7 +80,7 @@ def test_every_kind_of_png_is_read(mode: str) -> None:
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
 @pytest.mark.parametrize("progressive", [False, True])
-def test_every_kind_of_jpeg_is_read(mode: str, progressive: bool) -> None:  # noqa: FBT001  from the table
+def test_every_kind_of_jpeg_is_read(mode: str, progressive: bool) -> None:
     out = io.BytesIO()
     Image.new(mode, (19, 15)).save(out, "JPEG", progressive=progressive, restart_marker_blocks=1, comment=b"hello")
 

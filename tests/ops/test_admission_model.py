@@ -130,7 +130,7 @@ class Model:
         ]
         if short_of_guarantee:
             return min(short_of_guarantee, key=lambda it: (importance(it.request_class), not it.is_resumed, it.since))
-        key = lambda it: (not it.is_resumed, it.since, importance(it.request_class))  # noqa: E731  # as above
+        key = lambda it: (not it.is_resumed, it.since, importance(it.request_class))  # noqa: E731  # read where it is used
         return min(waiters, key=key, default=None)
 
     def withdraw(self, ticket: int) -> bool:

@@ -54,7 +54,7 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
     ("state", "ready"),
     [(State.STARTING, False), (State.READY, True), (State.DRAINING, False), (State.STOPPED, False)],
 )
-def test_readiness_follows_the_lifecycle(state: State, ready: bool) -> None:  # noqa: FBT001  # a parameter of the test
+def test_readiness_follows_the_lifecycle(state: State, ready: bool) -> None:
     lifecycle = Lifecycle()
     monitor = HealthMonitor(lifecycle)
 

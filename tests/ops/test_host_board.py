@@ -182,7 +182,7 @@ def test_what_operators_said_goes_over_to_a_new_page(
     path: Path,
     board: HostBoard,
     decision: Decision,
-    is_kept: bool,  # noqa: FBT001  # a parameter of the table
+    is_kept: bool,
 ) -> None:
     board.decide(NAME, decision)
     board.take_probe(NAME, 3, 1)

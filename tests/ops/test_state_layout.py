@@ -101,7 +101,7 @@ def test_a_damaged_byte_anywhere_leaves_the_old_or_the_new(offset: int, flipped:
         (b"x" * SLOT_BYTES, False),
     ],
 )
-def test_a_slot_is_whole_when_nothing_in_it_is_torn(slot: bytes, is_whole: bool) -> None:  # noqa: FBT001  # a table
+def test_a_slot_is_whole_when_nothing_in_it_is_torn(slot: bytes, is_whole: bool) -> None:
     assert read_slot(slot)[1] is is_whole
 
 

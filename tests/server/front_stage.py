@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn ships no types
+from gunicorn.config import Config
 
 from app.ops.admission import Admission, AdmissionOptions
 from app.server.connections import Connection
@@ -133,7 +133,7 @@ class Stage:
         return [body]
 
     @staticmethod
-    def _probe(path: bytes, _request_id: str, _is_last: bool) -> bytes | None:  # noqa: FBT001  # as it is called
+    def _probe(path: bytes, _request_id: str, _is_last: bool) -> bytes | None:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nup" if path == b"/health" else None
 
     def client(self, *sent: bytes) -> socket.socket:

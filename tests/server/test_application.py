@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from gunicorn.errors import AppImportError  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.errors import AppImportError
 
 from app.errors import ConfigurationError
 from app.ops.state import VARIABLE as STATE_VARIABLE

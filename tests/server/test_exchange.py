@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gunicorn.config import Config  # type: ignore[import-untyped]  # gunicorn ships no types
+from gunicorn.config import Config
 
 from app.ops.requests import COUNTED_KEY, WAITED_KEY
 from app.server.exchange import DROPPED_BYTES_MAX, Exchange, Outcome

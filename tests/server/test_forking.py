@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # it ships no types
-from gunicorn.errors import AppImportError  # type: ignore[import-untyped]  # the same
+from gunicorn.arbiter import Arbiter
+from gunicorn.errors import AppImportError
 
 from app.server.forking import fork, fork_worker, name_process
 

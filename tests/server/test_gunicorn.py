@@ -14,13 +14,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import gunicorn  # type: ignore[import-untyped]  # it ships no types
+import gunicorn
 import pytest
-from gunicorn.arbiter import Arbiter  # type: ignore[import-untyped]  # the same
-from gunicorn.config import Config  # type: ignore[import-untyped]  # the same
-from gunicorn.workers.base import Worker  # type: ignore[import-untyped]  # the same
-from gunicorn.workers.gthread import ThreadWorker  # type: ignore[import-untyped]  # the same
-from gunicorn.workers.workertmp import WorkerTmp  # type: ignore[import-untyped]  # the same
+from gunicorn.arbiter import Arbiter
+from gunicorn.config import Config
+from gunicorn.workers.base import Worker
+from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.workertmp import WorkerTmp
 
 from app.server.arbiter import PhotoArbiter
 from tests.server.running import MANAGEMENT, TINY, Server, environment, migrate, running, until

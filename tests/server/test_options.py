@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 import pytest
-from gunicorn.config import Config  # type: ignore[import-untyped]  # it ships no types
+from gunicorn.config import Config
 
 from app.server.gunicorn_logging import GunicornLogger
 from app.server.management_worker import ManagementWorker

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from xdist.scheduler.loadscope import LoadScopeScheduling  # type: ignore[import-untyped]  # it ships no types
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.servers.stacks import CLOUD, EMBEDDED
 

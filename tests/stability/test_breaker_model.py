@@ -394,7 +394,7 @@ class BreakerAgainstModel(RuleBasedStateMachine):
             self.finish_one(self.number, kind)
 
     @rule(steps=DRIZZLE, hanging=st.integers(0, 2), looks=st.booleans())
-    def drizzle(self, steps: list[tuple[float, str]], hanging: int, looks: bool) -> None:  # noqa: FBT001  # a rule
+    def drizzle(self, steps: list[tuple[float, str]], hanging: int, looks: bool) -> None:
         """Make quick calls with pauses between, while some hang: results leave a time window."""
         self.call([("success", 0.0)] * 3)
         for _ in range(hanging):

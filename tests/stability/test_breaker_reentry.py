@@ -174,7 +174,7 @@ def test_an_interrupt_in_a_classification_gives_the_place_back() -> None:
         def of_result(self, value: Any) -> Outcome:  # noqa: ARG002  # the signature of its base
             raise KeyboardInterrupt
 
-        def of_error(self, error: BaseException) -> Outcome:  # noqa: ARG002  # as above
+        def of_error(self, error: BaseException) -> Outcome:  # noqa: ARG002  # the port has it
             raise KeyboardInterrupt
 
     rig = rig_in(State.FORCED_HALF_OPEN, classification=Interrupted(failing_result=bool))

@@ -122,7 +122,7 @@ def test_nothing_and_what_is_too_old_are_misses(entry: Entry | None) -> None:
 
 
 @pytest.mark.parametrize(("is_negative", "seconds"), [(False, 60.0), (True, 5.0)])
-def test_no_tier_can_make_an_entry_live_longer(is_negative: bool, seconds: float) -> None:  # noqa: FBT001  # a parameter of the test
+def test_no_tier_can_make_an_entry_live_longer(is_negative: bool, seconds: float) -> None:
     stack = stack_of(ScriptedTier(answer=Entry("a", 1, 1e9, is_negative)))
 
     found = stack.look(0)("a")
@@ -156,7 +156,7 @@ def test_what_the_caller_does_not_accept_is_a_lie() -> None:
         (Entry("a", 1, -5.0), False),
     ],
 )
-def test_a_glance_finds_what_is_fresh_and_counts_nothing(answer: Any, is_found: bool) -> None:  # noqa: FBT001  # a parameter of the test
+def test_a_glance_finds_what_is_fresh_and_counts_nothing(answer: Any, is_found: bool) -> None:
     stack = stack_of(ScriptedTier(answer=answer))
 
     found = stack.glance("a")

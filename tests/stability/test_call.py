@@ -48,7 +48,7 @@ def test_a_call_is_a_first_attempt_that_may_be_repeated_until_it_says_otherwise(
 )
 def test_a_call_is_repeatable_when_doing_it_twice_does_no_harm_and_sends_the_same(
     facts: dict[str, Any],
-    repeatable: bool,  # noqa: FBT001  # a parametrized case
+    repeatable: bool,
 ) -> None:
     assert Call(join).describe(**facts).repeatable is repeatable
 

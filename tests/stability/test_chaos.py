@@ -337,7 +337,7 @@ def test_what_is_injected_is_told(clock: HandClock, bus: EventBus) -> None:
 
 
 @pytest.mark.parametrize(("allowed", "active"), [(True, 1), (False, 0)])
-def test_whether_it_can_act_is_a_figure(allowed: bool, active: int) -> None:  # noqa: FBT001  # a parameter of the test
+def test_whether_it_can_act_is_a_figure(allowed: bool, active: int) -> None:
     policy = Chaos("photos", ALWAYS_FAULT, allowed=allowed)
 
     figures = [(f.metric, f.kind, f.value, dict(f.labels)) for f in policy.figures()]

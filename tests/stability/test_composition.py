@@ -134,7 +134,7 @@ def test_two_timeouts_are_no_caution() -> None:
 
 
 @pytest.mark.parametrize(("slow", "cut", "is_told"), [(8, 8, True), (9, 8, True), (5, 8, False), (60, 8, False)])
-def test_a_breaker_whose_calls_cannot_be_slow_is_told(slow: float, cut: float, is_told: bool) -> None:  # noqa: FBT001  # of a table
+def test_a_breaker_whose_calls_cannot_be_slow_is_told(slow: float, cut: float, is_told: bool) -> None:
     breaker = member("circuit_breaker", slow_call_duration_threshold_seconds=slow)
 
     found = list(find_cautions([timeout(1), breaker, timeout(20), timeout(cut, "attempt_timeout")]))

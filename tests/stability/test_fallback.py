@@ -159,7 +159,7 @@ def test_an_error_that_takes_no_notes_is_raised_all_the_same(caplog: pytest.LogC
         (lambda error: "busy" in str(error), OSError("gone"), False),
     ],
 )
-def test_an_alternative_is_for_the_failures_of_its_condition(when: Any, error: Exception, applies: bool) -> None:  # noqa: FBT001  # a parameter of the test
+def test_an_alternative_is_for_the_failures_of_its_condition(when: Any, error: Exception, applies: bool) -> None:
     policy = Fallback("cdn", [giving("particular", 2, when=when), giving("last", 3)])
 
     result = run(policy, raising(error))
@@ -218,7 +218,7 @@ def test_what_ends_the_process_passes(error: BaseException) -> None:
 )
 def test_refusals_deadlines_and_failures_have_failed_and_other_errors_are_answers(
     error: Exception,
-    failed: bool,  # noqa: FBT001  # a parameter of the test
+    failed: bool,
 ) -> None:
     assert has_failed(ONLY_CONNECTIONS, error) is failed
 

@@ -213,7 +213,7 @@ def test_a_follower_waits_for_what_is_left_of_its_time_and_then_gives_up(
     monkeypatch: pytest.MonkeyPatch,
     left_seconds: float,
     waited: float,
-    gives_up: bool,  # noqa: FBT001  # a parameter of the test
+    gives_up: bool,
 ) -> None:
     monkeypatch.setattr(EndlessFlight, "waits", [])
     flights, flight, clock = SingleFlight(30.0), EndlessFlight("a"), HandClock()
