@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from typing import Self
 
@@ -15,6 +12,7 @@ from app.ops.state import PAGE_NAME, StatePage
 from app.server.state_folder import STATE_FOLDER
 from tests.chaos.crashes import OpenUpload
 from tests.integration.judging import head_of
+from tests.server.running import stopped
 from tests.servers.client import Client, new_photo
 from tests.servers.product import Product, until
 
@@ -36,18 +34,6 @@ def require_count(product: Product, expected: int) -> None:
     until(lambda: product.metric(name) == expected, f"{expected} in flight by the metric")
     for _ in range(_STABLE_LOOKS):
         assert (look(product).in_flight, product.metric(name)) == (expected, expected)
-
-
-@contextmanager
-def stopped(*pids: int) -> Iterator[None]:
-    """Let processes stand still until the block ends."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 class HeldUploads:

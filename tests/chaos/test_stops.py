@@ -23,9 +23,10 @@ from app.ops.state import PAGE_NAME
 from app.photos.models import PENDING
 from app.server.state_folder import STATE_FOLDER
 from tests.chaos.crashes import rows
-from tests.chaos.held import HeldUploads, look, require_count, stopped
+from tests.chaos.held import HeldUploads, look, require_count
 from tests.chaos.invariants import require_consistency, require_whole
 from tests.fakes.fault_proxy import Barrier, Hold
+from tests.server.running import stopped
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product, until
 from tests.servers.stacks import cloud_stack, embedded_stack

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -125,6 +126,18 @@ def _name(pid: str) -> str:
     except OSError:
         return ""
     return "" if facts.rpartition(")")[2].split()[0] == "Z" else facts.partition("(")[2].rpartition(")")[0]
+
+
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Let processes stand still until the block ends: others answer meanwhile, if any do."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def environment(**settings: str) -> dict[str, str]:

@@ -6,6 +6,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,24 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
     client.settimeout(20)
     with server, client:
         yield server, client
+
+
+@contextmanager
+def crawling(client: socket.socket, piece: bytes, every_seconds: float) -> Iterator[None]:
+    """Let a client send a piece now and then, until the block ends."""
+    stop = threading.Event()
+
+    def send() -> None:
+        while not stop.wait(every_seconds):
+            client.sendall(piece)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        sending.join()
 
 
 def read_all(client: socket.socket, size: int) -> bytes:
@@ -59,22 +78,11 @@ def test_a_silent_client_is_given_up(pair: tuple[socket.socket, socket.socket]) 
 def test_next_to_nothing_is_silence_and_progress_is_not(pair: tuple[socket.socket, socket.socket]) -> None:
     server, client = pair
     reader = ClientReader(server, b"", 0.2)
-    stop = threading.Event()
-
-    def drip() -> None:
-        while not stop.wait(0.02):
-            client.sendall(b"x")
-
     client.sendall(bytes(PROGRESS_BYTES))
     assert len(reader.read(PROGRESS_BYTES)) == PROGRESS_BYTES
-    dripping = threading.Thread(target=drip)
-    dripping.start()
-    try:
-        with pytest.raises(TimeoutError):
-            reader.read(PROGRESS_BYTES)
-    finally:
-        stop.set()
-        dripping.join()
+
+    with crawling(client, b"x", 0.02), pytest.raises(TimeoutError):
+        reader.read(PROGRESS_BYTES)
 
 
 def test_what_was_kept_comes_between_what_was_received_and_what_comes(
@@ -95,20 +103,10 @@ def test_what_was_kept_comes_between_what_was_received_and_what_comes(
 def test_a_client_below_the_pace_is_given_up_though_it_moves(pair: tuple[socket.socket, socket.socket]) -> None:
     server, client = pair
     reader = ClientReader(server, b"", 0.2)
-    stop = threading.Event()
+    piece = bytes(PROGRESS_BYTES // 2)  # twice what silence asks for, a third of the pace
 
-    def send_slowly() -> None:
-        while not stop.wait(0.05):
-            client.sendall(bytes(PROGRESS_BYTES // 2))  # twice what silence asks for, a third of the pace
-
-    sending = threading.Thread(target=send_slowly)
-    sending.start()
-    try:
-        with pytest.raises(TimeoutError):
-            reader.read(PACE_BYTES)
-    finally:
-        stop.set()
-        sending.join()
+    with crawling(client, piece, 0.05), pytest.raises(TimeoutError):
+        reader.read(PACE_BYTES)
 
 
 def test_the_end_of_the_connection_is_the_end_of_the_bytes(pair: tuple[socket.socket, socket.socket]) -> None:

@@ -6,7 +6,6 @@ import gzip
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.server.forking import MANAGEMENT_NAME, MASTER_NAME
-from tests.server.running import Server, children, running, until
+from tests.server.running import Server, children, running, stopped, until
 
 RISING = {"counter", "histogram"}
 THREADS = "photo_api_process_threads"
@@ -44,18 +43,6 @@ def count(server: Server, requests: int) -> None:
 
 def files(server: Server) -> list[Path]:
     return list((server.folder / "var" / "run" / "metrics").glob("server-*/*.values"))
-
-
-@contextmanager
-def stopped(*pids: int) -> Iterator[None]:
-    """Stop processes in their tracks for a while: others answer meanwhile, if any do."""
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
 
 
 def replaced(server: Server, pids: set[int]) -> bool:

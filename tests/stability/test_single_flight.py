@@ -17,27 +17,8 @@ import pytest
 from app.stability.deadline import Deadline, DeadlineExceededError, deadline_scope
 from app.stability.single_flight import Flight, SingleFlight, ends_with_caller, fresh_copy
 from tests.fakes.clocks import HandClock
+from tests.fakes.gates import PATIENCE, Flights
 from tests.house.source import ROOT
-
-PATIENCE = 30.0
-"""So long a test waits for what comes at once, in seconds."""
-
-
-class CountingFlights(SingleFlight):
-    """Tells when somebody has boarded."""
-
-    def __init__(self, max_wait_seconds: float = PATIENCE) -> None:
-        super().__init__(max_wait_seconds)
-        self._boarded = threading.Semaphore(0)
-
-    def board(self, key: str) -> tuple[Flight, bool]:
-        found = super().board(key)
-        self._boarded.release()
-        return found
-
-    def wait_for_boardings(self, number: int) -> None:
-        for _ in range(number):
-            assert self._boarded.acquire(timeout=PATIENCE)
 
 
 class Source:
@@ -72,7 +53,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 
 
 def test_many_callers_make_one_call(pool: ThreadPoolExecutor) -> None:
-    flights, source = CountingFlights(), Source()
+    flights, source = Flights(), Source()
 
     futures = [pool.submit(flights.run, "a", source) for _ in range(200)]
     flights.wait_for_boardings(200)
@@ -83,7 +64,7 @@ def test_many_callers_make_one_call(pool: ThreadPoolExecutor) -> None:
 
 
 def test_other_keys_are_other_flights(pool: ThreadPoolExecutor) -> None:
-    flights, source = CountingFlights(), Source()
+    flights, source = Flights(), Source()
     future = pool.submit(flights.run, "a", source)
     flights.wait_for_boardings(1)
 
@@ -105,7 +86,7 @@ def test_a_flight_is_over_when_it_has_landed() -> None:
 def test_followers_get_copies_of_the_leaders_error_with_that_one_as_cause(pool: ThreadPoolExecutor) -> None:
     error = ConnectionError("down", 7)
     error.add_note("a note")
-    flights, source = CountingFlights(), Source(error)
+    flights, source = Flights(), Source(error)
 
     futures = [pool.submit(flights.run, "a", source) for _ in range(3)]
     flights.wait_for_boardings(3)
@@ -133,7 +114,7 @@ class TwoArgumentsError(Exception):
 
 def test_followers_share_an_error_that_cannot_be_copied(pool: ThreadPoolExecutor) -> None:
     error = TwoArgumentsError(1, 2)
-    flights, source = CountingFlights(), Source(error)
+    flights, source = Flights(), Source(error)
 
     futures = [pool.submit(flights.run, "a", source) for _ in range(3)]
     flights.wait_for_boardings(3)
@@ -146,7 +127,7 @@ def test_followers_share_an_error_that_cannot_be_copied(pool: ThreadPoolExecutor
 def test_a_follower_takes_over_from_a_leader_that_was_interrupted(
     pool: ThreadPoolExecutor, error: BaseException
 ) -> None:
-    flights, source = CountingFlights(), Source(error)
+    flights, source = Flights(), Source(error)
     leader = pool.submit(flights.run, "a", source)
     flights.wait_for_boardings(1)
 
@@ -159,7 +140,7 @@ def test_a_follower_takes_over_from_a_leader_that_was_interrupted(
 
 
 def test_a_follower_takes_over_from_a_leader_whose_own_time_is_over(pool: ThreadPoolExecutor) -> None:
-    flights, source, clock = CountingFlights(), Source(TimeoutError("of the client")), HandClock()
+    flights, source, clock = Flights(), Source(TimeoutError("of the client")), HandClock()
 
     def lead() -> None:
         with deadline_scope(Deadline(1.0, clock)):
@@ -179,7 +160,7 @@ def test_a_follower_takes_over_from_a_leader_whose_own_time_is_over(pool: Thread
 def test_a_follower_takes_over_from_a_leader_that_was_refused_for_its_own_lack_of_time(
     pool: ThreadPoolExecutor,
 ) -> None:
-    flights, source, clock = CountingFlights(), Source(DeadlineExceededError()), HandClock()
+    flights, source, clock = Flights(), Source(DeadlineExceededError()), HandClock()
 
     def lead() -> None:
         with deadline_scope(Deadline(1.0, clock)):  # not over yet, and too short for the call
@@ -233,7 +214,7 @@ def test_a_follower_waits_for_what_is_left_of_its_time_and_then_gives_up(
 
 
 def test_a_leader_that_hangs_holds_no_follower_beyond_its_own_deadline(pool: ThreadPoolExecutor) -> None:
-    flights, source = CountingFlights(), Source()
+    flights, source = Flights(), Source()
     leader = pool.submit(flights.run, "a", source)
     flights.wait_for_boardings(1)
 
@@ -246,7 +227,7 @@ def test_a_leader_that_hangs_holds_no_follower_beyond_its_own_deadline(pool: Thr
 
 
 def test_a_follower_without_time_does_not_wait(pool: ThreadPoolExecutor) -> None:
-    flights, source, clock = CountingFlights(), Source(), HandClock()
+    flights, source, clock = Flights(), Source(), HandClock()
     leader = pool.submit(flights.run, "a", source)
     flights.wait_for_boardings(1)
 
@@ -260,7 +241,7 @@ def test_a_follower_without_time_does_not_wait(pool: ThreadPoolExecutor) -> None
 
 
 def test_one_of_those_who_waited_too_long_flies_in_the_place_of_a_leader_that_hangs(pool: ThreadPoolExecutor) -> None:
-    flights, hanging = CountingFlights(0.02), Source()
+    flights, hanging = Flights(0.02), Source()
     leader = pool.submit(flights.run, "a", hanging)
     flights.wait_for_boardings(1)
     lost, _ = flights.board("a")
@@ -321,7 +302,7 @@ def test_a_deadline_whose_clock_is_broken_does_not_lose_the_call(
             return float("nan")
 
     broken = BrokenClock()
-    flights, source = CountingFlights(), Source()
+    flights, source = Flights(), Source()
     leader = pool.submit(flights.run, "a", source)
     flights.wait_for_boardings(1)
 
