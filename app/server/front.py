@@ -162,7 +162,7 @@ class Front:
             Phase.WAITING: self._lose,
             Phase.PARKED: self._resume,
             Phase.SKIPPING: self._skip,
-            Phase.CLOSING: self._discard,
+            Phase.CLOSING: self._skip,
         }
         self._on_end: dict[Phase, Callable[[Connection], None]] = {
             Phase.IDLE: self._drop,
@@ -521,29 +521,19 @@ class Front:
         self._enter(connection, Phase.CLOSING)
         self._keeper.forget(connection)
         connection.buffer.clear()  # only now: what it held was counted by its length
-        self._discard(connection)
-
-    def _discard(self, connection: Connection) -> None:
-        if self._take_away(connection):
-            self._loop.rearm(connection.descriptor, READABLE)
+        self._skip(connection)
 
     def _skip(self, connection: Connection) -> None:
-        if not self._take_away(connection):
+        """Read and forget what has come, up to ``skip_bytes``."""
+        received = connection.receive(connection.skip_bytes)
+        if received == b"":
+            self._drop(connection)
             return
-        if connection.skip_bytes:
+        connection.skip_bytes -= len(received or b"")
+        if connection.skip_bytes or connection.phase is Phase.CLOSING:
             self._loop.rearm(connection.descriptor, READABLE)
         else:
             self._continue(connection)
-
-    def _take_away(self, connection: Connection) -> bool:
-        """Read and forget what has come, up to ``skip_bytes``; False when the connection has ended."""
-        received = connection.receive(connection.skip_bytes)
-        if received is None:
-            return True
-        connection.skip_bytes -= len(received)
-        if not received:
-            self._drop(connection)
-        return bool(received)
 
     def _drop(self, connection: Connection) -> None:
         if self._connections.pop(connection, self) is self:
