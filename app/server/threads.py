@@ -11,24 +11,25 @@ _log = logging.getLogger(__name__)
 
 
 class Threads:
-    """Runs tasks, each in one of a fixed number of threads, which are made with the first tasks.
+    """Runs tasks, each in one of a fixed number of threads, which are there from the beginning.
+
+    A system that has no room for a thread says so when the worker starts, and not to the request that wants it.
 
     Args:
         count: How many.
         name: What their names begin with.
+
+    Raises:
+        RuntimeError: The system has no room for so many.
     """
 
     def __init__(self, count: int, name: str) -> None:
-        self._count = count
-        self._name = name
         self._tasks: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._started = 0
+        for number in range(1, count + 1):
+            threading.Thread(target=self._work, name=f"{name}-{number}", daemon=True).start()
 
     def submit(self, task: Callable[[], None]) -> None:
-        """Run a task soon. Called by one thread only."""
-        if self._started < self._count:
-            self._started += 1
-            threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
+        """Run a task soon."""
         self._tasks.put(task)
 
     def _work(self) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from functools import partial
 
+import pytest
+
 from app.server.threads import Threads
 
 
@@ -65,3 +67,13 @@ def test_threads_end_with_the_process() -> None:
 
     assert done.wait(20)
     assert names == [True]
+
+
+def test_a_system_without_room_for_threads_says_so_before_there_is_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Threads(2, "test-no-room")
