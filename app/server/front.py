@@ -53,6 +53,7 @@ _SAID_SECONDS = 1.0
 _END = b"\r\n\r\n"
 _HOLDING: Final = frozenset({Phase.BODY, Phase.WAITING})
 _AT_REST: Final = frozenset({Phase.IDLE, Phase.SKIPPING, Phase.CLOSING})
+_now: Final = time.monotonic
 
 
 class Counter(Protocol):
@@ -223,7 +224,7 @@ class Front:
         Args:
             timeout_seconds: How long to wait at most.
         """
-        now = time.monotonic()
+        now = _now()
         ends = [timer.next_end() for timer in self._timers.values()]
         ends.append(self._admission.next_instant())
         until = min((end for end in ends if end is not None), default=now + timeout_seconds)
@@ -387,16 +388,22 @@ class Front:
             if reason is not None:
                 if connection.head is not None:
                     self._refuse(connection, connection.head, reason)
-            elif connection.exchange is None:
-                self._start(connection)
             else:
-                self._enter(connection, Phase.WORKING)
-                self._submit(partial(self._work, connection, connection.exchange.go_on))
+                self._guard(connection, self._start)
 
     def _start(self, connection: Connection) -> None:
+        """Give a thread to a request that has a place: to begin its answer, or to go on with it."""
         self._enter(connection, Phase.WORKING)
-        waited_seconds = _now() - connection.offered_at
-        connection.exchange = exchange = self._open_exchange(connection, bytes(connection.buffer), waited_seconds)
+        exchange = connection.exchange
+        if exchange is not None:
+            self._submit(partial(self._work, connection, exchange.go_on))
+            return
+        received, waited_seconds = bytes(connection.buffer), _now() - connection.offered_at
+        try:
+            connection.exchange = exchange = self._open_exchange(connection, received, waited_seconds)
+        except Exception:
+            self._admission.release(connection.request_class)  # else no thread would give it back
+            raise
         connection.buffer.clear()
         self._submit(partial(self._work, connection, exchange.begin))
 
@@ -441,9 +448,8 @@ class Front:
 
     def _resume(self, connection: Connection) -> None:
         self._timers[Phase.PARKED].stop(connection)
-        if self._admission.resume(connection, connection.request_class, _now()) and connection.exchange is not None:
-            self._enter(connection, Phase.WORKING)
-            self._submit(partial(self._work, connection, connection.exchange.go_on))
+        if self._admission.resume(connection, connection.request_class, _now()):
+            self._start(connection)
 
     def _refuse(self, connection: Connection, head: Head, reason: Reason) -> None:
         now = _now()
@@ -583,7 +589,3 @@ class Front:
 def _as_asked(head: Head, answer: bytes) -> bytes:
     """Return an answer as its method wants it: HEAD gets no body."""
     return answer[: answer.index(_END) + len(_END)] if head.method == b"HEAD" else answer
-
-
-def _now() -> float:
-    return time.monotonic()
