@@ -316,7 +316,7 @@ class Front:
 
     def _go_on(self, connection: Connection) -> None:
         """Do what can be done with what has come in."""
-        while connection.head is None:
+        if connection.head is None:
             try:
                 head = find_head(connection.buffer)
             except HeadTooLargeError:
@@ -334,7 +334,7 @@ class Front:
         self._await_body(connection)
 
     def _meet(self, connection: Connection, head: Head) -> bool:
-        """Answer a probe, or take a request; tell whether to look at what is in the buffer now."""
+        """Answer a probe, refuse a request, or take it; tell whether it was taken."""
         is_last = head.is_last or self._is_last()
         answer = self._answer_probe(head.path, head.request_id, is_last) if head.is_plain else None
         if answer is None:
@@ -355,9 +355,16 @@ class Front:
         if not self._send(connection, answer):
             return False
         self._enter(connection, Phase.IDLE)
-        if not connection.buffer:
+        if connection.buffer:
+            self._loop.call_soon(partial(self._guard, connection, self._look_ahead))
+        else:
             self._loop.rearm(connection.descriptor, READABLE)
-        return bool(connection.buffer)
+        return False
+
+    def _look_ahead(self, connection: Connection) -> None:
+        """Look at what was sent behind a probe; in another turn, or one turn would answer any number of them."""
+        if connection.phase is Phase.IDLE:  # else it was dropped meanwhile
+            self._go_on(connection)
 
     def _await_body(self, connection: Connection) -> None:
         ahead = AHEAD_BYTES if self._held_bytes < HELD_BYTES_MAX else LITTLE_AHEAD_BYTES

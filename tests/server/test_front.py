@@ -37,6 +37,43 @@ def test_requests_of_one_connection_are_answered_in_their_order(stage: Stage) ->
     assert stage.served == ["/quick", "/quick"]
 
 
+def test_of_probes_that_are_sent_ahead_one_turn_answers_few(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered: list[bytes] = []
+    answer_probe = stage.front._answer_probe
+
+    def count(path: bytes, request_id: str, is_last: bool) -> bytes | None:
+        answered.append(path)
+        return answer_probe(path, request_id, is_last)
+
+    monkeypatch.setattr(stage.front, "_answer_probe", count)
+    client = stage.client(100 * PROBE)
+    stage.until(lambda: answered)
+    in_one_turn = len(answered)
+    received = b""
+    while received.count(b"\r\n\r\nup") < 100:
+        received += stage.answer(client)
+
+    assert in_one_turn <= 2
+    assert len(answered) == 100
+
+
+def test_what_was_sent_behind_probes_is_forgotten_with_its_connection(stage: Stage) -> None:
+    client = stage.client(2 * PROBE + GET)
+    client.setblocking(False)
+
+    def is_answered() -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return bool(client.recv(1))
+        return False
+
+    stage.until(is_answered)
+    stage.front.close_idle()
+    stage.front.turn(0)
+
+    assert stage.front.connections == 0
+    assert (stage.served, stage.counts.most) == ([], 0)
+
+
 def test_a_head_that_comes_byte_by_byte_needs_no_thread_until_it_is_there(stage: Stage) -> None:
     client = stage.client()
 
