@@ -17,7 +17,7 @@ HEAD_BYTES_MAX: Final = 64 * 1024
 """How long a request line and its headers may be together."""
 
 REQUEST_LINE_BYTES_MAX: Final = 4094
-"""How long a request line may be; gunicorn's default, which it is told too."""
+"""How long a request line may be; gunicorn's default."""
 
 FIELDS_MAX: Final = 100
 """How many header fields a request may have; gunicorn's default."""
@@ -109,7 +109,7 @@ def find_head(buffer: bytearray) -> Head | None:
     if end >= 0:
         return _look(bytes(buffer[begin : end + 2]), end + len(_END))
     if _is_hopeless(buffer, begin):
-        return _look(bytes(buffer[begin:]), len(buffer))
+        return _look(bytes(buffer[begin:]), len(buffer))._replace(body_bytes=0, is_chunked=False)
     if len(buffer) > HEAD_BYTES_MAX:
         raise HeadTooLargeError
     return None

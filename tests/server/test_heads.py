@@ -60,14 +60,16 @@ def test_one_empty_line_may_go_before_the_request() -> None:
         b"GET / HTTP/1.1\r\nHost: a\nX: b\r\n",
         b"\r\n\r\nGET",
         b"GET /" + b"a" * (REQUEST_LINE_BYTES_MAX + 3),
+        b"POST / HTTP/1.1\r\nContent-Length: 9\r\nX: a\nb: c\r\n",
+        b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nX: a\nb: c\r\n",
     ],
-    ids=["bare_line_feeds", "a_bare_line_feed", "two_empty_lines", "endless_request_line"],
+    ids=["bare_line_feeds", "a_bare_line_feed", "two_empty_lines", "endless_request_line", "a_length", "chunks"],
 )
 def test_what_can_never_become_a_head_is_left_to_the_parser_at_once(raw: bytes) -> None:
     head = find_head(bytearray(raw))
 
     assert head is not None
-    assert not head.is_plain
+    assert (head.is_plain, head.body_bytes, head.is_chunked) == (False, 0, False)
 
 
 def test_a_head_that_grows_beyond_the_bound_is_refused() -> None:
