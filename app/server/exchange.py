@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from gunicorn.http import wsgi
-from gunicorn.http.errors import InvalidHeader, NoMoreData
+from gunicorn.http.errors import InvalidHeader
 from gunicorn.http.message import Request
 
 from app.ops.logging import is_reported
@@ -124,7 +124,7 @@ class Exchange:
     def _guarded(self, step: Callable[[], Outcome]) -> Outcome:
         try:
             outcome = step()
-        except (NoMoreData, EOFError, OSError) as error:
+        except OSError as error:
             _log.debug("a connection ended in the middle: %s", type(error).__name__)
             outcome = Outcome.LOST
         except Exception as error:  # noqa: BLE001  # whatever it is costs this connection and nothing else

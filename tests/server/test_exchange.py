@@ -245,6 +245,23 @@ def test_an_answer_that_breaks_in_the_middle_is_cut_and_closed(client: Client) -
     assert (outcome, client.refused, body.closed) == (Outcome.LOST, [], 1)
 
 
+def test_a_file_that_became_shorter_is_cut_and_the_log_says_so(
+    client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_bytes(b"half")
+    file = (tmp_path / "file").open("rb")
+
+    def application(environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
+        start_response("200 OK", [length(8)])
+        wrapped: Iterable[bytes] = environ["wsgi.file_wrapper"](file)
+        return wrapped
+
+    outcome = client.exchange(GET, application).begin()
+
+    assert (outcome, client.refused, file.closed) == (Outcome.LOST, [], True)
+    assert "an answer broke off" in caplog.messages
+
+
 def test_an_answer_that_cannot_be_closed_costs_nothing(client: Client) -> None:
     body = Pieces([b"x"], closing=RuntimeError("close"))
 
