@@ -19,6 +19,8 @@ import enum
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from http import HTTPStatus
+from itertools import chain
 from typing import IO, TYPE_CHECKING, Any, Final
 
 from gunicorn.http import wsgi
@@ -150,8 +152,19 @@ class Exchange:
             self._response.write_file(body)
             self._pieces = iter(())
         else:
-            self._pieces = iter(body)
+            self._pieces = chain(body, self._end_of_pieces())
         return self._write()
+
+    def _end_of_pieces(self) -> Iterator[bytes]:
+        """Yield nothing, after the last piece; fewer bytes than the head has announced are an error.
+
+        On a connection that goes on, the client would take the next answer for the rest of this one.
+        """
+        response = self._response
+        has_body = self._request.method != "HEAD" and response.status_code != HTTPStatus.NOT_MODIFIED
+        if has_body and response.sent < (response.response_length or 0):
+            raise EOFError("an answer ended before what was announced of it")
+        yield from ()
 
     def _write(self) -> Outcome:
         while self._is_taken():

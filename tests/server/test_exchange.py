@@ -23,7 +23,7 @@ Application = Callable[[dict[str, Any], Any], Iterable[bytes]]
 
 
 class Pieces:
-    """A response body that counts how it is used."""
+    """A response body that counts how it is used; its own iterator, as the application's is."""
 
     def __init__(self, pieces: Iterable[bytes], *, closing: Exception | None = None) -> None:
         self._pieces = iter(pieces)
@@ -31,7 +31,10 @@ class Pieces:
         self.closed = 0
 
     def __iter__(self) -> Iterator[bytes]:
-        return self._pieces
+        return self
+
+    def __next__(self) -> bytes:
+        return next(self._pieces)
 
     def close(self) -> None:
         self.closed += 1
@@ -260,6 +263,29 @@ def test_a_file_that_became_shorter_is_cut_and_the_log_says_so(
 
     assert (outcome, client.refused, file.closed) == (Outcome.LOST, [], True)
     assert "an answer broke off" in caplog.messages
+
+
+def test_an_answer_shorter_than_announced_ends_the_connection(client: Client) -> None:
+    body = Pieces([b"half"])
+
+    outcome = client.exchange(GET, answering(body, length(8))).begin()
+
+    assert (outcome, client.refused, body.closed) == (Outcome.LOST, [], 1)
+
+
+def test_an_answer_of_which_nothing_comes_is_refused(client: Client) -> None:
+    outcome = client.exchange(GET, answering([], length(8))).begin()
+
+    assert (outcome, [type(error) for error in client.refused]) == (Outcome.CLOSE, [EOFError])
+
+
+@pytest.mark.parametrize(
+    ("method", "status"), [(b"HEAD", "200 OK"), (b"GET", "304 Not Modified")], ids=["head", "not_modified"]
+)
+def test_an_answer_that_has_no_body_may_announce_one(client: Client, method: bytes, status: str) -> None:
+    request = GET.replace(b"GET", method)
+
+    assert client.exchange(request, answering([], length(8), status=status)).begin() is Outcome.KEEP
 
 
 def test_an_answer_that_cannot_be_closed_costs_nothing(client: Client) -> None:
