@@ -144,10 +144,6 @@ class ClientWriter:
             _FilePart(descriptor, offset, os.fstat(descriptor).st_size - offset if count is None else count)
         )
 
-    def getsockname(self) -> Any:
-        """Return the address that the client has connected to."""
-        return self._connection.getsockname()
-
     def flush(self) -> bool:
         """Send what the kernel takes.
 

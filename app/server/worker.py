@@ -198,12 +198,9 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             silence_seconds=self.app.settings.server.client_timeout_seconds,
             waited_seconds=waited_seconds,
             is_last=(lambda: True) if connection.head.is_last else self._is_last,
-            refuse=self._refuse,
+            refuse=self.handle_error,
             kept=connection.kept,
         )
-
-    def _refuse(self, request: Any, writer: Any, peer: Any, error: Exception) -> None:
-        self.handle_error(request, writer, peer, error)
 
 
 def _share(limit: int, workers: int) -> int:
