@@ -545,18 +545,17 @@ def test_a_burst_is_answered_whole_and_nothing_is_left_in_flight(stage: Stage) -
 def test_a_request_that_cannot_be_begun_costs_its_connection_and_no_place(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    open_exchange = stage.front._open_exchange
     busy = [stage.client(SLOW) for _ in range(2)]
     stage.until(lambda: stage.front.in_flight == 2)
-    lost = [stage.client(GET)]
-    stage.until(lambda: stage.front.in_flight == 3)
+    waiting, idle = stage.client(GET), stage.client()
+    stage.until(lambda: stage.front.in_flight == 3 and stage.front.connections == 4)
 
-    monkeypatch.setattr(stage.front, "_open_exchange", lambda *_: (_ for _ in ()).throw(MemoryError))
-    stage.gate.set()
-    stage.until(lambda: stage.is_closed(lost[0]))
-    lost += [stage.client(GET) for _ in range(2)]
-    stage.until(lambda: all(stage.is_closed(client) for client in lost))
-    monkeypatch.setattr(stage.front, "_open_exchange", open_exchange)
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.front, "_open_exchange", lambda *_: (_ for _ in ()).throw(MemoryError))
+        stage.gate.set()
+        stage.until(lambda: stage.is_closed(waiting))
+        idle.sendall(GET)
+        stage.until(lambda: stage.is_closed(idle))
 
     assert [status(stage.answer(client)) for client in (*busy, stage.client(GET))] == [200] * 3
     assert stage.counts.in_flight == 0
