@@ -29,6 +29,11 @@ NAMES: Final = (
     "database_read",
     "database_write",
     "events",
+    "swift_auth",
+    "cdn",
+    "cdn_token",
+    "cdn_purge",
+    "redis",
 )
 """Every pipeline that this product uses; the file has exactly these."""
 

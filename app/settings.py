@@ -22,12 +22,11 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from app.errors import ConfigurationError
+from app.settings_delivery import CacheSettings, CdnSettings, LinksSettings, RedisSettings, StorageSettings
 from app.settings_edge import BalancerSettings, EdgeSettings
 from app.settings_fields import (
-    AccessKey,
     DatabaseUrl,
     FilePath,
-    HttpUrl,
     IpAddress,
     Number,
     OptionalFilePath,
@@ -81,44 +80,6 @@ class DatabaseSettings(Section):
     )
     slow_query_seconds: Number = setting(
         1.0, "Statements that take this long are logged, without their values", low=0.001, high=60, unit="seconds"
-    )
-
-
-class StorageSettings(Section):
-    """Where the bytes of photos are kept."""
-
-    backend: Literal["local", "s3"] = setting("local", "The kind of object store: a folder, or an S3 service")
-    local_root: FilePath = setting(
-        Path("var/objects"),
-        "Folder of the local object store; a relative path starts in the working folder",
-        allowed="a path",
-    )
-    s3_endpoint_url: HttpUrl = setting(
-        None, "Address of the S3 service; not set means Amazon's own", allowed="an http:// or https:// URL"
-    )
-    s3_bucket: Annotated[str | None, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]$")] = setting(
-        None,
-        "Bucket of the photos; it must exist",
-        allowed="3 to 63 letters, digits, dots, hyphens and underscores, with a letter or digit at both ends",
-    )
-    s3_region: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$")] = setting(
-        "us-east-1", "Region that requests are signed for", allowed="a region's name such as eu-central-1"
-    )
-    s3_access_key_id: AccessKey = setting(
-        None, "Key id at the S3 service", allowed="3 to 512 printable ASCII characters without spaces"
-    )
-    s3_secret_access_key: AccessKey = setting(
-        None, "Secret key at the S3 service", allowed="3 to 512 printable ASCII characters without spaces"
-    )
-    upload_timeout_seconds: Number = setting(
-        60.0,
-        "Cap on one write to the object store; a call takes the smaller of it and the request's remaining time",
-        low=0.1,
-        high=3600,
-        unit="seconds",
-    )
-    download_timeout_seconds: Number = setting(
-        60.0, "Cap on one wait for bytes from the object store; as above", low=0.1, high=3600, unit="seconds"
     )
 
 
@@ -189,6 +150,13 @@ class PhotoSettings(Section):
     quota_bytes: Whole = setting(
         10 * _GIBIBYTE, "What all photos of one account may weigh", low=1024, high=_GIBIBYTE * _GIBIBYTE, unit="bytes"
     )
+    sample_per_day: Whole = setting(
+        200,
+        "Photos chosen by chance whose stored bytes are checked each day; 0 checks none",
+        low=0,
+        high=100_000,
+        unit="photos",
+    )
 
 
 class LogSettings(Section):
@@ -254,6 +222,10 @@ class Settings(BaseSettings):
     )
     database: DatabaseSettings = DatabaseSettings()
     storage: StorageSettings = StorageSettings()
+    cdn: CdnSettings = CdnSettings()
+    links: LinksSettings = LinksSettings()
+    redis: RedisSettings = RedisSettings()
+    cache: CacheSettings = CacheSettings()
     auth: AuthSettings = AuthSettings()
     uploads: UploadSettings = UploadSettings()
     photos: PhotoSettings = PhotoSettings()
@@ -490,11 +462,14 @@ def _with_absolute_paths(settings: Settings, folder: Path) -> Settings:
     auth, database, storage, uploads = settings.auth, settings.database, settings.storage, settings.uploads
     url = SecretStr(absolute_database_url(database.url.get_secret_value(), folder))
     ring = None if auth.key_ring_file is None else folder / auth.key_ring_file
+    private_key = settings.cdn.cloudfront_private_key_file
+    cdn_key = None if private_key is None else folder / private_key
     pipelines = settings.stability.pipelines_file
     stability = StabilitySettings(pipelines_file=None if pipelines is None else folder / pipelines)
     return settings.model_copy(
         update={
             "auth": auth.model_copy(update={"key_ring_file": ring}),
+            "cdn": settings.cdn.model_copy(update={"cloudfront_private_key_file": cdn_key}),
             "database": database.model_copy(update={"url": url}),
             "storage": storage.model_copy(update={"local_root": folder / storage.local_root}),
             "stability": stability,

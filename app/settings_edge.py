@@ -86,6 +86,12 @@ class EdgeSettings(Section):
     body_folder: AbsolutePath = setting(
         "/var/lib/nginx", "Folder of bodies that do not fit into memory; needs room for uploads", allowed=_PATH
     )
+    cache_folder: AbsolutePath = setting(
+        "/var/cache/nginx/photo-api", "Folder of photos kept here that the object store has sent", allowed=_PATH
+    )
+    cache_megabytes: Whole = setting(
+        1024, "How much that folder may hold; 0 keeps none", low=0, high=10_000_000, unit="megabytes"
+    )
 
 
 class BalancerSettings(Section):

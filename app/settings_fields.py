@@ -20,6 +20,7 @@ from app.settings_forms import (
     check_http_url,
     check_ip_address,
     check_network,
+    check_redis_url,
     parse_address,
 )
 
@@ -156,6 +157,18 @@ def _is_access_key(secret: SecretStr | None) -> SecretStr | None:
     return secret
 
 
+def _is_hex_secret(secret: SecretStr | None) -> SecretStr | None:
+    if secret is not None and not re.fullmatch(r"([0-9A-Fa-f]{2}){8,256}", secret.get_secret_value()):
+        raise ValueError("it has other characters or another length")
+    return secret
+
+
+def _is_redis_url(url: SecretStr | None) -> SecretStr | None:
+    if url is not None:
+        check_redis_url(url.get_secret_value())
+    return url
+
+
 Whole = Annotated[int, BeforeValidator(_whole_number)]
 Number = Annotated[float, BeforeValidator(_number)]
 FilePath = Annotated[Path, BeforeValidator(_path)]
@@ -173,3 +186,5 @@ DatabaseUrl = Annotated[SecretStr, AfterValidator(_is_database_url)]
 HttpUrl = Annotated[str | None, AfterValidator(_is_endpoint)]
 SigningSecret = Annotated[SecretStr | None, AfterValidator(_is_signing_secret)]
 AccessKey = Annotated[SecretStr | None, AfterValidator(_is_access_key)]
+HexSecret = Annotated[SecretStr | None, AfterValidator(_is_hex_secret)]
+RedisUrl = Annotated[SecretStr | None, AfterValidator(_is_redis_url)]

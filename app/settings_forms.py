@@ -214,6 +214,30 @@ def check_http_url(text: str) -> None:
         raise ValueError("no spaces, backslashes or control characters")
 
 
+def check_redis_url(url: str) -> None:
+    """Accept ``redis://``, ``rediss://`` (TLS) with a host, or ``unix://`` with a path; no query.
+
+    Raises:
+        ValueError: It is something else; the message does not repeat it.
+    """
+    if re.search(r"[\x00-\x20\x7f]", url) or url.count("@") > 1:
+        raise ValueError("spaces, @ : / ? # and % in a user name or password must be percent-encoded")
+    try:
+        parts = urlsplit(url)
+        valid = parts.port is None or parts.port > 0
+    except ValueError:
+        valid = False
+    if not valid or parts.scheme not in {"redis", "rediss", "unix"}:
+        raise ValueError("it starts with redis://, rediss:// or unix://")
+    if parts.query or parts.fragment:
+        raise ValueError("no query and no fragment; time-outs have settings of their own")
+    if parts.scheme == "unix":
+        if not parts.path.startswith("/") or parts.hostname:
+            raise ValueError("after unix:// comes the absolute path of the socket")
+    elif not parts.hostname or not re.fullmatch(r"/?[0-9]{0,4}", parts.path):
+        raise ValueError("a host, and after it at most /number of the database")
+
+
 def check_database_url(url: str) -> None:
     """Accept a URL of one of :data:`DATABASE_DRIVERS` that names a database kept on disk.
 

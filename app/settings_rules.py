@@ -49,7 +49,17 @@ def find_contradictions(settings: Settings, given: frozenset[Key], *, strict: bo
         given: Those that a source names; all others have their defaults.
         strict: Whether the rules of the production profile hold as well.
     """
-    rules: tuple[_Rule, ...] = (_storage, _key_families, _lives, _listeners, _times, _sizes, _folders, _certificate)
+    rules: tuple[_Rule, ...] = (
+        _storage,
+        _cdn,
+        _key_families,
+        _lives,
+        _listeners,
+        _times,
+        _sizes,
+        _folders,
+        _certificate,
+    )
     if strict:
         rules += (_production_keys, _production_placeholders, _production_hosts, _production_chaos)
     for rule in rules:
@@ -71,11 +81,44 @@ def find_cautions(settings: Settings) -> Iterator[Contradiction]:
         )
 
 
+_NEEDED_BY_STORAGE = {
+    "local": (),
+    "s3": ("s3_bucket", "s3_access_key_id", "s3_secret_access_key"),
+    "swift": ("swift_auth_url", "swift_username", "swift_password", "swift_container"),
+}
+_NEEDED_BY_CDN = {
+    "none": (),
+    "edge_auth": ("base_url", "edge_auth_key"),
+    "nhn": ("base_url", "edge_auth_key", "nhn_app_key", "nhn_secret_key"),
+    "cloudfront": ("base_url", "cloudfront_key_pair_id", "cloudfront_private_key_file"),
+    "nginx_secure_link": ("base_url", "secure_link_secret"),
+}
+_TEMPAUTH = "1"
+
+
 def _storage(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
-    if settings.storage.backend == "s3":
-        for name in ("s3_bucket", "s3_access_key_id", "s3_secret_access_key"):
-            if ("storage", name) not in given:
-                yield Contradiction((("storage", name),), "must be set when PHOTO_API_STORAGE__BACKEND is s3")
+    storage = settings.storage
+    backend = storage.backend
+    needed = _NEEDED_BY_STORAGE[backend]
+    if backend == "swift" and storage.swift_auth_version != _TEMPAUTH:
+        needed += ("swift_tenant_id",)
+    for name in needed:
+        if ("storage", name) not in given:
+            yield Contradiction((("storage", name),), f"must be set when PHOTO_API_STORAGE__BACKEND is {backend}")
+
+
+def _cdn(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
+    cdn = settings.cdn
+    for name in _NEEDED_BY_CDN[cdn.backend]:
+        if ("cdn", name) not in given:
+            yield Contradiction((("cdn", name),), f"must be set when PHOTO_API_CDN__BACKEND is {cdn.backend}")
+    if cdn.backend != "none" and settings.storage.backend == "local":
+        yield Contradiction(
+            (("cdn", "backend"), ("storage", "backend")),
+            "a CDN fetches photos from a bucket: with the local object store it must be none",
+        )
+    if cdn.nhn_app_key is not None and cdn.nhn_secret_key is None:
+        yield Contradiction((("cdn", "nhn_secret_key"), ("cdn", "nhn_app_key")), "the two come together")
 
 
 def _key_families(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
@@ -167,11 +210,15 @@ def _production_keys(settings: Settings, given: frozenset[Key]) -> Iterator[Cont
 def _production_placeholders(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
     del given
     password = database_password(settings.database.url.get_secret_value())
-    storage = settings.storage
+    storage, cdn = settings.storage, settings.cdn
     for key, secret in (
         (("database", "url"), None if password is None else SecretStr(password)),
         (("storage", "s3_access_key_id"), storage.s3_access_key_id),
         (("storage", "s3_secret_access_key"), storage.s3_secret_access_key),
+        (("storage", "swift_password"), storage.swift_password),
+        (("storage", "swift_temp_url_key"), storage.swift_temp_url_key),
+        (("cdn", "nhn_secret_key"), cdn.nhn_secret_key),
+        (("cdn", "secure_link_secret"), cdn.secure_link_secret),
     ):
         if secret is not None and contains_placeholder(secret.get_secret_value()):
             what = "its password" if key[0] == "database" else "it"

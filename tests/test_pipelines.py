@@ -24,6 +24,7 @@ ENVIRON = {
         "PHOTO_API_AUTH__KEY_RING_FILE": "/etc/photo-api/keys.json",
     },
 }
+OF_FEW_CALLS = {"swift_auth", "cdn", "redis"}
 SMALLEST = "".join(f"[pipelines.{name}]\npolicies = []\n" for name in NAMES)
 
 
@@ -75,8 +76,18 @@ def test_breakers_open_after_as_many_failures_as_the_profile_says(profile: str, 
     breakers = load_pipelines(Settings(profile=profile)).find_all(CircuitBreaker)
 
     assert sorted(breakers) == sorted(set(NAMES) - {"database_read", "database_write"})  # these share "database"
-    for breaker in breakers.values():
+    for breaker in (breakers[name] for name in breakers.keys() - OF_FEW_CALLS):
         assert (breaker.options.minimum_number_of_calls, breaker.options.failure_rate_threshold) == (calls, rate)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_breakers_of_few_calls_open_after_few_failures_in_every_profile(profile: str) -> None:
+    breakers = load_pipelines(Settings(profile=profile)).find_all(CircuitBreaker)
+
+    for breaker in (breakers[name] for name in OF_FEW_CALLS):
+        assert breaker.options.minimum_number_of_calls <= 5
+        assert breaker.options.failure_rate_threshold == 0.5
+        assert breaker.options.wait_duration_in_open_state_seconds == 5
 
 
 def test_storage_is_tried_three_times_with_waits_from_one_to_ten_seconds_in_production() -> None:
@@ -91,7 +102,7 @@ def test_no_bulkhead_refuses_a_call_of_a_server_with_the_default_number_of_threa
     bulkheads = load_pipelines(Settings()).find_all(Bulkhead)
     threads_of_a_worker = ServerSettings().threads + 2  # maintenance and health
 
-    assert sorted(bulkheads) == sorted(NAMES[:4])
+    assert sorted(bulkheads) == sorted([*NAMES[:4], "cdn_token"])
     assert min(bulkhead.options.max_concurrent_calls for bulkhead in bulkheads.values()) >= threads_of_a_worker
 
 

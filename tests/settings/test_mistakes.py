@@ -65,7 +65,7 @@ NAMES = (
     one("DATABSE__URL", "sqlite:///v.db", "did you mean PHOTO_API_DATABASE__URL?"),
     one("PROFIL", "production", "did you mean PHOTO_API_PROFILE?"),
     one("AUTH__JWT_SECRET_FIEL", "/run/x", "did you mean PHOTO_API_AUTH__JWT_SECRET_FILE?"),
-    one("REDIS__URL", "redis://:hunter2@cache", "no such setting; the sections are DATABASE, STORAGE"),
+    one("QUEUE__URL", "amqp://:hunter2@broker", "no such setting; the sections are DATABASE, STORAGE"),
     one("LOG__SHIPPER", "none", "PHOTO_API_LOG__ has LEVEL, FORMAT, QUEUE_SIZE"),
     one("SERVER__WORKERS_FILE", "/run/x", "only secrets may be given as …_FILE"),
     one("PORT_8000_TCP", "tcp://10.0.0.1:8000", "no such setting"),
@@ -108,7 +108,7 @@ CHOICES = (
     one("LOG__LEVEL", "verbose", "must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
     one("LOG__LEVEL", "warn", "did you mean WARNING?"),
     one("LOG__FORMAT", "jsonl", "must be one of json, console", "did you mean json?", hides=""),
-    one("STORAGE__BACKEND", "swift", "must be one of local, s3"),
+    one("STORAGE__BACKEND", "azure", "must be one of local, s3, swift"),
     one("AUTH__REGISTRATION", "close", "must be one of open, closed", "did you mean closed?", hides=""),
 )
 DATABASE = (
@@ -179,6 +179,55 @@ STORAGE = (
     one("STORAGE__LOCAL_ROOT", "a\0b", "must be a path"),
     one("UPLOADS__SPOOL_DIR", "var/objects", "must be two folders"),
     one("UPLOADS__SPOOL_DIR", "var/objects/spool", "neither inside the other"),
+)
+DELIVERY = (
+    Bad(
+        "swift without its settings",
+        tuple(
+            f"PHOTO_API_STORAGE__SWIFT_{name}: must be set when PHOTO_API_STORAGE__BACKEND is swift"
+            for name in ("AUTH_URL", "USERNAME", "PASSWORD", "CONTAINER", "TENANT_ID")
+        ),
+        {"PHOTO_API_STORAGE__BACKEND": "swift"},
+    ),
+    one("STORAGE__BACKEND", "swfit", "must be one of local, s3, swift", "did you mean swift?"),
+    one("STORAGE__SWIFT_AUTH_VERSION", "2.0", "must be one of 1, 2, 3"),
+    one("STORAGE__SWIFT_CONTAINER", "a/b", "must be 1 to 255 letters"),
+    one("STORAGE__SWIFT_PASSWORD", "ge heim", "printable ASCII"),
+    *(
+        Bad(
+            f"{backend} without its settings",
+            tuple(f"PHOTO_API_CDN__{name}: must be set when PHOTO_API_CDN__BACKEND is {backend}" for name in names),
+            {**S3, "PHOTO_API_CDN__BACKEND": backend},
+        )
+        for backend, names in (
+            ("edge_auth", ("BASE_URL", "EDGE_AUTH_KEY")),
+            ("nhn", ("BASE_URL", "EDGE_AUTH_KEY", "NHN_APP_KEY", "NHN_SECRET_KEY")),
+            ("cloudfront", ("BASE_URL", "CLOUDFRONT_KEY_PAIR_ID", "CLOUDFRONT_PRIVATE_KEY_FILE")),
+            ("nginx_secure_link", ("BASE_URL", "SECURE_LINK_SECRET")),
+        )
+    ),
+    Bad(
+        "a CDN before a folder",
+        ("PHOTO_API_CDN__BACKEND and PHOTO_API_STORAGE__BACKEND: a CDN fetches photos from a bucket",),
+        {
+            "PHOTO_API_CDN__BACKEND": "edge_auth",
+            "PHOTO_API_CDN__BASE_URL": "https://cdn.example.org",
+            "PHOTO_API_CDN__EDGE_AUTH_KEY": "52a1" * 8,
+        },
+    ),
+    one("CDN__NHN_APP_KEY", "cdnAppKey", "PHOTO_API_CDN__NHN_SECRET_KEY", "the two come together"),
+    one("CDN__BASE_URL", "cdn.example.org", "must be an http:// or https:// URL"),
+    one("CDN__EDGE_AUTH_KEY", "52a152a152a152a1x", "hexadecimal digits"),
+    one("CDN__PROBE_PATH", "alive?x", "must be a path"),
+    one("LINKS__WINDOW_SECONDS", "3600", "whole number of seconds from 60 to 1800"),
+    one("LINKS__PUBLIC_URL", "https://photos.example.org/?a", "no query"),
+    one("REDIS__URL", "localhost:6379", "redis://, rediss:// or unix://"),
+    one("REDIS__URL", "redis://:p@ss@cache.example.org", "percent-encoded"),
+    one("REDIS__URL", "redis://cache.example.org/0?socket_timeout=9", "no query"),
+    one("REDIS__URL", "unix://run/redis.sock", "absolute path of the socket"),
+    one("REDIS__URL", "redis://cache.example.org/photos", "number of the database"),
+    one("CACHE__MEMORY_SECONDS", "-1", "a number of seconds from 0 to 3600"),
+    one("PHOTOS__SAMPLE_PER_DAY", "-1", "whole number of photos"),
 )
 EDGE = (
     one("EDGE__BIND", "unix:/run/nginx.sock", "must be host:port", "clients reach no unix socket"),
@@ -257,8 +306,8 @@ FILES = (
     ),
     Bad(
         "far section",
-        ("[redis] is no section; there are database, storage",),
-        toml='[redis]\nurl = "hunter2"',
+        ("[queue] is no section; there are database, storage",),
+        toml='[queue]\nurl = "hunter2"',
         hides="hunter2",
     ),
     Bad("unknown key", ("[server] worker is no setting; did you mean workers?",), toml="[server]\nworker = 2"),
@@ -336,6 +385,7 @@ BAD = (
     *DATABASE,
     *ADDRESSES,
     *STORAGE,
+    *DELIVERY,
     *EDGE,
     *TOGETHER,
     *FILES,

@@ -1,0 +1,1 @@
+"""Content delivery networks: one port (:mod:`.base`), one file per vendor."""

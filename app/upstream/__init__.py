@@ -1,0 +1,1 @@
+"""Calls to services that speak JSON: bounded in time, size and shape."""
