@@ -102,6 +102,11 @@ class GuardedObjectStore:
         self._pipelines = pipelines
         self._read_breaker = pipelines.read.find(CircuitBreaker)
 
+    @property
+    def inner(self) -> ObjectStore:
+        """The store that does the work."""
+        return self._store
+
     def put(self, key: str, body: Body, *, content_type: str) -> ObjectInfo:
         """See the port; the same object under the same key is success, so that it may be sent again."""
         return _run(self._pipelines.write, Call(self._store.put, key, body, content_type=content_type))

@@ -160,13 +160,25 @@ class LocalObjectStore:
     def close(self) -> None:
         """Do nothing: nothing is held between calls."""
 
+    def folder_of(self, key: str) -> str:
+        """Return an object's folder; see :meth:`app.storage.links.FileStore.folder_of`."""
+        check_key(key)
+        return _folder(key)
+
+    def key_in(self, folder: str) -> str | None:
+        """Return the key of a folder; see :meth:`app.storage.links.FileStore.key_in`."""
+        key = "".join(name.removesuffix(_CONTINUED) for name in folder.split("/")[2:]).replace(",", "/")
+        return key if is_valid_key(key) and _folder(key) == folder else None
+
+    def path_of(self, key: str) -> Path | None:
+        """Return the path of an object's file; see :meth:`app.storage.links.FileStore.path_of`."""
+        check_key(key)
+        with _storage_errors(), suppress(ObjectNotFoundError):
+            return self._content(key)
+        return None
+
     def _place(self, key: str) -> Path:
-        """Return the folder of an object; a long name goes on in a folder whose name says so."""
-        digest = hashlib.sha256(key.encode()).hexdigest()
-        name = key.replace("/", ",")
-        parts = [name[at : at + _NAME_CHARACTERS] for at in range(0, len(name), _NAME_CHARACTERS)]
-        folders = [part + _CONTINUED for part in parts[:-1]]
-        return self._objects.joinpath(digest[:2], digest[2:4], *folders, parts[-1])
+        return self._objects / _folder(key)
 
     def _content(self, key: str) -> Path:
         """Return the path of an object's bytes."""
@@ -244,6 +256,14 @@ class LocalObjectStore:
                     key = name.replace(",", "/")
                     if key.startswith(prefix) and is_valid_key(key):
                         yield key
+
+
+def _folder(key: str) -> str:
+    """Return the folder of an object below ``objects``; a long name goes on in a folder whose name says so."""
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    name = key.replace("/", ",")
+    parts = [name[at : at + _NAME_CHARACTERS] for at in range(0, len(name), _NAME_CHARACTERS)]
+    return "/".join([digest[:2], digest[2:4], *(part + _CONTINUED for part in parts[:-1]), parts[-1]])
 
 
 def _names(folder: Path) -> list[str]:

@@ -37,6 +37,11 @@ class ObservedObjectStore:
         self._store = store
         self._observer = observer
 
+    @property
+    def inner(self) -> ObjectStore:
+        """The store that does the work."""
+        return self._store
+
     def put(self, key: str, body: Body, *, content_type: str) -> ObjectInfo:
         """See the port."""
         with self._observed("put"):
