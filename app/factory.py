@@ -57,6 +57,7 @@ from app.photos.listing import PhotoLists
 from app.photos.original_routes import OriginalRoutes
 from app.photos.routes import PhotoRoutes
 from app.photos.service import PhotoService
+from app.photos.serving_routes import PhotoServing
 from app.photos.upkeep import PhotoUpkeep
 from app.photos.upload import UploadService
 from app.photos.upload_routes import UploadRoutes
@@ -391,7 +392,7 @@ def _photo_routes(runtime: Runtime, cursors: CursorSigner) -> list[object]:
     return [
         UploadRoutes(uploads, UploadReceiver(settings.uploads.spool_dir, settings.uploads.max_bytes), metrics),
         PhotoRoutes(photos, PhotoLists(database, cursors), metrics),
-        OriginalRoutes(photos, store, metrics),
+        OriginalRoutes(photos, PhotoServing(store, metrics)),
     ]
 
 

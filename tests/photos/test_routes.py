@@ -17,6 +17,7 @@ from app.http.application import Application
 from app.http.operations import mount
 from app.photos.original_routes import OriginalRoutes
 from app.photos.routes import PhotoRoutes
+from app.photos.serving_routes import PhotoServing
 from app.settings import DatabaseSettings
 from tests.accounts.world import CLIENT, EMAIL, PASSWORD
 from tests.accounts.world import World as Accounts
@@ -50,7 +51,8 @@ class Album:
         context.install(app, RememberingObserver(), deadline_seconds=28, allowed_hosts=[])
         problems.install(app)
         routes = PhotoRoutes(self.world.photos, self.world.lists, self.world.observer)
-        for mounted in (routes, OriginalRoutes(self.world.photos, self.world.store, self.world.observer)):
+        originals = OriginalRoutes(self.world.photos, PhotoServing(self.world.store, self.world.observer))
+        for mounted in (routes, originals):
             mount(app, mounted, self.accounts.authenticator)
         return app.test_client()
 
