@@ -45,6 +45,7 @@ from app.storage.base import (
 from app.storage.connections import BROKEN, ConnectionPool, Exchange
 from app.storage.reading import CheckedReader, WaitBudget
 from app.storage.s3_answers import read_answer_error, read_info, read_page, storage_error
+from app.storage.s3_links import S3Links
 
 _SMALL_BYTES = 1024 * 1024
 _EMPTY_SHA256 = hashlib.sha256().hexdigest()
@@ -97,13 +98,20 @@ class S3ObjectStore:
     """
 
     def __init__(self, config: S3Config) -> None:
-        base_url = urlsplit(bucket_url(config))
+        address = bucket_url(config)
+        base_url = urlsplit(address)
         self._config = config
         self._origin = f"{base_url.scheme}://{base_url.netloc}"
         self._host = base_url.netloc
         self._path = base_url.path.rstrip("/")
         self._signer = _KnownPayloadSigner(
             Credentials(config.access_key_id, config.secret_access_key), "s3", config.region
+        )
+        self._links = S3Links(
+            address,
+            region=config.region,
+            access_key_id=config.access_key_id,
+            secret_access_key=config.secret_access_key,
         )
         self._pool = ConnectionPool(
             self._origin,
@@ -195,6 +203,10 @@ class S3ObjectStore:
             if page.continuation is None:
                 return
             continuation = page.continuation
+
+    def presigned_get(self, key: str, *, expires_at: datetime, issued_at: datetime, content_type: str) -> str:
+        """Return a link; see :meth:`app.storage.links.PresignedStore.presigned_get`."""
+        return self._links.presigned_get(key, expires_at=expires_at, issued_at=issued_at, content_type=content_type)
 
     def close(self) -> None:
         """Give back connections; see :meth:`app.storage.base.ObjectStore.close`."""
