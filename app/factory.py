@@ -320,7 +320,7 @@ def build_store(settings: Settings) -> ObjectStore:
     if storage.backend == "local":
         from app.storage.local import LocalObjectStore  # noqa: PLC0415  # only the store in use is loaded
 
-        return LocalObjectStore(storage.local_root)
+        return LocalObjectStore(storage.local_root, group_readable=storage.local_group_readable)
     from app.storage.s3 import S3Config, S3ObjectStore  # noqa: PLC0415  # boto3 takes a while and much memory
 
     return S3ObjectStore(

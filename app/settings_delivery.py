@@ -40,6 +40,11 @@ class StorageSettings(Section):
         "Folder of the local object store; a relative path starts in the working folder",
         allowed="a path",
     )
+    local_group_readable: bool = setting(
+        False,
+        "Whether the group of the server's user may read the photos there, so that nginx sends them itself",
+        allowed="true or false",
+    )
     s3_endpoint_url: HttpUrl = setting(
         None, "Address of the S3 service; not set means Amazon's own", allowed="an http:// or https:// URL"
     )

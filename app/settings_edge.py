@@ -87,10 +87,15 @@ class EdgeSettings(Section):
         "/var/lib/nginx", "Folder of bodies that do not fit into memory; needs room for uploads", allowed=_PATH
     )
     cache_folder: AbsolutePath = setting(
-        "/var/cache/nginx/photo-api", "Folder of photos kept here that the object store has sent", allowed=_PATH
+        "/var/lib/nginx/photo-api", "Folder of photos kept here that the object store has sent", allowed=_PATH
     )
     cache_megabytes: Whole = setting(
         1024, "How much that folder may hold; 0 keeps none", low=0, high=10_000_000, unit="megabytes"
+    )
+    ca_file: AbsolutePath = setting(
+        "/etc/ssl/certs/ca-certificates.crt",
+        "Certificates (PEM) that the object store's own must come from when nginx fetches photos over HTTPS",
+        allowed=_PATH,
     )
 
 

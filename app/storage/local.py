@@ -56,6 +56,7 @@ _log = logging.getLogger(__name__)
 
 _MISSING = "The stored object is missing."
 _NAME_CHARACTERS = 200
+_FOLDER_MODE = 0o700
 _CONTINUED = "~"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -69,19 +70,23 @@ class LocalObjectStore:
     each use then tells what is wrong.
 
     Args:
-        root: The folder; it is made when it is missing, with mode 0700.
+        root: The folder; it is made when it is missing, for its owner alone.
         page_size: How many keys ``list`` keeps in memory at a time.
+        group_readable: Whether its group may read objects, so that nginx can send them; whatever the umask is.
     """
 
-    def __init__(self, root: Path, *, page_size: int = 100_000) -> None:
+    def __init__(self, root: Path, *, page_size: int = 100_000, group_readable: bool = False) -> None:
         self._objects = root / "objects"
         self._incoming = root / "incoming"
         self._page_size = page_size
+        self._is_group_readable = group_readable
         self._opening_error: StorageError | None = None
         try:
             with _storage_errors():
                 for folder in (self._objects, self._incoming):
-                    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    folder.mkdir(mode=_FOLDER_MODE, parents=True, exist_ok=True)
+                for folder in (root, self._objects):
+                    self._let_group_read(folder)
                 self._remove_abandoned()
         except StorageError as error:
             self._opening_error = error
@@ -92,7 +97,8 @@ class LocalObjectStore:
         check_key(key)
         place = self._place(key)
         with _storage_errors(), self._aside() as folder:
-            _write(folder / body.sha256, body)
+            _write(folder / body.sha256, body, 0o640 if self._is_group_readable else 0o600)
+            self._let_group_read(folder)
             _fsync(folder)
             try:
                 self._rename(folder, place)
@@ -199,7 +205,7 @@ class LocalObjectStore:
         while True:
             folder = self._incoming / uuid.uuid4().hex
             try:
-                folder.mkdir(mode=0o700)
+                folder.mkdir(mode=_FOLDER_MODE)
             except FileNotFoundError as error:
                 if self._opening_error is None:
                     raise
@@ -238,9 +244,15 @@ class LocalObjectStore:
         except FileNotFoundError:
             missing = [parent for parent in place.parents if parent.is_relative_to(self._objects)]
             for parent in reversed(missing[:-1]):
-                parent.mkdir(mode=0o700, exist_ok=True)
+                parent.mkdir(mode=_FOLDER_MODE, exist_ok=True)
+                self._let_group_read(parent)
                 _fsync(parent.parent)
             folder.rename(place)
+
+    def _let_group_read(self, folder: Path) -> None:
+        """Open a folder to its group, where that is wanted; a mode given to ``mkdir`` is subject to the umask."""
+        if self._is_group_readable and folder.stat().st_mode & 0o050 != 0o050:
+            folder.chmod(_FOLDER_MODE | 0o050)
 
     def _require_folder(self) -> None:
         """Raise when the whole store is missing, unmounted most likely: all objects would look lost."""
@@ -284,8 +296,8 @@ def _joined_names(folder: Path) -> Iterator[str]:
             yield name
 
 
-def _write(path: Path, body: Body) -> None:
-    """Write a body to a new file and make it durable.
+def _write(path: Path, body: Body, mode: int) -> None:
+    """Write a body to a new file of this mode and make it durable.
 
     Raises:
         ObjectCorruptError: The body's bytes have not the digest that it states.
@@ -299,7 +311,7 @@ def _write(path: Path, body: Body) -> None:
             rest = memoryview(chunk)
             while rest:
                 rest = rest[file.write(rest) :]
-        path.chmod(0o600)
+        path.chmod(mode)
         os.fsync(file.fileno())
     if digest.hexdigest() != body.sha256:
         raise ObjectCorruptError("The object store received other bytes than were sent. Try again.")

@@ -38,6 +38,21 @@ def test_object_is_one_file_of_its_bytes_alone_named_after_its_digest(tmp_path: 
     assert (tmp_path / "objects").stat().st_mode & 0o777 == 0o700
 
 
+def test_the_group_may_read_objects_and_nothing_else_when_that_is_wanted(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        store = LocalObjectStore(tmp_path / "store", group_readable=True)
+        store.put("photos/1/original", BytesBody(b"x"), content_type="image/jpeg")
+    finally:
+        os.umask(before)
+
+    path = store.path_of("photos/1/original")
+    assert path is not None
+    modes = [place.stat().st_mode & 0o777 for place in (path, *list(path.parents)[:5])]
+    assert modes == [0o640, *[0o750] * 5]
+    assert (tmp_path / "store" / "incoming").stat().st_mode & 0o777 == 0o700
+
+
 def test_bytes_and_every_folder_on_the_way_are_made_durable_before_put_returns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
