@@ -1,4 +1,4 @@
-"""The keys that sign tokens and cursors: several rings, each with keys that come and go.
+"""The keys that sign tokens, cursors and links: several rings, each with keys that come and go.
 
 A ring's key has a life::
 
@@ -30,7 +30,8 @@ _log = logging.getLogger(__name__)
 JWT = "jwt"
 CURSOR = "cursor"
 REFRESH = "refresh"
-RINGS = (JWT, CURSOR, REFRESH)
+LINK = "link"
+RINGS = (JWT, CURSOR, REFRESH, LINK)
 
 KEY_BYTES = 32
 
@@ -97,6 +98,23 @@ def _derived_key(extracted: bytes, ring: str) -> RingKey:
     secret = hmac.digest(extracted, f"ring {ring}\x01".encode(), hashlib.sha256)
     kid = "s" + hmac.digest(extracted, f"kid {ring}\x01".encode(), hashlib.sha256).hex()[:12]
     return RingKey(kid, secret, dt.datetime.min.replace(tzinfo=dt.UTC))
+
+
+def link_keys_from(cursor_keys: Sequence[RingKey]) -> tuple[RingKey, ...]:
+    """Return the ring ``link`` of a file that has none: one key derived from each key of the ring ``cursor``.
+
+    Files from before there were links have none. Nothing has to be written for them, and all instances with such a
+    file derive the same keys; the next rotation writes the ring down.
+    """
+    return tuple(
+        RingKey(
+            key.kid,
+            hmac.digest(key.secret, b"photo-api ring link v1\x01", hashlib.sha256),
+            key.not_before,
+            key.retire_at,
+        )
+        for key in cursor_keys
+    )
 
 
 class KeyRings:

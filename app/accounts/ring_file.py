@@ -3,7 +3,9 @@
 The file is JSON, mode 0600::
 
     {"jwt": [{"kid": "…", "key": "<base64url, at least 32 bytes>", "not_before": "…", "retire_at": null}],
-     "cursor": […], "refresh": […]}
+     "cursor": […], "refresh": […], "link": […]}
+
+A file without ``link`` is an old one; its keys are derived, see :func:`app.accounts.keyring.link_keys_from`.
 
 Whoever writes holds a lock on its folder, writes a whole new file and renames it: a reader, or a writer that
 dies, never leaves half a file.
@@ -28,7 +30,17 @@ from typing import Annotated, Any
 import orjson
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from app.accounts.keyring import KEY_BYTES, RINGS, DerivedRings, KeyRings, RingKey, Rings
+from app.accounts.keyring import (
+    CURSOR,
+    KEY_BYTES,
+    LINK,
+    RINGS,
+    DerivedRings,
+    KeyRings,
+    RingKey,
+    Rings,
+    link_keys_from,
+)
 from app.db.base import utc_now
 from app.errors import ConfigurationError
 from app.settings import AuthSettings
@@ -202,14 +214,16 @@ def read_ring_file(path: Path) -> dict[str, tuple[RingKey, ...]]:
         mistakes = [f"{_SETTING}: {'.'.join(map(str, item['loc'])) or 'the file'}: {item['msg']}" for item in found]
         raise ConfigurationError(mistakes) from None
     _judge(entries)
-    return {
+    rings = {
         name: tuple(RingKey(entry.kid, entry.key, entry.not_before, entry.retire_at) for entry in ring)
         for name, ring in entries.items()
     }
+    return {**rings, LINK: rings.get(LINK) or link_keys_from(rings[CURSOR])}
 
 
 def _judge(entries: Mapping[str, Sequence[_Entry]]) -> None:
-    mistakes = [f"{_SETTING}: the ring {name} has no key" for name in RINGS if not entries.get(name)]
+    needed = [name for name in RINGS if name != LINK or name in entries]
+    mistakes = [f"{_SETTING}: the ring {name} has no key" for name in needed if not entries.get(name)]
     for name, ring in entries.items():
         if len({entry.kid for entry in ring}) < len(ring):
             mistakes.append(f"{_SETTING}: two keys of the ring {name} have the same kid")

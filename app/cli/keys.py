@@ -1,4 +1,4 @@
-"""Commands about the keys that sign tokens and cursors: ``keys list`` and ``keys rotate``."""
+"""Commands about the keys that sign tokens, cursors and links: ``keys list`` and ``keys rotate``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from app.accounts.keyring import RingKey
-    from app.settings import AuthSettings
+    from app.settings import AuthSettings, Settings
 
 _SLACK_SECONDS = 60
 _CURSOR_OVERLAP_SECONDS = 86_400
@@ -28,7 +28,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """
     epilog = "exit codes: 0 done; 2 wrong usage; 78 the configuration or the key ring file is wrong, or it is missing"
     keys = subparsers.add_parser(
-        "keys", help="list and rotate the keys that sign tokens", description="Key rings.", epilog=epilog
+        "keys", help="list and rotate the keys that sign tokens and links", description="Key rings.", epilog=epilog
     )
     commands = keys.add_subparsers(title="commands", metavar="COMMAND", required=True)
     show = commands.add_parser(
@@ -46,7 +46,7 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "is good now is refused.",
         epilog=epilog,
     )
-    rotate.add_argument("--ring", choices=("jwt", "cursor", "refresh"), help="only this ring (default: all)")
+    rotate.add_argument("--ring", choices=("jwt", "cursor", "refresh", "link"), help="only this ring (default: all)")
     rotate.add_argument(
         "--at-once",
         action="store_true",
@@ -59,7 +59,7 @@ def _list(arguments: argparse.Namespace) -> int:
     """Run ``keys list``."""
     from app.accounts.ring_file import read_ring_file
 
-    path = _ring_file(_auth_settings())
+    path = _ring_file(_settings().auth)
     now = dt.datetime.now(dt.UTC)
     rows = [_row(ring, key, now) for ring, keys in read_ring_file(path).items() for key in keys]
     if arguments.json:
@@ -75,13 +75,14 @@ def _list(arguments: argparse.Namespace) -> int:
 
 def _rotate(arguments: argparse.Namespace) -> int:
     """Run ``keys rotate``."""
-    from app.accounts.keyring import CURSOR, RINGS
+    from app.accounts.keyring import CURSOR, LINK, RINGS
     from app.accounts.ring_file import ACTIVATION_DELAY_SECONDS, rotate_ring_file
 
-    settings = _auth_settings()
-    path = _ring_file(settings)
+    settings = _settings()
+    path = _ring_file(settings.auth)
+    overlaps = {CURSOR: _CURSOR_OVERLAP_SECONDS, LINK: 2 * settings.links.window_seconds + _SLACK_SECONDS}
     for ring in [arguments.ring] if arguments.ring else RINGS:
-        overlap = _CURSOR_OVERLAP_SECONDS if ring == CURSOR else settings.access_token_seconds + _SLACK_SECONDS
+        overlap = overlaps.get(ring, settings.auth.access_token_seconds + _SLACK_SECONDS)
         rotate_ring_file(
             path,
             [ring],
@@ -97,10 +98,10 @@ def _rotate(arguments: argparse.Namespace) -> int:
     return exit_codes.OK
 
 
-def _auth_settings() -> AuthSettings:
+def _settings() -> Settings:
     from app.settings import load_settings
 
-    return load_settings().auth
+    return load_settings()
 
 
 def _ring_file(settings: AuthSettings) -> Path:

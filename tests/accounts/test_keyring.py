@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from app.accounts.keyring import CURSOR, JWT, REFRESH, RINGS, DerivedRings, KeyRings
+from app.accounts.keyring import CURSOR, JWT, LINK, REFRESH, RINGS, DerivedRings, KeyRings
 from app.accounts.ring_file import RingFile, create_ring_file, open_rings, read_ring_file, rotate_ring_file
 from app.errors import ConfigurationError, UnavailableError
 from app.settings import AuthSettings
@@ -47,7 +47,7 @@ def test_a_made_file_is_its_owners_alone_and_has_every_ring(ring_file: Path) -> 
     assert stat.S_IMODE(ring_file.stat().st_mode) == 0o600
     assert stat.S_IMODE(ring_file.parent.stat().st_mode) == 0o700
     assert sorted(rings) == sorted(RINGS)
-    assert len({key.secret for keys in rings.values() for key in keys}) == 3
+    assert len({key.secret for keys in rings.values() for key in keys}) == len(RINGS)
     assert all(len(key.secret) == 32 for keys in rings.values() for key in keys)
 
 
@@ -87,6 +87,42 @@ def test_what_a_dead_writer_left_behind_is_no_obstacle(ring_file: Path, clock: H
     assert list(ring_file.parent.iterdir()) == [ring_file]
 
 
+def old_file(path: Path) -> Path:
+    """Make a file as it was before there were links."""
+    create_ring_file(path)
+    content = json.loads(path.read_text())
+    del content[LINK]
+    return write(path, content)
+
+
+def test_an_old_file_without_links_derives_their_keys_alike_everywhere_and_writes_nothing(tmp_path: Path) -> None:
+    path = old_file(tmp_path / "ring.json")
+    before = path.read_bytes()
+    path.chmod(0o400)  # as on a host where another one writes it
+    settings = AuthSettings(key_ring_file=path)
+
+    first, second = open_rings(settings, create=True), open_rings(settings, create=False)
+
+    assert first.signing(LINK) == second.signing(LINK)
+    assert first.signing(LINK).secret not in {first.signing(ring).secret for ring in (JWT, CURSOR, REFRESH)}
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("ring", RINGS)
+def test_the_next_rotation_of_any_ring_writes_the_derived_keys_down(
+    tmp_path: Path, clock: HandClock, ring: str
+) -> None:
+    path = old_file(tmp_path / "ring.json")
+    derived = read_ring_file(path)[LINK][0]
+
+    rotate_ring_file(path, [ring], overlap_seconds=100, delay_seconds=0, now=clock)
+
+    written = json.loads(path.read_text())[LINK]
+    assert [item["kid"] for item in written][-1] == derived.kid
+    assert read_ring_file(path)[LINK][-1].secret == derived.secret
+    assert len(written) == (2 if ring == LINK else 1)
+
+
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o660, 0o644])
 def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
     path = write(tmp_path / "ring.json", {ring: [entry()] for ring in RINGS}, mode)
@@ -104,6 +140,7 @@ def test_a_file_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> No
         '{"jwt": []}',
         {"jwt": [entry()], "cursor": [entry()]},
         {ring: [] for ring in RINGS},
+        {JWT: [entry()], CURSOR: [entry()], REFRESH: [entry()], LINK: []},
         {ring: [entry(key="c2hvcnQ")] for ring in RINGS},
         {ring: [entry(key="not base64 !")] for ring in RINGS},
         {ring: [entry(key=7)] for ring in RINGS},
@@ -148,7 +185,7 @@ def test_a_secret_gives_every_worker_the_same_rings_and_each_ring_its_own_key(tm
     first, second = open_rings(settings, create=False), open_rings(settings, create=False)
 
     assert [first.signing(ring) for ring in RINGS] == [second.signing(ring) for ring in RINGS]
-    assert len({first.signing(ring).secret for ring in RINGS}) == 3
+    assert len({first.signing(ring).secret for ring in RINGS}) == len(RINGS)
     assert DerivedRings(b"another").rings()[JWT][0].secret != first.signing(JWT).secret
 
 

@@ -104,7 +104,7 @@ def test_keys_are_listed_without_their_secrets(tmp_path: Path) -> None:
 
     assert (table.returncode, rows.returncode) == (0, 0)
     assert [(row["ring"], row["state"]) for row in json.loads(rows.stdout)] == [(ring, "active") for ring in RINGS]
-    assert len(table.stdout.splitlines()) == 4
+    assert len(table.stdout.splitlines()) == 1 + len(RINGS)
     assert not any(secret in table.stdout + rows.stdout for secret in secrets)
 
 
@@ -118,12 +118,12 @@ def test_a_rotation_gives_each_ring_a_key_that_waits_while_the_old_ones_go_on(tm
 
     new = read_ring_file(path)
     assert (done.returncode, one.returncode) == (0, 0), done.stderr + one.stderr
-    assert [len(new[ring]) for ring in RINGS] == [2, 3, 2]
-    for ring in ("jwt", "refresh"):
+    assert [len(new[ring]) for ring in RINGS] == [2, 3, 2, 2]
+    for ring, seconds in (("jwt", 660), ("refresh", 660), ("link", 3660)):
         assert new[ring][1].kid == old[ring][0].kid
         overlap = new[ring][1].retire_at
         assert overlap is not None
-        assert (overlap - new[ring][0].not_before).total_seconds() == 660
+        assert (overlap - new[ring][0].not_before).total_seconds() == seconds
 
 
 def test_a_single_secret_cannot_be_rotated(tmp_path: Path) -> None:
