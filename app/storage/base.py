@@ -8,7 +8,8 @@ error is one of the tree below. Adapters pass ``tests/contract/test_object_store
 
     StorageError (UnavailableError)
     ├── StorageUnavailableError     refused, reset, 5xx
-    │   └── StorageThrottledError     the store asks to be left alone for a while
+    │   ├── StorageThrottledError     the store asks to be left alone for a while
+    │   └── StorageTokenError         the service that issues its tokens does not answer
     ├── StorageTimeoutError         no answer within the time left
     ├── StorageDeniedError          credentials, bucket or policy: an operator must act
     ├── StorageFullError            the store has no room
@@ -41,6 +42,10 @@ class StorageThrottledError(StorageUnavailableError):
     """The store asks to be left alone; ``retry_after_seconds`` is what it said itself, None when it said nothing."""
 
 
+class StorageTokenError(StorageUnavailableError):
+    """No token for the store can be had now; of the store itself nothing is known."""
+
+
 class StorageTimeoutError(StorageError):
     """The store did not answer within the time left; whether it acted is unknown."""
 
@@ -63,6 +68,13 @@ class ObjectNotFoundError(StorageError):
 
 class ObjectExistsError(StorageError):
     """There is an object under this key already, and its content is another."""
+
+
+class DenialReason(Exception):  # noqa: N818  # a reason is not raised; it explains what is
+    """Why a store refuses, for its operator's eyes: the ``__cause__`` of a :class:`StorageDeniedError`.
+
+    It says what to do and repeats no secret.
+    """
 
 
 class Body(Protocol):

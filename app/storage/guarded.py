@@ -43,6 +43,7 @@ from app.storage.base import (
     StorageFullError,
     StorageThrottledError,
     StorageTimeoutError,
+    StorageTokenError,
     StorageUnavailableError,
 )
 from app.storage.reading import storage_timeout
@@ -61,11 +62,15 @@ def _retry_after(said: object) -> float | None:
 STORAGE_CLASSIFICATION: Final = Classification(
     failures=(StorageUnavailableError, StorageTimeoutError),
     # An operator or the owner of the bytes has to act: neither a second try nor a pause helps, and one damaged photo
-    # says nothing of the others.
-    ignored=(StorageDeniedError, StorageFullError, ObjectCorruptError),
+    # says nothing of the others. Tokens come from another service, which has a pipeline of its own.
+    ignored=(StorageDeniedError, StorageFullError, ObjectCorruptError, StorageTokenError),
     retry_after_of=_retry_after,
 )
 """What a store's errors say of the store. One that is not there, or is there already, is an answer like any other."""
+
+
+TOKEN_CLASSIFICATION: Final = Classification(failures=(StorageTokenError,), ignored=(StorageDeniedError,))
+"""What the errors of a store's identity service say of that service, behind the pipeline ``swift_auth``."""
 
 
 STORAGE_PIPELINES: Final = ("storage_read", "storage_write", "storage_delete", "storage_list")
