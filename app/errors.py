@@ -26,6 +26,7 @@ path, query or stack. What an operator needs besides goes into the log through `
     │   └── InvalidTokenError           token or key: malformed, expired, revoked, unknown
     ├── PermissionDeniedError         known, but not allowed
     │   ├── MissingScopeError           the token lacks a scope
+    │   ├── LinkNotValidError           the link was changed, or has ended
     │   └── RegistrationClosedError     accounts are made by an administrator
     ├── NotFoundError                 not there, or not yours: the same answer
     ├── ConflictError                 the state of the resource forbids it now
@@ -169,6 +170,10 @@ class PermissionDeniedError(PhotoApiError):
 
 class MissingScopeError(PermissionDeniedError):
     """The token or key lacks a scope that this route needs."""
+
+
+class LinkNotValidError(PermissionDeniedError):
+    """A signed link that is not one of ours, was changed, or has ended."""
 
 
 class RegistrationClosedError(PermissionDeniedError):

@@ -51,6 +51,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     errors.InvalidCredentialsError: Problem(401, "invalid-credentials", "Wrong e-mail address or password"),
     errors.AuthenticationError: Problem(401, "invalid-token", "Not authenticated"),
     errors.MissingScopeError: Problem(403, "missing-scope", "A scope is missing"),
+    errors.LinkNotValidError: Problem(403, "link-not-valid", "This link does not hold"),
     errors.RegistrationClosedError: Problem(403, "registration-closed", "Registration is closed"),
     errors.PermissionDeniedError: Problem(403, "permission-denied", "Not allowed"),
     errors.NotFoundError: Problem(404, "not-found", "Not found"),

@@ -24,6 +24,7 @@ REASONS: dict[str, str] = {
     "missing-scope": "The token or key lacks the scope that this operation names.",
     "permission-denied": "The caller is known, and this is not allowed to it: an API key where a login is needed, "
     "or a wrong present password.",
+    "link-not-valid": "A signed link was changed, or has ended. Use it exactly as you got it, or ask for a new one.",
     "registration-closed": "Accounts are made by an administrator here.",
     "not-found": "Nothing is at this path, or the caller does not own it: both get the same answer.",
     "method-not-allowed": "The path exists and does not know this method; `Allow` lists those it knows.",
