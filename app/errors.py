@@ -43,6 +43,7 @@ path, query or stack. What an operator needs besides goes into the log through `
         │   └── DatabaseReadOnlyError     it answers, and takes no change now
         ├── OverloadedError             more work here than can be done in time
         ├── SpoolFullError              no room for incoming bodies on this host
+        ├── ReadOnlyError               an operator has said that nothing changes now
         └── LeaseLostError              another process took over this work
 """
 
@@ -238,6 +239,10 @@ class OverloadedError(UnavailableError):
 
 class SpoolFullError(UnavailableError):
     """There is no room left on this host for incoming bodies."""
+
+
+class ReadOnlyError(UnavailableError):
+    """An operator has said that nothing is changed for a while. Nothing of the request was looked at."""
 
 
 class LeaseLostError(UnavailableError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Collection
 from contextlib import ExitStack
 from typing import Final
 
@@ -22,8 +23,8 @@ from app.accounts.routes import ApiKeyRoutes, SessionRoutes, UserRoutes
 from app.accounts.service import AccountService
 from app.accounts.sessions import SessionService
 from app.accounts.tokens import AccessTokens
-from app.admin.routes import BreakerRoutes
-from app.admin.service import BreakerService
+from app.admin.routes import BreakerRoutes, ModeRoutes
+from app.admin.service import BreakerService, ModeService
 from app.db import leases
 from app.db.engine import Database, StatementObserver
 from app.db.guarded import DATABASE_CLASSIFICATIONS, DatabasePipelines, GuardedDatabase
@@ -40,13 +41,15 @@ from app.ops import checks, details
 from app.ops.admission import HALF_WRITTEN_MAX
 from app.ops.build import VERSION, Instance, find_instance
 from app.ops.health import HealthMonitor
-from app.ops.host_board import HostBoard
+from app.ops.host_board import MODES, HostBoard
 from app.ops.lifecycle import HostLife, Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
 from app.ops.metric_files import Role
 from app.ops.metric_workers import WorkerCollector
 from app.ops.metrics import Metrics
+from app.ops.mode_reasons import DatabaseWord, LastResult, MemoryLeft, OperatorWord, SpoolRoom, StorageWrites
+from app.ops.modes import Changes, Modes, Source
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
 from app.ops.routes import operations_blueprint
@@ -97,6 +100,12 @@ class Foundation:
         pipelines: What stands before every call to a dependency.
         database: The database.
         unguarded_store: The object store past its pipelines, for health.
+        mode_board: What was decided about modes on that page; None without one.
+        operator_word: What operators have said of the mode.
+        database_word: Whether the database takes changes.
+        spool: The check of the spool, and its last result.
+        memory: The check of memory, and its last result.
+        modes: What this host takes now.
     """
 
     def __init__(self, settings: Settings, role: Role) -> None:
@@ -130,6 +139,22 @@ class Foundation:
         # Health asks past the breakers: it is to say how the store is, and its questions take no trial call.
         self.unguarded_store: ObjectStore = ObservedObjectStore(build_store(settings), self.metrics)
         self._closing.callback(self.unguarded_store.close)
+        self._open_modes()
+
+    def _open_modes(self) -> None:
+        uploads, metrics = self.settings.uploads, self.metrics
+        self.mode_board = None if self.page is None else HostBoard(self.page, prefix=MODES)
+        self.operator_word, self.database_word = OperatorWord(self.mode_board), DatabaseWord(self.mode_board)
+        self.spool = LastResult(
+            checks.spool_check(uploads.spool_dir, needed_bytes=2 * uploads.max_bytes, free=metrics.spool_free)
+        )
+        self.memory = LastResult(checks.memory_check(metrics.memory_usage))
+        sources: list[Source] = [self.operator_word, self.database_word]
+        breaker = self.pipelines.find_all(CircuitBreaker).get("storage_write")
+        if breaker is not None:
+            sources.append(StorageWrites(breaker))
+        sources += [SpoolRoom(self.spool), MemoryLeft(self.memory)]
+        self.modes = Modes(sources, metrics.mode, note_refused=self.database_word.note_refused)
 
     def _pipelines_of(self, dependency: str, *endings: str) -> list[Pipeline]:
         return [self.pipelines[dependency + ending] for ending in endings]
@@ -161,7 +186,11 @@ class Runtime(Foundation):
         _register_checks(self.monitor, self)
         pool = checks.pool_check(self.database.pool)
         self.monitor.register_live("pool", pool, local=False, endpoints=_EVERY_ENDPOINT)
-        self.probes = ProbeAnswers(self.monitor, self.instance)
+        takes_changes = self.database_word.check(lambda: leases.change_nothing(self.database))
+        self.monitor.register(
+            "database_writes", takes_changes, local=False, interval_seconds=1.0, endpoints=_CHANGING_ENDPOINTS
+        )
+        self.probes = ProbeAnswers(self.monitor, self.instance, mode=self.modes.summary)
         self._closing.callback(self.monitor.close)
         self.upkeep = PhotoUpkeep(
             self.database,
@@ -183,6 +212,7 @@ class Runtime(Foundation):
             tasks,
             lease_seconds=_LEASE_SECONDS,
             release=lambda: leases.release(self.database, _LEASE_NAME, owner),
+            may_work=self.modes.allows_background,
             runs=self.metrics.maintenance_runs,
         )
         maintenance.start()
@@ -228,7 +258,11 @@ class ManagementRuntime(Foundation):
         _register_checks(self.monitor, self)
         self.monitor.register("pool", pool, local=False, endpoints=_EVERY_ENDPOINT, in_details=True)
         self.probes = ProbeAnswers(
-            self.monitor, self.instance, is_alive=self.server.is_alive, trouble=self.server.trouble
+            self.monitor,
+            self.instance,
+            is_alive=self.server.is_alive,
+            trouble=self.server.trouble,
+            mode=self.modes.summary,
         )
         self._closing.callback(self.monitor.close)
         self.metrics.stability.start()
@@ -301,6 +335,7 @@ def create_management_app(settings: Settings) -> Flask:
                 sections={
                     "breakers": details.breaker_section(runtime.pipelines.find_all(CircuitBreaker)),
                     "pool": details.pool_section(runtime.pool.last),
+                    "mode": runtime.modes.details,
                     **details.host_sections(HostLife(runtime.page).look),
                 },
                 admit=lambda request: admit(request, "admin:ops", authenticator),
@@ -310,7 +345,10 @@ def create_management_app(settings: Settings) -> Flask:
     runtime.metrics.watch_operations(app)
     app.extensions["photo_api"] = runtime
     breakers = BreakerService(runtime.pipelines.find_all(CircuitBreaker), runtime.board)
-    mount_document(app, operations.mount(app, BreakerRoutes(breakers), authenticator), version=VERSION)
+    modes = ModeService(runtime.modes, runtime.operator_word, runtime.mode_board)
+    mounted = operations.mount(app, BreakerRoutes(breakers), authenticator)
+    mounted += operations.mount(app, ModeRoutes(modes), authenticator)
+    mount_document(app, mounted, version=VERSION)
     return app
 
 
@@ -374,7 +412,7 @@ def _mount_rooms(app: Flask, runtime: Runtime) -> None:
     rings = open_rings(settings.auth, create=settings.profile != "production")
     accounts = _Accounts(settings, database, rings)
     for routes in [*accounts.routes, *_photo_routes(runtime, CursorSigner(lambda: rings.secrets(CURSOR)))]:
-        runtime.operations += operations.mount(app, routes, accounts.authenticator)
+        runtime.operations += operations.mount(app, routes, accounts.authenticator, runtime.modes)
     mount_documentation(app, runtime.operations, version=VERSION)
     runtime.start([*_photo_tasks(runtime.upkeep), *accounts.tasks])
 
@@ -407,19 +445,17 @@ def _photo_tasks(upkeep: PhotoUpkeep) -> list[Task]:
 
 
 def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
-    metrics, uploads = foundation.metrics, foundation.settings.uploads
-    database = checks.database_check(foundation.database)
+    database = checks.database_check(foundation.database, when_read_only=foundation.database_word.doubt)
     storage = checks.answers(lambda: _ask(foundation.unguarded_store))
-    spool = checks.spool_check(uploads.spool_dir, needed_bytes=2 * uploads.max_bytes, free=metrics.spool_free)
-    memory = checks.memory_check(metrics.memory_usage)
     monitor.register(
         "database", database, local=False, endpoints=_EVERY_ENDPOINT, gates=_gates(foundation, "database")
     )
     monitor.register(
         "storage", storage, local=False, endpoints=_STORAGE_ENDPOINTS, gates=_gates(foundation, "storage")
     )
-    monitor.register("spool", spool, local=True, endpoints=_UPLOAD_ENDPOINTS)
-    monitor.register("memory", memory, local=True, interval_seconds=2.0, endpoints=_EVERY_ENDPOINT)
+    monitor.register("spool", foundation.spool, local=True, endpoints=_UPLOAD_ENDPOINTS)
+    monitor.register("memory", foundation.memory, local=True, interval_seconds=2.0, endpoints=_EVERY_ENDPOINT)
+    monitor.register("mode", foundation.modes.check, local=False, interval_seconds=1.0)
     monitor.register("log", checks.log_check(foundation.logs), local=False)
 
 
@@ -428,15 +464,17 @@ def _gates(foundation: Foundation, dependency: str) -> dict[str, CircuitBreaker]
     return {name: breaker for name, breaker in breakers.items() if name.partition("_")[0] == dependency}
 
 
-def _endpoints(*rooms: type) -> tuple[str, ...]:
+def _endpoints(*rooms: type, changes: Collection[Changes] = tuple(Changes)) -> tuple[str, ...]:
     """Return the paths of some routes as URI templates: what suffers when something they need does not work."""
-    paths = [path_of(operation.path) for room in rooms for operation in operations.declared_operations(room)]
-    return tuple(dict.fromkeys(paths))
+    declared = [operation for room in rooms for operation in operations.declared_operations(room)]
+    return tuple(dict.fromkeys(path_of(operation.path) for operation in declared if operation.changes in changes))
 
 
 _UPLOAD_ENDPOINTS = _endpoints(UploadRoutes)
 _STORAGE_ENDPOINTS = _endpoints(UploadRoutes, OriginalRoutes)
-_EVERY_ENDPOINT = _endpoints(UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes)
+_ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes)
+_EVERY_ENDPOINT = _endpoints(*_ROOMS)
+_CHANGING_ENDPOINTS = _endpoints(*_ROOMS, changes=frozenset(Changes) - {Changes.NOTHING})
 
 
 def _ask(store: ObjectStore) -> None:

@@ -36,7 +36,7 @@ from app.errors import (
     ValidationFailedError,
 )
 from app.http.identity import AUTHENTICATED, PUBLIC, SESSION, Principal
-from app.http.operations import Reply, delete, get, patch, post
+from app.http.operations import Changes, Reply, delete, get, patch, post
 
 
 class UserRoutes:
@@ -119,6 +119,7 @@ class SessionRoutes:
         "/api/v1/auth/tokens",
         summary="Log in",
         access=PUBLIC,
+        changes=Changes.SESSIONS,
         answers={200: TokenView},
         problems=(InvalidCredentialsError, TooManyRequestsError),
     )
@@ -135,6 +136,7 @@ class SessionRoutes:
         "/api/v1/auth/tokens/refresh",
         summary="Refresh tokens",
         access=PUBLIC,
+        changes=Changes.SESSIONS,
         answers={200: TokenView},
         problems=(InvalidTokenError,),
     )
@@ -146,7 +148,9 @@ class SessionRoutes:
         """
         return Reply(200, _token_view(self._sessions.refresh(body.refresh_token)))
 
-    @delete("/api/v1/auth/tokens", summary="Log out", access=PUBLIC, answers={204: None})
+    @delete(
+        "/api/v1/auth/tokens", summary="Log out", access=PUBLIC, answers={204: None}, changes=Changes.SESSIONS
+    )
     def log_out(self, body: RefreshRequest) -> Reply:
         """End the session of a refresh token. An unknown token is no error (RFC 7009)."""
         self._sessions.log_out(body.refresh_token)
@@ -168,7 +172,13 @@ class SessionRoutes:
         ]
         return Reply(200, SessionsView(items=items))
 
-    @delete("/api/v1/auth/sessions", summary="End all my sessions", access=SESSION, answers={204: None})
+    @delete(
+        "/api/v1/auth/sessions",
+        summary="End all my sessions",
+        access=SESSION,
+        answers={204: None},
+        changes=Changes.SESSIONS,
+    )
     def end_sessions(self, principal: Principal) -> Reply:
         """Log out everywhere, here too. API keys stay."""
         self._sessions.end_all(principal.user_id)
@@ -178,6 +188,7 @@ class SessionRoutes:
         "/api/v1/auth/sessions/<uuid:session_id>",
         summary="End one of my sessions",
         access=SESSION,
+        changes=Changes.SESSIONS,
         answers={204: None},
         problems=(NotFoundError,),
     )

@@ -1,14 +1,15 @@
-"""The operators' routes: circuit breakers. Mounted on the management listener; the public one does not have them."""
+"""The operators' routes: breakers and modes. On the management listener; the public one does not have them."""
 
 from __future__ import annotations
 
 import datetime as dt
 
-from app.admin.schemas import BreakerChange, BreakerFigures, BreakersView, BreakerView
-from app.admin.service import BreakerRecord, BreakerService
+from app.admin.schemas import BreakerChange, BreakersView, BreakerView, ModeChange, ModesView
+from app.admin.service import BreakerRecord, BreakerService, ModeRecord, ModeService
 from app.errors import ConflictError
 from app.http.identity import Principal
-from app.http.operations import Reply, get, put
+from app.http.operations import Changes, Reply, get, put
+from app.ops.modes import describe
 
 
 class BreakerRoutes:
@@ -23,7 +24,7 @@ class BreakerRoutes:
 
     @get("/api/v1/admin/breakers", summary="List the breakers", access="admin:read", answers={200: BreakersView})
     def list_breakers(self) -> Reply:
-        """All circuit breakers, by name. State, who and why are the host's; the figures are those of one worker."""
+        """All circuit breakers of this host, by name. What the workers have counted is in the metrics."""
         return Reply(content=BreakersView(items=[_view(record) for record in self._breakers.list_all()]))
 
     @get("/api/v1/admin/breakers/<name>", summary="Show a breaker", access="admin:read", answers={200: BreakerView})
@@ -37,6 +38,7 @@ class BreakerRoutes:
         access="admin:ops",
         answers={200: BreakerView},
         problems=(ConflictError,),
+        changes=Changes.NOTHING,
     )
     def set_breaker_state(self, principal: Principal, name: str, body: BreakerChange) -> Reply:
         """Move a breaker by hand, in all workers of this host.
@@ -64,19 +66,44 @@ def _view(record: BreakerRecord) -> BreakerView:
             "openings": snapshot.attempt,
             "can_be_set_to": [state.value for state in record.targets],
             "is_shared": record.is_shared,
-            "worker_pid": record.worker_pid,
-            "figures": BreakerFigures(
-                failure_rate=_rate(snapshot.failure_rate),
-                slow_call_rate=_rate(snapshot.slow_call_rate),
-                results=snapshot.results,
-                failures=snapshot.failures,
-                slow_calls=snapshot.slow_calls,
-                calls_in_flight=snapshot.calls_in_flight,
-                calls=snapshot.calls,
-            ),
         }
     )
 
 
-def _rate(rate: float) -> float | None:
-    return None if rate < 0 else round(rate, 4)
+class ModeRoutes:
+    """Seeing the mode of this host, and setting it.
+
+    Args:
+        modes: The use cases.
+    """
+
+    def __init__(self, modes: ModeService) -> None:
+        self._modes = modes
+
+    @get("/api/v1/admin/modes", summary="Show the mode", access="admin:read", answers={200: ModesView})
+    def show_mode(self) -> Reply:
+        """What this host takes now, and why. Spool and memory are judged by the process that answers."""
+        return Reply(content=_modes_view(self._modes.show()))
+
+    @put(
+        "/api/v1/admin/modes",
+        summary="Set the mode",
+        access="admin:ops",
+        answers={200: ModesView},
+        changes=Changes.NOTHING,
+    )
+    def set_mode(self, principal: Principal, body: ModeChange) -> Reply:
+        """Let nothing be changed, in all workers of this host, until it is taken back with `normal`.
+
+        It holds from the next request on, over restarts too; what is under way is finished. What the server finds by
+        itself holds besides: `normal` ends no outage.
+        """
+        record = self._modes.change(
+            body.mode, for_seconds=body.for_seconds, by=str(principal.user_id), reason=body.reason
+        )
+        return Reply(content=_modes_view(record))
+
+
+def _modes_view(record: ModeRecord) -> ModesView:
+    reasons = [describe(reason) for reason in record.mode.reasons]
+    return ModesView.model_validate({"mode": record.mode.name, "reasons": reasons, "is_shared": record.is_shared})

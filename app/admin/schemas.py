@@ -29,7 +29,6 @@ Reason = Annotated[
     AfterValidator(_refuse_long),
     Field(examples=["the store is being moved"]),
 ]
-Rate = Annotated[float | None, Field(description="0 to 1; null while there are too few results", examples=[0.25])]
 
 
 class BreakerChange(RequestModel):
@@ -47,23 +46,8 @@ class BreakerChange(RequestModel):
     )
 
 
-class BreakerFigures(BaseModel):
-    """What one worker has counted."""
-
-    failure_rate: Rate
-    slow_call_rate: Rate
-    results: int = Field(description="in the window")
-    failures: int = Field(description="failed ones among them")
-    slow_calls: int = Field(description="slow ones among them")
-    calls_in_flight: int
-    calls: dict[str, int] = Field(
-        description="all so far: successful, failed, ignored, late, not_permitted",
-        examples=[{"successful": 940, "failed": 7, "ignored": 3, "late": 0, "not_permitted": 0}],
-    )
-
-
 class BreakerView(BaseModel):
-    """A circuit breaker."""
+    """A circuit breaker of this host; what each worker has counted is in the metrics."""
 
     name: str = Field(examples=["storage_read"])
     state: BreakerState
@@ -77,11 +61,47 @@ class BreakerView(BaseModel):
         description="whether all workers of this host follow; false while their shared page is lost",
         examples=[True],
     )
-    worker_pid: int = Field(description="the process that answers", examples=[4711])
-    figures: BreakerFigures = Field(description="of that worker alone")
 
 
 class BreakersView(BaseModel):
     """All circuit breakers."""
 
     items: list[BreakerView]
+
+
+class ModeChange(RequestModel):
+    """A mode to hold, and why."""
+
+    mode: Literal["normal", "read_only"]
+    for_seconds: float | None = Field(
+        default=None,
+        gt=0,
+        le=FOR_SECONDS_MAX,
+        description="with read_only only: for how long; until it is taken back when it is left out",
+    )
+    reason: Reason = Field(
+        description=f"why, up to {REASON_BYTES_MAX} bytes in UTF-8; for the log and for whoever looks next"
+    )
+
+
+class ModeReasonView(BaseModel):
+    """Why a mode holds."""
+
+    name: Literal["operator", "database", "storage_writes", "spool", "memory"]
+    mode: Literal["degraded", "read_only"] = Field(description="what it alone would make of the server")
+    output: str = Field(examples=["the database takes no changes"])
+    since: dt.datetime | None = Field(description="when it began; null when that is not known")
+    by: str | None = Field(description="who has said so: a user's id, or a login at a command line")
+    reason: str | None = Field(description="why, in their words")
+    ends_in_seconds: float | None = Field(description="null when no time ends it", examples=[41.5])
+
+
+class ModesView(BaseModel):
+    """The mode that holds, and why."""
+
+    mode: Literal["normal", "degraded", "read_only"]
+    reasons: list[ModeReasonView]
+    is_shared: bool = Field(
+        description="whether what is said here holds in all workers of this host; false while their page is lost",
+        examples=[True],
+    )

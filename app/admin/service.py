@@ -1,15 +1,16 @@
-"""What operators do with circuit breakers; each change and each refusal is logged with who, why, before and after."""
+"""What operators do with breakers and modes; each change and each refusal is logged with who, why, before, after."""
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from app.errors import ConflictError, NotFoundError, ValidationFailedError
-from app.ops.host_board import BoardEntry, HostBoard
+from app.errors import ConflictError, NotFoundError, UnavailableError, ValidationFailedError
+from app.ops.host_board import READ_ONLY, BoardEntry, HostBoard
+from app.ops.mode_reasons import OperatorWord
+from app.ops.modes import Mode, Modes
 from app.stability import BreakerSnapshot, IllegalTransitionError, State
 from app.stability.breaker_states import can_move
 
@@ -42,26 +43,24 @@ class BreakerRecord:
     """How a breaker stands.
 
     Attributes:
-        snapshot: In this worker.
+        snapshot: In this process, which follows the host's board; its figures are no worker's.
         entry: What the host's board says of it.
         targets: Where it can be moved to.
-        is_shared: Whether the other workers of the host follow.
-        worker_pid: This process.
+        is_shared: Whether the workers of the host follow.
     """
 
     snapshot: BreakerSnapshot
     entry: BoardEntry
     targets: tuple[State, ...]
     is_shared: bool
-    worker_pid: int
 
 
 class BreakerService:
-    """The breakers of this worker and, through the board, of its host. Thread-safe.
+    """The breakers of this process and, through the board, of its host. Thread-safe.
 
     Args:
         breakers: By name.
-        board: What the workers of this host share; None for a worker on its own.
+        board: What the processes of this host share; None for a process on its own.
     """
 
     def __init__(self, breakers: Mapping[str, OperatedBreaker], board: HostBoard | None) -> None:
@@ -145,10 +144,71 @@ class BreakerService:
         if entry.decision is not None and entry.decision.state != snapshot.state.value:
             entry = (
                 BoardEntry()
-            )  # this worker has no board, or has not looked yet: who and why are not about its state
+            )  # this process has no board, or has not looked yet: who and why are not about its state
         is_shared = self._board is not None and self._board.works
-        return BreakerRecord(snapshot, entry, _targets_of(snapshot.state), is_shared, os.getpid())
+        return BreakerRecord(snapshot, entry, _targets_of(snapshot.state), is_shared)
 
 
 def _targets_of(source: State) -> tuple[State, ...]:
     return tuple(target for target in State if target is not source and can_move(source, target))
+
+
+@dataclass(frozen=True, slots=True)
+class ModeRecord:
+    """How modes stand.
+
+    Attributes:
+        mode: What holds.
+        is_shared: Whether what is said of it holds in all workers of the host.
+    """
+
+    mode: Mode
+    is_shared: bool
+
+
+class ModeService:
+    """The mode of this host, and what operators say of it. Thread-safe.
+
+    Args:
+        modes: What holds here.
+        word: What operators have said.
+        board: Of modes, of this host; None for a process on its own.
+    """
+
+    def __init__(self, modes: Modes, word: OperatorWord, board: HostBoard | None) -> None:
+        self._modes = modes
+        self._word = word
+        self._board = board
+
+    def show(self) -> ModeRecord:
+        """Return what holds now."""
+        return ModeRecord(self._modes.current(), self._board is not None and self._board.works)
+
+    def change(self, mode: str, *, for_seconds: float | None, by: str, reason: str) -> ModeRecord:
+        """Say which mode is to hold; what the server finds by itself holds besides.
+
+        Args:
+            mode: ``read_only``, or ``normal`` to take back what was said.
+            for_seconds: With ``read_only``: for how long.
+            by: Who says so.
+            reason: Why.
+
+        Raises:
+            ValidationFailedError: What is taken back does not end after a given time.
+            UnavailableError: The shared page is lost; nothing was changed.
+        """
+        facts = {"wanted": mode, "for_seconds": for_seconds, "by": by, "reason": reason}
+        try:
+            before = self._say(mode, for_seconds, by=by, reason=reason)
+        except (ValidationFailedError, UnavailableError) as error:
+            _log.warning("a mode was not set", extra={**facts, "refusal": error.detail})
+            raise
+        record = self.show()
+        _log.warning("a mode was set", extra={**facts, "before": before, "after": record.mode.name})
+        return record
+
+    def _say(self, mode: str, for_seconds: float | None, *, by: str, reason: str) -> str:
+        if for_seconds is not None and mode != READ_ONLY:
+            mistake = {"pointer": "/for_seconds", "detail": "only read_only ends after a time; leave it out"}
+            raise ValidationFailedError("Some fields are wrong.", [mistake])
+        return self._word.say(mode, seconds=for_seconds, by=by, reason=reason)

@@ -8,17 +8,26 @@ recorded beside the page, with who and why.
 from __future__ import annotations
 
 import argparse
-import datetime as dt
 import difflib
 import json
 import math
-import os
-import pwd
 import sys
 import time
 from typing import TYPE_CHECKING, Any, Final
 
 from app.cli import exit_codes
+from app.cli.running_server import (
+    FOR_SECONDS_MAX,
+    LOST,
+    add_reason,
+    left_seconds,
+    open_page,
+    operator,
+    printable,
+    record,
+    seconds_argument,
+    wall_time,
+)
 from app.errors import ConfigurationError, ConflictError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
@@ -51,8 +60,6 @@ states:
 The last four hold until you set another one: over reloads, restarts and reboots.
 """
 _COLUMNS: Final = ("name", "state", "ends", "since", "by", "reason")
-_FOR_SECONDS_MAX = 86_400.0
-_REASON_BYTES_MAX = 200
 _WAIT_SECONDS = 60.0
 _TRIES = 5
 
@@ -98,17 +105,12 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--for",
         dest="seconds",
         metavar="SECONDS",
-        type=_seconds,
-        help="with open: for how long, a number of seconds up to a day, 86400 (default: the breaker's own wait)",
+        type=seconds_argument,
+        help="with open: for how long, a number of seconds up to a day, "
+        f"{FOR_SECONDS_MAX:g} (default: the breaker's own wait)",
     )
     for command in (change, reset):
-        command.add_argument(
-            "--reason",
-            metavar="TEXT",
-            type=_reason,
-            default="",
-            help=f"why, up to {_REASON_BYTES_MAX} bytes in UTF-8; for the log and whoever looks next",
-        )
+        add_reason(command)
     for command in (listing, show, change, reset):
         command.add_argument("--json", action="store_true", help="print JSON")
 
@@ -179,18 +181,8 @@ class _Desk:
 
     def __init__(self) -> None:
         from app.ops.host_board import HostBoard
-        from app.ops.state import PAGE_NAME, StatePage
-        from app.server.state_folder import STATE_FOLDER, server_runs
 
-        try:
-            runs = server_runs(STATE_FOLDER)
-        except PermissionError as error:
-            raise UnavailableError(f"{STATE_FOLDER} cannot be read. Run this as the server's user.") from error
-        if not runs:
-            raise UnavailableError(
-                "No server runs in this folder. Start one (python -m app serve), or go to the folder it runs in."
-            )
-        self._board: HostBoard = HostBoard(StatePage(STATE_FOLDER / PAGE_NAME, repairs=False))
+        self._board: HostBoard = HostBoard(open_page())
         self._options = _configured_options()
 
     def entries(self) -> dict[str, BoardEntry]:
@@ -198,7 +190,7 @@ class _Desk:
 
         said = self._board.entries()
         if said is None:
-            raise _lost()
+            raise UnavailableError(LOST)
         return {name: said.get(name, BoardEntry()) for name in sorted({*said, *self._options})}
 
     def find(self, name: str) -> tuple[str, BoardEntry]:
@@ -244,13 +236,21 @@ class _Desk:
             if wanted is None:
                 return None
             attempt, until = wanted
-            mine = Decision(1 if standing is None else standing.era + 1, target, attempt, until, _operator(), reason)
+            mine = Decision(1 if standing is None else standing.era + 1, target, attempt, until, operator(), reason)
             standing = self._board.decide(name, mine)
             if standing is mine:
-                _record(name, before, mine)
+                record(
+                    breaker=name,
+                    before=before,
+                    after=target,
+                    ends_in_seconds=left_seconds(until),
+                    by=mine.by,
+                    reason=reason,
+                    era=mine.era,
+                )
                 return before
             if standing is None:
-                raise _lost()
+                raise UnavailableError(LOST)
         raise UnavailableError(f"{name} changes faster than this command; nothing was changed. Try again.")
 
     def _ends(self, name: str, target: str, seconds: float | None) -> float:
@@ -281,69 +281,6 @@ def _configured_options() -> dict[str, CircuitBreakerOptions]:
     return {name: breaker.options for name, breaker in pipelines.find_all(CircuitBreaker).items()}
 
 
-def _record(name: str, before: str, decision: Decision) -> None:
-    from app.server.state_folder import (
-        CHANGES_NAME,
-        STATE_FOLDER,
-        record_change,
-    )
-
-    now = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    ends_in = round(decision.until - time.monotonic(), 1) if math.isfinite(decision.until) else None
-    facts = {
-        "timestamp": now,
-        "breaker": name,
-        "before": before,
-        "after": decision.state,
-        "ends_in_seconds": ends_in,
-        "by": decision.by,
-        "reason": decision.reason,
-        "era": decision.era,
-    }
-    try:
-        record_change(STATE_FOLDER, facts)
-    except OSError as error:
-        trouble = error.strerror or error
-        print(f"warning: {STATE_FOLDER / CHANGES_NAME} does not record this: {trouble}", file=sys.stderr)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds <= _FOR_SECONDS_MAX:
-        raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of seconds; give one that is more than 0 and at most {_FOR_SECONDS_MAX:g}, "
-            "without a unit: --for 600"
-        )
-    return seconds
-
-
-def _reason(text: str) -> str:
-    said = " ".join(text.split())
-    length = len(said.encode("utf-8", "replace"))
-    if length > _REASON_BYTES_MAX:
-        raise argparse.ArgumentTypeError(f"{length} bytes are too many; it has room for {_REASON_BYTES_MAX}")
-    return said
-
-
-def _operator() -> str:
-    user_id = os.getuid()
-    try:
-        login = pwd.getpwuid(user_id).pw_name
-    except KeyError:  # a container's user need not have a name
-        login = str(user_id)
-    return f"{login}@cli"
-
-
-def _lost() -> UnavailableError:
-    return UnavailableError(
-        "The workers' shared page cannot be read or written; each worker acts for itself. Their log says why. "
-        "Nothing was changed."
-    )
-
-
 def _state_of(decision: Decision | None) -> str:
     return decision.state if decision is not None and decision.state in STATES else "closed"
 
@@ -360,15 +297,11 @@ def _targets_of(source: str) -> list[str]:
 
 def _row(name: str, entry: BoardEntry) -> dict[str, Any]:
     decision = entry.decision
-    ends_in = None
-    if decision is not None and math.isfinite(decision.until):
-        ends_in = round(max(0.0, decision.until - time.monotonic()), 1)
-    since = dt.datetime.fromtimestamp(entry.decided_at, dt.UTC).isoformat(timespec="seconds")
     return {
         "name": name,
         "state": _state_of(decision),
-        "ends_in_seconds": ends_in,
-        "since": None if decision is None else since.replace("+00:00", "Z"),
+        "ends_in_seconds": None if decision is None else left_seconds(decision.until),
+        "since": None if decision is None else wall_time(entry.decided_at),
         "by": None if decision is None else decision.by,
         "reason": (decision.reason or None) if decision is not None else None,
         "openings": 0 if decision is None else decision.attempt,
@@ -379,7 +312,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
     seconds = row["ends_in_seconds"]
     ends = "-" if seconds is None else f"in {seconds:.0f} s" if seconds else "at a call"
     texts = (row["name"], row["state"], ends, row["since"] or "-", row["by"] or "-", row["reason"] or "-")
-    return tuple("".join(letter if letter.isprintable() else "?" for letter in text) for text in texts)
+    return tuple(map(printable, texts))
 
 
 def _table(rows: Iterable[tuple[str, ...]]) -> str:

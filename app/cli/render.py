@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,8 +15,11 @@ from app.errors import UnavailableError
 
 if TYPE_CHECKING:
     from app.cli.main import Subparsers
+    from app.server.edge_delivery import LinkKey
+    from app.settings import AuthSettings
 
 _READABLE = 0o644
+_SECRET = 0o600
 
 
 def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
@@ -30,7 +33,8 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     nginx = kinds.add_parser(
         "nginx",
         help="nginx.conf for the nginx in front of the server",
-        description="Make nginx.conf. Without --output it is printed. Test it with nginx -t before you reload nginx.",
+        description="Make nginx.conf and, secret, the keys of signed links beside it. Without --output nginx.conf is "
+        "printed. Test it with nginx -t before you reload nginx. Make it anew after each `keys rotate`.",
         epilog="exit codes: 0 made; 1 a file cannot be written; 78 the configuration is wrong, nothing is written",
     )
     nginx.add_argument("--output", type=Path, metavar="FOLDER", help="write it into this folder, which must exist")
@@ -53,13 +57,38 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _render_nginx(arguments: argparse.Namespace) -> int:
     """Run ``render nginx``."""
     from app.server.edge import render_nginx
+    from app.server.edge_delivery import KEYS_FILE
     from app.settings import load_settings
 
     settings = load_settings()
     if arguments.profile is not None:
         edge = settings.edge.model_copy(update={"profile": arguments.profile})
         settings = settings.model_copy(update={"edge": edge})
-    return _deliver(render_nginx(settings, folder=Path.cwd()), arguments.output)
+    keys = _link_keys(settings.auth)
+    files = render_nginx(settings, folder=Path.cwd(), link_keys=keys)
+    if arguments.output is None:
+        if files.pop(KEYS_FILE, None) is not None:
+            print(f"{KEYS_FILE} is not shown, as it has keys; --output writes it.", file=sys.stderr)
+    elif not keys:
+        print("There are no keys yet, so nginx judges no links; render again after the first start.", file=sys.stderr)
+    return _deliver(files, arguments.output, secret={KEYS_FILE})
+
+
+def _link_keys(auth: AuthSettings) -> list[LinkKey]:
+    """Return the keys of signed links; none before the server has made its key ring.
+
+    Raises:
+        ConfigurationError: There is a key ring, and it cannot be read.
+    """
+    from app.accounts.keyring import LINK
+    from app.accounts.ring_file import open_rings
+    from app.photos.signed_links import secret_of
+    from app.server.edge_delivery import LinkKey
+
+    if auth.jwt_secret is None and (auth.key_ring_file is None or not os.path.lexists(auth.key_ring_file)):
+        return []
+    keys = open_rings(auth, create=False).holding(LINK)
+    return [LinkKey(key.kid, secret_of(key)) for key in keys]
 
 
 def _render_systemd(arguments: argparse.Namespace) -> int:
@@ -72,18 +101,19 @@ def _render_systemd(arguments: argparse.Namespace) -> int:
     return _deliver(units, arguments.output)
 
 
-def _deliver(files: Mapping[str, str], folder: Path | None) -> int:
+def _deliver(files: Mapping[str, str], folder: Path | None, *, secret: Collection[str] = ()) -> int:
     if folder is None:
         for name, text in files.items():
             print(f"# --- {name}" if len(files) > 1 else "", text, sep="\n" if len(files) > 1 else "", end="")
         return exit_codes.OK
     for name, text in files.items():
-        state = "written" if _write(folder / name, text) else "unchanged"
+        mode = _SECRET if name in secret else _READABLE
+        state = "written" if _write(folder / name, text, mode) else "unchanged"
         print(f"{folder / name}: {state}")
     return exit_codes.OK
 
 
-def _write(path: Path, text: str) -> bool:
+def _write(path: Path, text: str, mode: int) -> bool:
     """Write a file whole or not at all; tell whether it is another one now.
 
     Raises:
@@ -100,7 +130,7 @@ def _write(path: Path, text: str) -> bool:
                 file.write(text)
                 file.flush()
                 os.fsync(descriptor)
-            Path(draft).chmod(_READABLE)
+            Path(draft).chmod(mode)
             Path(draft).replace(path)
         except BaseException:
             Path(draft).unlink(missing_ok=True)

@@ -228,7 +228,12 @@ class Database:
                 out of the commit itself, whether it took effect is unknown.
         """
         with self._translated(), self._writing.begin() as connection:
-            yield connection
+            try:
+                yield connection
+            except DBAPIError as error:
+                if _kind_of(error) is DatabaseReadOnlyError:  # a new one may lead to the server that takes changes
+                    connection.invalidate()
+                raise
 
     def run_read(self, work: Callable[[Connection], T]) -> T:
         """Return what some statements find, each standing alone.

@@ -51,6 +51,17 @@ def hold(database: Database, name: str, owner: str, seconds: float) -> bool:
         return True
 
 
+def change_nothing(database: Database) -> None:
+    """Make a change that finds no row: it tells whether the database takes changes.
+
+    Raises:
+        DatabaseReadOnlyError: It takes none.
+        DatabaseUnavailableError: That cannot be told.
+    """
+    with database.write() as connection:
+        connection.execute(update(Lease).where(Lease.name == "").values(owner=""))
+
+
 def release(database: Database, name: str, owner: str) -> None:
     """Give a lease back, if it is still the owner's."""
     with database.write() as connection:

@@ -18,7 +18,7 @@ from app import errors
 from app.http import vocabulary
 from app.http.examples import example_of, examples_of
 from app.http.identity import Access
-from app.http.operations import Media, Operation
+from app.http.operations import Changes, Media, Operation
 from app.http.problems import (
     HEADERS_TOO_LARGE,
     HOST_NOT_ALLOWED,
@@ -150,7 +150,7 @@ def problems_of(operation: Operation) -> list[Problem]:
     """Return the problems that an operation may answer with: its own, and those that follow from its parameters."""
     kinds: list[type[Exception]] = [errors.UnavailableError, errors.OverloadedError, errors.ValidationFailedError]
     kinds += operation.problems
-    if operation.method != "GET":
+    if operation.changes is not Changes.NOTHING:
         kinds.append(errors.DatabaseReadOnlyError)
     if operation.access is not Access.PUBLIC:
         kinds.append(errors.InvalidTokenError)

@@ -19,13 +19,14 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, TypeVar, get_type_hints
+from typing import Any, Protocol, TypeAlias, TypeVar, get_type_hints
 
 import orjson
 from flask import Flask, Request, Response, request
 from pydantic import BaseModel, ConfigDict, RootModel, ValidationError
 
 from app.errors import (
+    DatabaseReadOnlyError,
     MalformedRequestError,
     PayloadTooLargeError,
     PhotoApiError,
@@ -35,6 +36,7 @@ from app.errors import (
 )
 from app.http.application import Answer
 from app.http.identity import PUBLIC, Access, Authenticator, admit
+from app.ops.modes import Changes
 from app.ops.requests import identify
 
 _JSON_BYTES_MAX = 256 * 1024
@@ -102,6 +104,7 @@ class Operation:
         query: The model of the query string.
         headers: Request headers it reads: name to description.
         sends: Response headers besides those of every answer: status to names.
+        changes: What it changes; a mode may forbid it.
     """
 
     method: str
@@ -116,6 +119,19 @@ class Operation:
     query: type[BaseModel] | None
     headers: Mapping[str, str]
     sends: Mapping[int, tuple[str, ...]] = field(default_factory=dict)
+    changes: Changes = Changes.NOTHING
+
+
+class Door(Protocol):
+    """Who tells which changes are made now; :class:`app.ops.modes.Modes` is one. Thread-safe."""
+
+    def admit(self, changes: Changes, size_bytes: int | None) -> None:
+        """Let a request pass, or raise an :class:`app.errors.UnavailableError`: nothing of its body is read yet."""
+        ...
+
+    def note_refused(self) -> None:
+        """Hear that the database has refused a change because it takes none."""
+        ...
 
 
 _Handler: TypeAlias = "Callable[..., Reply | Response]"
@@ -133,6 +149,7 @@ def _operation(
     media_body: tuple[Media, ...] | None = None,
     headers: Mapping[str, str] | None = None,
     sends: Mapping[int, tuple[str, ...]] | None = None,
+    changes: Changes | None = None,
 ) -> Callable[[_Handler], _Handler]:
     def mark(function: _Handler) -> _Handler:
         hints = get_type_hints(function)
@@ -149,6 +166,7 @@ def _operation(
             query=hints.get("query"),
             headers=headers or {},
             sends=sends or {},
+            changes=changes or (Changes.NOTHING if method == "GET" else Changes.RECORDS),
         )
         setattr(function, _OPERATION, operation)
         return function
@@ -174,13 +192,14 @@ def declared_operations(routes: type) -> list[Operation]:
     return [mark for mark in marks if isinstance(mark, Operation)]
 
 
-def mount(app: Flask, routes: object, authenticator: Authenticator) -> list[Operation]:
+def mount(app: Flask, routes: object, authenticator: Authenticator, door: Door | None = None) -> list[Operation]:
     """Add every operation of a routes object to an app.
 
     Args:
         app: The Flask app.
         routes: An object whose methods carry operations.
         authenticator: Who knows tokens and keys.
+        door: Who tells which changes are made now; all are without one.
 
     Returns:
         The operations, for the OpenAPI document.
@@ -190,7 +209,7 @@ def mount(app: Flask, routes: object, authenticator: Authenticator) -> list[Oper
         app.add_url_rule(
             operation.path,
             endpoint=f"{operation.method} {operation.path}",
-            view_func=_view(operation, handler, authenticator),
+            view_func=_view(operation, handler, authenticator, door),
             methods=[operation.method],
             provide_automatic_options=False,
         )
@@ -198,8 +217,14 @@ def mount(app: Flask, routes: object, authenticator: Authenticator) -> list[Oper
     return mounted
 
 
-def _view(operation: Operation, handler: _Handler, authenticator: Authenticator) -> Callable[..., Response]:
+def _view(
+    operation: Operation, handler: _Handler, authenticator: Authenticator, door: Door | None
+) -> Callable[..., Response]:
     is_for_caller = "principal" in inspect.signature(handler).parameters
+    if operation.changes is Changes.NOTHING:
+        door = None
+    if door is not None:
+        handler = _watched(handler, door)
     json_model = operation.body if isinstance(operation.body, type) else None
 
     def view(**parameters: Any) -> Response:
@@ -209,6 +234,8 @@ def _view(operation: Operation, handler: _Handler, authenticator: Authenticator)
             identify(str(principal.user_id))
         if is_for_caller:
             parameters["principal"] = principal
+        if door is not None:
+            door.admit(operation.changes, asked.content_length)
         if operation.query is not None or asked.query_string:
             parameters |= _query(operation.query)
         if json_model is not None:
@@ -216,6 +243,17 @@ def _view(operation: Operation, handler: _Handler, authenticator: Authenticator)
         return _render(handler(**parameters), asked.method)
 
     return view
+
+
+def _watched(handler: _Handler, door: Door) -> _Handler:
+    def watched(**parameters: Any) -> Reply | Response:
+        try:
+            return handler(**parameters)
+        except DatabaseReadOnlyError:
+            door.note_refused()
+            raise
+
+    return watched
 
 
 def _query(model: type[BaseModel] | None) -> dict[str, BaseModel]:
@@ -322,6 +360,8 @@ def _render(reply: Reply | Response, method: str) -> Response:
 
 __all__ = [
     "PUBLIC",
+    "Changes",
+    "Door",
     "Media",
     "Operation",
     "QueryModel",

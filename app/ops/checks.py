@@ -83,11 +83,15 @@ def answers(call: Callable[[], object]) -> Check:
     return check
 
 
-def database_check(database: PingedDatabase) -> Check:
+def database_check(database: PingedDatabase, *, when_read_only: Callable[[], None] = lambda: None) -> Check:
     """Return a check of a database: one round trip, past its breaker.
 
     That all connections are in use says nothing of the server, and is not held against it; one that takes reads only
     is told, too.
+
+    Args:
+        database: The database.
+        when_read_only: Called when it says so.
     """
 
     def check() -> CheckResult:
@@ -96,6 +100,7 @@ def database_check(database: PingedDatabase) -> Check:
         except DatabaseBusyError:
             return CheckResult(Status.WARN, "all connections are in use; the database was not asked")
         if is_read_only:
+            when_read_only()
             return CheckResult(Status.WARN, "the database takes reads only")
         return CheckResult(Status.PASS)
 

@@ -71,7 +71,10 @@ class HealthDetails:
 
 
 def breaker_section(breakers: Mapping[str, _Breaker]) -> Section:
-    """Return the section of circuit breakers: how each stands in this process."""
+    """Return the section of circuit breakers: how each stands on this host, as this process follows it.
+
+    What the workers have counted is in the metrics: a process beside them has called nothing.
+    """
     return lambda: {name: _breaker_of(breaker.snapshot()) for name, breaker in sorted(breakers.items())}
 
 
@@ -202,16 +205,8 @@ def _breaker_of(snapshot: BreakerSnapshot) -> dict[str, Any]:
     return {
         "state": snapshot.state.value,
         "ends_in_seconds": None if ends is None else round(ends, 1),
-        "failure_rate": _rate(snapshot.failure_rate),
-        "slow_call_rate": _rate(snapshot.slow_call_rate),
-        "results": snapshot.results,
-        "calls_in_flight": snapshot.calls_in_flight,
         "openings": snapshot.attempt,
     }
-
-
-def _rate(rate: float) -> float | None:
-    return None if rate < 0 else round(rate, 4)
 
 
 def _worker_of(worker: WorkerWord, now: float) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""The board of this host's circuit breakers, on the state page: what one worker decides holds in all of them.
+"""The boards of this host, on the state page: what one worker decides holds in all of them.
 
-Each breaker has one entry: the decision that holds, and how the trial calls of its era stand. Both change in one
-write, so that they belong together whoever dies when. Whatever the page cannot answer is None, and the breaker that
-asked goes on by itself.
+One board is that of the circuit breakers, the other that of modes (:mod:`app.ops.mode_reasons`), which knows no trial
+calls. Each breaker has one entry: the decision that holds, and how the trial calls of its era stand. Both change in
+one write, so that they belong together whoever dies when. Whatever the page cannot answer is None, and the breaker
+that asked goes on by itself.
 
 Each process remembers what it has last read and written, of all breakers, and puts it back when the page has
 forgotten it: was cut off, overwritten, or made anew. On a page that forgets nothing eras only grow, so what is
@@ -31,14 +32,26 @@ BREAKER_NAME_BYTES_MAX: Final = 64
 REASON_BYTES_MAX: Final = 200
 """How much of a reason is kept."""
 
-_PREFIX = "breaker/"
+BREAKERS: Final = "breaker/"
+"""How the names of the entries of circuit breakers begin."""
+
+MODES: Final = "mode/"
+"""How the names of the entries about modes begin."""
+
+READ_ONLY: Final = "read_only"
+"""The state of an entry about a mode that forbids changes; any other one allows them."""
+
+DATABASE: Final = "database"
+"""Who has decided, where the database has shown that it takes no changes, or takes them again."""
+
 _BY_BYTES_MAX = 64
 _STATE_BYTES_MAX = 24
-_BREAKER = "breaker"
+_BY_THEMSELVES = frozenset({"breaker", DATABASE})
 _RECORD: Final = struct.Struct("<QIdd4I3B")
 _COUNT_MAX = 2**32 - 1
 _LOOK_AROUND_SECONDS = 1.0
 _ENDLESS_STATES = frozenset({"disabled", "metrics_only", "forced_open", "forced_half_open"})
+_ENDING_STATES = frozenset({"open", READ_ONLY})
 
 
 _NONE_COUNTED = ProbeCounts(0, 0, 0)
@@ -75,12 +88,21 @@ class HostBoard:
 
     Args:
         page: Of this host.
+        prefix: Which board: how the names of its entries begin on the page.
         now: The wall clock, for showing when something was decided and for telling which of two is the later.
         clock: Times how often it looks at what the page says of all breakers.
     """
 
-    def __init__(self, page: StatePage, *, now: Callable[[], float] = time.time, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        page: StatePage,
+        *,
+        prefix: str = BREAKERS,
+        now: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
         self._page = page
+        self._prefix = prefix
         self._now = now
         self._monotonic = clock.monotonic
         self._remembered: dict[str, BoardEntry] = {}
@@ -106,7 +128,9 @@ class HostBoard:
         if said is None:
             return None
         found = {
-            name.removeprefix(_PREFIX): read_entry(raw) for name, raw in said.items() if name.startswith(_PREFIX)
+            name.removeprefix(self._prefix): read_entry(raw)
+            for name, raw in said.items()
+            if name.startswith(self._prefix)
         }
         for name, entry in found.items():
             self._remember(name, entry)
@@ -119,7 +143,7 @@ class HostBoard:
         """Return what holds for a breaker; None when nothing was decided yet, or the page is lost."""
         if not _is_sharable(name):
             return None
-        raw = self._page.read(_PREFIX + name)
+        raw = self._page.read(self._prefix + name)
         found = None if raw is None else read_entry(raw)
         if self._is_forgotten(name, found) or self._monotonic() >= self._look_around_at:
             found = (self.entries() or {}).get(name, found)
@@ -196,7 +220,7 @@ class HostBoard:
             holds.append(after or before)
             return pack_entry(holds[0])
 
-        is_done = self._page.change(_PREFIX + name, rewritten)
+        is_done = self._page.change(self._prefix + name, rewritten)
         if is_done and holds:
             self._remember(name, holds[0])
         return is_done
@@ -224,15 +248,15 @@ def operators_entries(page: StatePage, monotonic: float) -> dict[str, bytes]:
         return {}
     ends_count = header.boot_id == boot_id() != ""
     kept = {}
-    for name, entry in (HostBoard(page).entries() or {}).items():
-        decision = entry.decision
-        if decision is None or decision.by == _BREAKER:
-            continue
-        still_open = (
-            decision.state == "open" and ends_count and monotonic < decision.until and isfinite(decision.until)
-        )
-        if decision.state in _ENDLESS_STATES or still_open:
-            kept[_PREFIX + name] = pack_entry(BoardEntry(decision, entry.decided_at))
+    for prefix in (BREAKERS, MODES):
+        for name, entry in (HostBoard(page, prefix=prefix).entries() or {}).items():
+            decision = entry.decision
+            if decision is None or decision.by in _BY_THEMSELVES:
+                continue
+            lasts = isfinite(decision.until) and decision.state in _ENDING_STATES
+            is_endless = decision.state in _ENDLESS_STATES or (decision.state == READ_ONLY and not lasts)
+            if is_endless or (lasts and ends_count and monotonic < decision.until):
+                kept[prefix + name] = pack_entry(BoardEntry(decision, entry.decided_at))
     return kept
 
 

@@ -1,7 +1,8 @@
 """Work that nobody asked for but that must be done: by one thread, in one process of the deployment.
 
 Every process has the thread; the lease lets one of them work. A task that raises is logged and counted, and
-the others run all the same. Whether a task may run twice at once is the task's business: a lease can end while
+the others run all the same. Where a mode forbids such work, this process does none and leaves the lease to others.
+Whether a task may run twice at once is the task's business: a lease can end while
 a task still runs, so tasks fence their own writes. What the tasks are is decided by the factory.
 """
 
@@ -50,7 +51,9 @@ class MaintenanceThread:
         lease: Takes or renews the lease for ``lease_seconds`` and returns whether it is ours.
         tasks: What to run, in this order.
         lease_seconds: What ``lease`` asks for. It is asked again after half of it, and before each task.
-        release: Gives the lease back on close, so that another process need not wait for its end.
+        release: Gives the lease back on close, and when the work has to stand still here, so that another process
+            need not wait for its end.
+        may_work: Whether such work is done now.
         runs: A counter with the labels task and outcome (``success``, ``failure``).
         clock: Where "now" comes from.
     """
@@ -62,11 +65,13 @@ class MaintenanceThread:
         *,
         lease_seconds: float = 30.0,
         release: Callable[[], None] | None = None,
+        may_work: Callable[[], bool] = lambda: True,
         runs: _Runs | None = None,
         clock: Clock | None = None,
     ) -> None:
         self._lease = lease
         self._release = release
+        self._may_work = may_work
         self._tasks = tuple(tasks)
         self._lease_seconds = lease_seconds
         self._runs = runs
@@ -120,11 +125,15 @@ class MaintenanceThread:
         while not self._stop.is_set():
             self.run_due()
             self._stop.wait(self._pause_seconds())
+        self._give_back()
+
+    def _give_back(self) -> None:
         if self._release is not None and self._held_until != _NEVER:
             try:
                 self._release()
-            except Exception:  # noqa: BLE001  # the process ends, whatever the database says
+            except Exception:  # noqa: BLE001  # whatever the database says
                 _log.warning("the maintenance lease could not be given back; it ends by itself", exc_info=True)
+        self._held_until = _NEVER
 
     def _pause_seconds(self) -> float:
         now = self._clock.monotonic()
@@ -135,6 +144,9 @@ class MaintenanceThread:
         return max(pause, 0.05)
 
     def _holds(self) -> bool:
+        if not self._may_work():
+            self._give_back()
+            return False
         now = self._clock.monotonic()
         if self._held_until > now:
             return True

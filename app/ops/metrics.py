@@ -221,6 +221,9 @@ class Metrics:
         self.health_check_status = self._gauge(
             "health_check_status", "1 pass, 0.5 warn, 0 fail; the worst worker's.", ("check",), across="livemin"
         )
+        self.mode = self._gauge(
+            "mode", "1 for the mode that holds; all workers of a host have the same.", ("mode",), across="livemax"
+        )
         self.log_queue_size = self._gauge("log_queue_size", "Log lines that wait to be written.")
         self.log_dropped = self._counter("log_dropped_total", "Log lines lost.")
         self.state_page_losses = self._counter(

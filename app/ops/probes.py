@@ -62,6 +62,7 @@ class ProbeAnswers:
         instance: Who answers.
         is_alive: Whether what it speaks for lives; a process that speaks for itself does, or it could not answer.
         trouble: Why nothing is known of what it speaks for; empty when something is.
+        mode: What ``/health`` says of the mode; nothing without it.
     """
 
     def __init__(
@@ -71,10 +72,12 @@ class ProbeAnswers:
         *,
         is_alive: Callable[[], bool] = lambda: True,
         trouble: Callable[[], str] = lambda: "",
+        mode: Callable[[], Mapping[str, object]] | None = None,
     ) -> None:
         self._monitor = monitor
         self._instance = instance.identity()
         self._trouble = trouble
+        self._mode = mode
         alive = health_answer({"status": Status.PASS}, ready=True)
         version = _answer(200, "application/json", find_build())
         self._answers: dict[str, Callable[[], ProbeAnswer]] = {
@@ -105,6 +108,7 @@ class ProbeAnswers:
             "state": report.state.name.lower(),
             "instance": self._instance,
             **self._why_not(report),
+            **({} if self._mode is None else {"mode": self._mode()}),
             "checks": {check.name: [_summary_of(check)] for check in report.checks},
         }
 

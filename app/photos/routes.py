@@ -17,7 +17,7 @@ from app.errors import (
 )
 from app.http import conditional
 from app.http.identity import Principal
-from app.http.operations import Reply, delete, get, patch, post
+from app.http.operations import Changes, Reply, delete, get, patch, post
 from app.photos import documents, schemas
 from app.photos.listing import PhotoLists
 from app.photos.service import PhotoRow, PhotoService
@@ -52,6 +52,7 @@ class PhotoRoutes:
         "/api/v1/photos/check",
         summary="Which photos are there already",
         access="photos:read",
+        changes=Changes.NOTHING,
         answers={200: schemas.CheckAnswer},
     )
     def check(self, principal: Principal, body: schemas.CheckRequest) -> Reply:

@@ -26,7 +26,7 @@ from app.errors import (
 from app.http import bodies
 from app.http.context import restart_deadline
 from app.http.identity import Principal
-from app.http.operations import Media, Reply, mistake_of, pointer_of, post
+from app.http.operations import Changes, Media, Reply, mistake_of, pointer_of, post
 from app.photos import schemas
 from app.photos.ledger import Answer
 from app.photos.upload import STORE_ERRORS, UploadService
@@ -80,6 +80,7 @@ class UploadRoutes:
         "/api/v1/photos",
         summary="Upload a photo",
         access="photos:write",
+        changes=Changes.BYTES,
         media_body=_UPLOAD_BODIES,
         headers={
             "Idempotency-Key": "1 to 255 visible ASCII characters: the same upload with the same key happens once.",

@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from app.ops.host_board import HostBoard, operators_entries
+from app.ops.host_board import BREAKERS, MODES, HostBoard, operators_entries
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage
 from app.ops.state_file import TEMPORARY_PREFIX, make_page
 
@@ -121,7 +121,10 @@ def _renew(folder: Path) -> None:
     old = StatePage(folder / PAGE_NAME, writable=False)
     kept = operators_entries(old, time.monotonic()) if (folder / PAGE_NAME).exists() else {}
     make_page(folder / PAGE_NAME, kept)
-    for name, entry in (HostBoard(StatePage(folder / PAGE_NAME, writable=False)).entries() or {}).items():
-        if entry.decision is not None:
-            said = {"breaker": name, "state": entry.decision.state, "by": entry.decision.by}
-            _log.warning("a breaker stays as an operator left it", extra={**said, "reason": entry.decision.reason})
+    page = StatePage(folder / PAGE_NAME, writable=False)
+    for prefix, kind in ((BREAKERS, "breaker"), (MODES, "mode")):
+        for name, entry in (HostBoard(page, prefix=prefix).entries() or {}).items():
+            if entry.decision is not None:
+                said = {kind: name, "state": entry.decision.state, "by": entry.decision.by}
+                said["reason"] = entry.decision.reason
+                _log.warning("a %s stays as an operator left it", kind, extra=said)
