@@ -36,6 +36,7 @@ path, query or stack. What an operator needs besides goes into the log through `
     └── UnavailableError              not the client's fault; usually worth a retry
         ├── UpstreamTimeoutError        an upstream did not answer in time
         ├── UpstreamContentError        an upstream answered with wrong or missing content
+        ├── UpstreamDeniedError         an upstream does not let us in, or is not who it should be
         ├── DatabaseUnavailableError    the database refused, died or was too slow
         │   ├── DatabaseBusyError         no free connection, or no lock, in time: too much work here
         │   ├── DatabaseConflictError     another transaction won: nothing was written, and it can be done again
@@ -211,6 +212,10 @@ class UpstreamTimeoutError(UnavailableError):
 
 class UpstreamContentError(UnavailableError):
     """An upstream answered with wrong content, or lost what it should have."""
+
+
+class UpstreamDeniedError(UnavailableError):
+    """An upstream does not accept our credentials, or its certificate does not hold: an operator must act."""
 
 
 class DatabaseUnavailableError(UnavailableError):
