@@ -73,7 +73,13 @@ from app.stability import CircuitBreaker, EventBus, Pipeline, PolicyContext
 from app.stability.integrations.logs import EventLog
 from app.stability.pipelines import Pipelines
 from app.storage.base import ObjectNotFoundError, ObjectStore
-from app.storage.guarded import STORAGE_CLASSIFICATION, STORAGE_PIPELINES, GuardedObjectStore, StoragePipelines
+from app.storage.guarded import (
+    STORAGE_CLASSIFICATION,
+    STORAGE_PIPELINES,
+    TOKEN_CLASSIFICATION,
+    GuardedObjectStore,
+    StoragePipelines,
+)
 from app.storage.observed import ObservedObjectStore
 
 MANAGEMENT_CONNECTIONS: Final = 2
@@ -137,7 +143,9 @@ class Foundation:
         )
         self._closing.callback(self.database.close)
         # Health asks past the breakers: it is to say how the store is, and its questions take no trial call.
-        self.unguarded_store: ObjectStore = ObservedObjectStore(build_store(settings), self.metrics)
+        self.unguarded_store: ObjectStore = ObservedObjectStore(
+            build_store(settings, self.pipelines["swift_auth"]), self.metrics
+        )
         self._closing.callback(self.unguarded_store.close)
         self._open_modes()
 
@@ -276,6 +284,7 @@ class ManagementRuntime(Foundation):
 def _open_pipelines(settings: Settings, bus: EventBus, board: HostBoard | None) -> Pipelines:
     """Build the pipelines of this process, and name its breakers to the commands of its host."""
     classifications = dict.fromkeys(STORAGE_PIPELINES, STORAGE_CLASSIFICATION) | DATABASE_CLASSIFICATIONS
+    classifications["swift_auth"] = TOKEN_CLASSIFICATION
     context = PolicyContext(name="", bus=bus, board=board)
     pipelines = load_pipelines(settings, classifications=classifications, context=context)
     if board is not None:
@@ -352,13 +361,24 @@ def create_management_app(settings: Settings) -> Flask:
     return app
 
 
-def build_store(settings: Settings) -> ObjectStore:
-    """Build the object store that the settings name; each vendor's library is loaded only when it is used."""
+def build_store(settings: Settings, swift_auth: Pipeline | None = None) -> ObjectStore:
+    """Build the object store that the settings name; each vendor's library is loaded only when it is used.
+
+    Args:
+        settings: Valid ones.
+        swift_auth: The pipeline before the calls of Swift's identity service; None for nothing.
+    """
     storage = settings.storage
     if storage.backend == "local":
         from app.storage.local import LocalObjectStore  # noqa: PLC0415  # only the store in use is loaded
 
         return LocalObjectStore(storage.local_root, group_readable=storage.local_group_readable)
+    # Two for a request at work, and one for an answer that its client reads slowly, without a thread.
+    max_connections = settings.server.threads * 2 + HALF_WRITTEN_MAX
+    if storage.backend == "swift":
+        from app.storage.swift_build import build_swift_store  # noqa: PLC0415  # as above
+
+        return build_swift_store(storage, max_connections=max_connections, swift_auth=swift_auth)
     from app.storage.s3 import S3Config, S3ObjectStore  # noqa: PLC0415  # boto3 takes a while and much memory
 
     return S3ObjectStore(
@@ -368,8 +388,7 @@ def build_store(settings: Settings) -> ObjectStore:
             region=storage.s3_region,
             access_key_id=storage.s3_access_key_id.get_secret_value() if storage.s3_access_key_id else "",
             secret_access_key=storage.s3_secret_access_key.get_secret_value() if storage.s3_secret_access_key else "",
-            # Two for a request at work, and one for an answer that its client reads slowly, without a thread.
-            max_connections=settings.server.threads * 2 + HALF_WRITTEN_MAX,
+            max_connections=max_connections,
             upload_timeout_seconds=storage.upload_timeout_seconds,
             download_timeout_seconds=storage.download_timeout_seconds,
         )

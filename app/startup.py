@@ -23,7 +23,8 @@ from app.factory import MANAGEMENT_CONNECTIONS, build_store
 from app.settings import Settings
 from app.stability import Deadline, deadline_scope
 from app.storage import probe
-from app.storage.base import ObjectCorruptError, StorageDeniedError, StorageError, StorageFullError
+from app.storage.base import DenialReason, ObjectCorruptError, StorageDeniedError, StorageError, StorageFullError
+from app.storage.links import LinkCheck, find_capability
 
 _log = logging.getLogger(__name__)
 
@@ -101,11 +102,15 @@ def _folder_mistakes(settings: Settings) -> Iterator[str]:
 
 
 def _storage_mistakes(settings: Settings) -> Iterator[str]:
-    variable = "PHOTO_API_STORAGE__LOCAL_ROOT" if settings.storage.backend == "local" else "PHOTO_API_STORAGE__S3_…"
+    backend = settings.storage.backend
+    variable = "PHOTO_API_STORAGE__LOCAL_ROOT" if backend == "local" else f"PHOTO_API_STORAGE__{backend.upper()}_…"
     try:
         with closing(build_store(settings)) as store, deadline_scope(Deadline(_STORAGE_SECONDS)):
             probe.verify(store)
+            if (links := find_capability(store, LinkCheck)) is not None:
+                links.check_links()
     except (StorageDeniedError, StorageFullError, ObjectCorruptError) as error:
-        yield f"{variable}: {error.detail}"
+        reason = error.__cause__ if isinstance(error.__cause__, DenialReason) else error.detail
+        yield f"{variable}: {reason}"
     except StorageError:
         _log.warning("the object store does not answer at start; starting without it")

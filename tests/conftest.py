@@ -15,6 +15,7 @@ import pytest
 from hypothesis import settings
 
 from app.storage.s3 import S3Config
+from app.storage.swift import SwiftConfig
 from tests.servers.client import Client
 from tests.servers.nginx import Nginx
 from tests.servers.postgres import PostgresServer
@@ -47,6 +48,12 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwiftServer]
 def s3_config(s3_server: SwiftServer) -> S3Config:
     """How to reach a new, empty bucket."""
     return s3_server.config(s3_server.create_bucket())
+
+
+@pytest.fixture
+def swift_config(s3_server: SwiftServer) -> SwiftConfig:
+    """How to reach a new, empty container in Swift's own protocol."""
+    return s3_server.swift_config(s3_server.create_bucket())
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,20 @@ class FileStore(Protocol):
         ...
 
 
+@runtime_checkable
+class LinkCheck(Protocol):
+    """A store whose links need something in the cloud that can be missing."""
+
+    def check_links(self) -> None:
+        """Look whether the store's links would be honoured, and arrange it where nobody has arranged anything yet.
+
+        Raises:
+            StorageDeniedError: They would not; the cause says what the operator has to do.
+            StorageError: The store does not say.
+        """
+        ...
+
+
 def find_capability(store: object, capability: Callable[..., CapabilityT]) -> CapabilityT | None:
     """Return the outermost store that can do something, looking through what wraps it; None when none can.
 

@@ -27,6 +27,7 @@ from app.storage.guarded import GuardedObjectStore
 from app.storage.local import LocalObjectStore
 from app.storage.probe import PROBE_PREFIX, BytesBody, verify
 from app.storage.s3 import S3Config, S3ObjectStore
+from app.storage.swift import SwiftConfig, SwiftObjectStore
 from tests.fakes.bodies import BodyWithReaders, BreakingReader, LyingBody, pattern
 from tests.fakes.object_store import MemoryObjectStore
 from tests.fakes.storage_pipelines import quick_storage_pipelines
@@ -61,7 +62,7 @@ class _Opener:
         return store
 
 
-@pytest.fixture(params=["local", "s3", "memory", "guarded"])
+@pytest.fixture(params=["local", "s3", "swift", "memory", "guarded"])
 def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenStore]:
     if request.param == "local":
         root = tmp_path / "store"
@@ -84,6 +85,15 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
             lambda _page_size: memory,
             "from tests.fakes.object_store import MemoryObjectStore\nstore = MemoryObjectStore()",
             atomic_create=True,
+        )
+    elif request.param == "swift":
+        swift: SwiftConfig = request.getfixturevalue("swift_config")
+        of_identity = {name: getattr(swift.identity, name) for name in swift.identity.__slots__}
+        others = {name: getattr(swift, name) for name in swift.__slots__ if name != "identity"}
+        opener = _Opener(
+            lambda page_size: SwiftObjectStore(replace(swift, page_size=page_size)),
+            f"store = SwiftObjectStore(SwiftConfig(identity=SwiftIdentity(**{of_identity!r}), **{others!r}))",
+            atomic_create=False,
         )
     else:
         config: S3Config = request.getfixturevalue("s3_config")
@@ -216,6 +226,8 @@ import io, sys
 from app.storage.local import LocalObjectStore
 from app.storage.probe import BytesBody
 from app.storage.s3 import S3Config, S3ObjectStore
+from app.storage.swift import SwiftConfig, SwiftObjectStore
+from app.storage.swift_identity import SwiftIdentity
 {open_store}
 
 class Reader(io.BytesIO):

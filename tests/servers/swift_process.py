@@ -52,7 +52,7 @@ PROXY_CONF = """
 swift_dir = {folder}
 log_level = ERROR
 [pipeline:main]
-pipeline = catch_errors gatekeeper cache listing_formats s3api tempauth copy slo proxy-server
+pipeline = catch_errors gatekeeper cache etag-quoter listing_formats s3api tempurl tempauth copy slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -65,6 +65,8 @@ use = egg:swift#catch_errors
 use = egg:swift#gatekeeper
 [filter:cache]
 paste.filter_factory = swift_process:build_cache
+[filter:etag-quoter]
+use = egg:swift#etag_quoter
 [filter:listing_formats]
 use = egg:swift#listing_formats
 [filter:s3api]
@@ -73,6 +75,8 @@ location = {region}
 auth_pipeline_check = false
 allow_multipart_uploads = true
 check_bucket_owner = false
+[filter:tempurl]
+use = egg:swift#tempurl
 [filter:tempauth]
 use = egg:swift#tempauth
 user_test_tester = testing .admin
@@ -81,9 +85,13 @@ user_test_stranger = testing
 use = egg:swift#copy
 [filter:slo]
 use = egg:swift#slo
+[filter:dlo]
+use = egg:swift#dlo
 """
 
 REGION = "KR1"
+TOKENS_PATH = "/test/tokens"
+"""``DELETE`` makes every token void, as a changed password does."""
 LOG_TO_STDERR = "swift_process.log_to_stderr"
 
 
@@ -117,6 +125,9 @@ class Cache:
     def delete(self, key, **_options):
         self._entries.pop(key, None)
 
+    def forget_tokens(self):
+        self._entries = {key: entry for key, entry in self._entries.items() if "/token/" not in key}
+
     def set_multi(self, mapping, _server_key, time=0, **_options):
         for key, value in mapping.items():
             self.set(key, value, time=time)
@@ -135,6 +146,10 @@ CACHE = Cache()
 def build_cache(_global_conf, **_local_conf):
     def wrap(app):
         def with_cache(environ, start_response):
+            if environ["PATH_INFO"] == TOKENS_PATH and environ["REQUEST_METHOD"] == "DELETE":
+                CACHE.forget_tokens()
+                start_response("204 No Content", [])
+                return []
             environ["swift.cache"] = CACHE
             return app(environ, start_response)
 
