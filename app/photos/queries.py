@@ -31,15 +31,27 @@ SHOW = PreparedSelect(FIND)
 SHOW_VERSION = PreparedSelect(FIND.with_only_columns(Photo.version))
 """What the entity tag is made of, and no more: each column costs on the way."""
 
-SHOW_ORIGINAL = PreparedSelect(
-    FIND.with_only_columns(
-        Photo.id,
-        Photo.object_key,
-        Photo.sha256,
-        Photo.size_bytes,
-        Photo.content_type,
-        Photo.original_filename,
-        Photo.created_at,
-    )
+_ORIGINAL = (
+    Photo.id,
+    Photo.object_key,
+    Photo.sha256,
+    Photo.size_bytes,
+    Photo.content_type,
+    Photo.original_filename,
+    Photo.created_at,
 )
+
+SHOW_ORIGINAL = PreparedSelect(FIND.with_only_columns(*_ORIGINAL))
 """What serving the bytes needs, and no more."""
+
+FIND_ORIGINALS: Query = select(*_ORIGINAL).where(
+    Photo.id.in_(bindparam("photo_ids", expanding=True)),
+    Photo.owner_id == bindparam("owner_id"),
+    Photo.state == READY,
+)
+"""The same of many photos, by ``photo_ids`` and ``owner_id``; in no order."""
+
+SHOW_STORED = PreparedSelect(
+    select(Photo.id).where(Photo.object_key == bindparam("object_key"), Photo.state == READY)
+)
+"""Whether a photo has its bytes under ``object_key``, whoever owns it."""

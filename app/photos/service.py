@@ -16,7 +16,17 @@ from app.db.engine import Database
 from app.errors import NotFoundError, ValidationFailedError
 from app.photos import rows
 from app.photos.models import Photo
-from app.photos.queries import FIND, LOCK, SHOW, SHOW_ORIGINAL, SHOW_VERSION, PhotoRow, Query
+from app.photos.queries import (
+    FIND,
+    FIND_ORIGINALS,
+    LOCK,
+    SHOW,
+    SHOW_ORIGINAL,
+    SHOW_STORED,
+    SHOW_VERSION,
+    PhotoRow,
+    Query,
+)
 from app.photos.removal import remove_ready
 from app.photos.schemas import (
     TAGS_MAX,
@@ -67,6 +77,16 @@ class PhotoService:
             NotFoundError: Unknown, not ready, or another owner's.
         """
         return _only(self._database.ask(SHOW_ORIGINAL, {"photo_id": photo_id, "owner_id": owner_id}))
+
+    def get_originals(self, owner_id: UUID, photo_ids: Sequence[UUID]) -> dict[UUID, PhotoRow]:
+        """Return the same of many photos, by their ids; what is not there is left out."""
+        wanted = {"photo_ids": photo_ids, "owner_id": owner_id}
+        found = self._database.run_read(lambda connection: connection.execute(FIND_ORIGINALS, wanted).all())
+        return {row.id: row for row in found}
+
+    def has_original(self, object_key: str) -> bool:
+        """Tell whether a photo, whoever owns it, has its bytes under a key."""
+        return bool(self._database.ask(SHOW_STORED, {"object_key": object_key}))
 
     def check(self, owner_id: UUID, digests: Sequence[str]) -> list[CheckItem]:
         """Tell for each SHA-256 whether the owner has those bytes already."""

@@ -272,3 +272,28 @@ def test_batches_over_the_same_photos_in_any_order_queue(any_world: World) -> No
 
     assert all(isinstance(result, list) for result in results)
     assert {len(any_world.photos.get(owner_id, photo_id).tags) for photo_id in ids} == {8}
+
+
+def test_many_originals_are_found_at_once_and_only_the_owners_ready_ones(any_world: World) -> None:
+    owner_id, other_id = any_world.new_user(), any_world.new_user()
+    first, second = upload(any_world, owner_id, 0), upload(any_world, owner_id, 1)
+    removed, theirs = upload(any_world, owner_id, 2), upload(any_world, other_id)
+    any_world.photos.delete(owner_id, second, allow, is_permanent=False)  # the trash has its bytes, too
+    any_world.photos.delete(owner_id, removed, allow, is_permanent=True)
+
+    found = any_world.photos.get_originals(owner_id, [theirs, second, new_id(), removed, first])
+
+    assert set(found) == {first, second}
+    assert found[first] == any_world.photos.get_original(owner_id, first)
+
+
+def test_bytes_belong_to_a_photo_until_it_is_removed(any_world: World) -> None:
+    owner_id = any_world.new_user()
+    photo_id = upload(any_world, owner_id)
+    key = any_world.photos.get_original(owner_id, photo_id).object_key
+    before = any_world.photos.has_original(key)
+
+    any_world.photos.delete(owner_id, photo_id, allow, is_permanent=True)
+
+    assert (before, any_world.photos.has_original(key)) == (True, False)
+    assert not any_world.photos.has_original(f"{key}0")
