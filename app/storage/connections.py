@@ -10,7 +10,6 @@ Not here: what the requests mean and how they are signed (``s3.py``).
 from __future__ import annotations
 
 import http.client
-import io
 import os
 import select
 import socket
@@ -23,10 +22,10 @@ from urllib.parse import urlsplit
 
 from app.stability import Clock, SystemClock
 from app.storage.base import StorageDeniedError, StorageUnavailableError
-from app.storage.reading import BudgetedSocketReader, WaitBudget, storage_timeout
+from app.storage.reading import WaitBudget, storage_timeout
+from app.upstream.waiting import BudgetedResponse
 
 _SEND_BYTES = 256 * 1024
-_RECEIVE_BUFFER_BYTES = 64 * 1024
 
 _SYSTEM_CLOCK = SystemClock()
 _REUSED_SECONDS = 10.0
@@ -34,15 +33,6 @@ _REUSED_SECONDS = 10.0
 
 BROKEN = (OSError, http.client.HTTPException)
 """What a connection raises when the peer breaks off or does not speak HTTP."""
-
-
-class _BudgetedResponse(http.client.HTTPResponse):
-    """A response that is read through a :class:`BudgetedSocketReader`, its status line and headers included."""
-
-    def __init__(self, connection: socket.socket, *, method: str, budget: WaitBudget) -> None:
-        super().__init__(connection, method=method)
-        self.fp.close()
-        self.fp = io.BufferedReader(BudgetedSocketReader(connection, budget), _RECEIVE_BUFFER_BYTES)
 
 
 class Exchange:
@@ -91,7 +81,7 @@ class Exchange:
         with suppress(BrokenPipeError, ConnectionResetError):
             _send(connection, head, body, budget)
             self._sent = True
-        response = _BudgetedResponse(connection, method=method, budget=budget)
+        response = BudgetedResponse(connection, method=method, budget=budget)
         self._response = response
         response.begin()
 

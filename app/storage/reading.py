@@ -1,10 +1,6 @@
 """Reading from a store: how long it may take, and whether the bytes are the right ones.
 
-- :class:`WaitBudget`: the time one call may spend *waiting for its store*. It is used up by every wait on
-  the wire, so that a store that feeds one byte per second cannot hold a thread; it is not used up while
-  our own client is slow to take what it gets.
-- :class:`BudgetedSocketReader`: sits right on a socket, below all buffering, and gives every single
-  receive what is left of the budget. Socket time-outs alone start anew with every byte.
+- :class:`WaitBudget`: the time one call may spend *waiting for its store* (:mod:`app.upstream.waiting`).
 - :class:`CheckedReader`: the :class:`app.storage.base.ObjectReader` of all adapters. It counts, and when a
   whole object is read it holds the last chunk back until the digest of everything is known, so that
   nobody takes truncated or altered bytes for a photo.
@@ -13,98 +9,26 @@
 from __future__ import annotations
 
 import hashlib
-import io
-import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
-from app.stability import Clock, DeadlineExceededError, SystemClock, remaining_seconds
+from app.stability import DeadlineExceededError, remaining_seconds
 from app.storage.base import ObjectCorruptError, ObjectInfo, StorageTimeoutError, StorageUnavailableError
+from app.upstream import waiting
 
 CHUNK_BYTES = 256 * 1024
 """The largest chunk a reader yields, in bytes."""
 
-_SYSTEM_CLOCK = SystemClock()
 
+class WaitBudget(waiting.WaitBudget):
+    """How long one call may still wait for its store; its error is the store's."""
 
-class WaitBudget:
-    """How long one call may still wait for its store. Used by one thread at a time.
+    __slots__ = ()
 
-    Args:
-        cap_seconds: The adapter's own limit; the current deadline shortens it.
-        clock: Where "now" comes from.
-
-    Raises:
-        StorageTimeoutError: The current deadline has passed already.
-    """
-
-    __slots__ = ("_clock", "_left")
-
-    def __init__(self, cap_seconds: float, clock: Clock = _SYSTEM_CLOCK) -> None:
-        self._clock = clock
-        try:
-            self._left = remaining_seconds(cap_seconds)
-        except DeadlineExceededError as error:
-            raise storage_timeout() from error
-
-    def left_seconds(self) -> float:
-        """Return what is left, always greater than 0.
-
-        Raises:
-            StorageTimeoutError: Nothing is left.
-        """
-        if self._left <= 0:
-            raise storage_timeout()
-        return self._left
-
-    @contextmanager
-    def wait(self, cap_seconds: float | None = None) -> Iterator[float]:
-        """Yield the seconds the block may wait, and take off what it did wait.
-
-        Args:
-            cap_seconds: A shorter limit for this wait alone.
-        """
-        left = self.left_seconds()
-        started = self._clock.monotonic()
-        try:
-            yield left if cap_seconds is None else min(left, cap_seconds)
-        finally:
-            self._left -= self._clock.monotonic() - started
-
-
-class BudgetedSocketReader(io.RawIOBase):
-    """The raw bytes of a socket, each receive within a :class:`WaitBudget`. Closing leaves the socket open."""
-
-    def __init__(self, connection: socket.socket, budget: WaitBudget) -> None:
-        super().__init__()
-        self._socket = connection
-        # Counted by the socket: it is closed for good only when this file object is closed, too.
-        self._raw = connection.makefile("rb", buffering=0)
-        self._budget = budget
-
-    def readable(self) -> bool:
-        """Return True."""
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int | None:  # type: ignore[override]  # any Buffer
-        """Receive once.
-
-        Raises:
-            StorageTimeoutError: The budget is used up.
-        """
-        with self._budget.wait() as seconds:
-            self._socket.settimeout(seconds)
-            try:
-                return self._raw.readinto(buffer)
-            except TimeoutError as error:
-                raise storage_timeout() from error
-
-    def close(self) -> None:
-        """Give the socket back to its owner."""
-        self._raw.close()
-        super().close()
+    def exceeded(self) -> StorageTimeoutError:
+        """Return the error for a store that took too long; who raises it is the budget or its user."""
+        return storage_timeout()
 
 
 class ByteSource(Protocol):

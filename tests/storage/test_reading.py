@@ -12,7 +12,8 @@ import pytest
 
 from app.stability import Deadline, deadline_scope
 from app.storage.base import ObjectCorruptError, ObjectInfo, StorageTimeoutError, StorageUnavailableError
-from app.storage.reading import CHUNK_BYTES, BudgetedSocketReader, CheckedReader, WaitBudget
+from app.storage.reading import CHUNK_BYTES, CheckedReader, WaitBudget
+from app.upstream.waiting import BudgetedSocketReader
 from tests.fakes.bodies import pattern
 
 
