@@ -197,6 +197,11 @@ class HealthMonitor:
         """Return the state now; reads memory and the shared page only."""
         return self._report(frozenset())
 
+    def has_failed(self, name: str) -> bool:
+        """Tell whether the last sample of a check has failed, or hangs; reads memory only. Without a sample: no."""
+        now = self._clock.monotonic()
+        return any(check.report(now).failures_running for check in self._checks if check.spec.name == name)
+
     def look_around(self) -> None:
         """Look which breakers are open, and set the gauges; else done every second in the background."""
         for check in self._checks:

@@ -232,3 +232,19 @@ def test_a_report_in_detail_does_not_wait_for_a_check_that_hangs() -> None:
     assert (check.status, check.output) == (Status.WARN, "not sampled yet")
     release.set()
     monitor.close()
+
+
+def test_what_failed_last_is_known_by_name_without_asking_again() -> None:
+    monitor, storage, other = HealthMonitor(ready_lifecycle()), Dial(), Dial(Status.FAIL)
+    monitor.register("storage", storage, local=False)
+    monitor.register("other", other, local=False)
+    heard = [monitor.has_failed("storage")]
+
+    for status in (Status.PASS, Status.FAIL, Status.WARN, Status.PASS):
+        storage.status = status
+        monitor.sample()
+        heard.append(monitor.has_failed("storage"))
+
+    assert heard == [False, False, True, False, False]
+    assert storage.calls == 4
+    assert not monitor.has_failed("unknown")
