@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Literal, Protocol
+from contextlib import AbstractContextManager
 
 from app.storage.base import Body, ObjectInfo, ObjectNotFoundError, ObjectReader, ObjectStore
-
-_SERVICE = "storage"
-
-
-class CallObserver(Protocol):
-    """Who hears of calls to other services. Must neither raise nor block."""
-
-    def external_call(
-        self, service: str, operation: str, *, outcome: Literal["success", "failure"], seconds: float, kind: str = ""
-    ) -> None:
-        """One call has ended; ``kind`` is the error's class for a failure."""
-        ...
+from app.upstream.observing import CallObserver, observed
 
 
 class ObservedObjectStore:
@@ -71,18 +58,5 @@ class ObservedObjectStore:
         """See the port."""
         self._store.close()
 
-    @contextmanager
-    def _observed(self, operation: str) -> Iterator[None]:
-        started = time.perf_counter()
-        kind = ""
-        try:
-            yield
-        except (ObjectNotFoundError, GeneratorExit):
-            raise
-        except BaseException as error:
-            kind = type(error).__name__
-            raise
-        finally:
-            seconds = time.perf_counter() - started
-            outcome: Literal["success", "failure"] = "failure" if kind else "success"
-            self._observer.external_call(_SERVICE, operation, outcome=outcome, seconds=seconds, kind=kind)
+    def _observed(self, operation: str) -> AbstractContextManager[None]:
+        return observed(self._observer, "storage", operation, answers=(ObjectNotFoundError, GeneratorExit))

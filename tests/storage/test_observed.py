@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
-from typing import Literal, cast
+from typing import cast
 
 import pytest
 
 from app.storage.base import ObjectInfo, ObjectNotFoundError, StorageTimeoutError, StorageUnavailableError
 from app.storage.observed import ObservedObjectStore
 from app.storage.probe import BytesBody, verify
+from tests.fakes.call_observer import RememberingObserver
 from tests.fakes.object_store import MemoryObjectStore, raising
-
-
-class Observer:
-    """Keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.calls: list[tuple[str, str, str, str]] = []
-        self.seconds: list[float] = []
-
-    def external_call(
-        self, service: str, operation: str, *, outcome: Literal["success", "failure"], seconds: float, kind: str = ""
-    ) -> None:
-        self.calls.append((service, operation, outcome, kind))
-        self.seconds.append(seconds)
 
 
 class World:
@@ -32,7 +19,7 @@ class World:
 
     def __init__(self) -> None:
         self.memory = MemoryObjectStore()
-        self.observer = Observer()
+        self.observer = RememberingObserver()
         self.store = ObservedObjectStore(self.memory, self.observer)
 
 
