@@ -147,12 +147,15 @@ class KeyRings:
         key = _named(self._source.rings()[ring], kid) or _named(self._source.rings(at_once=True)[ring], kid)
         return None if key is None or key.is_retired(self._now()) else key
 
+    def holding(self, ring: str) -> list[RingKey]:
+        """Return all keys of a ring that are not retired, in the ring's order."""
+        now = self._now()
+        return [key for key in self._source.rings()[ring] if not key.is_retired(now)]
+
     def secrets(self, ring: str) -> list[bytes]:
         """Return all keys of a ring that are not retired, the signing one first."""
-        now = self._now()
         first = self.signing(ring)
-        others = [key for key in self._source.rings()[ring] if key.kid != first.kid and not key.is_retired(now)]
-        return [first.secret, *(key.secret for key in others)]
+        return [first.secret, *(key.secret for key in self.holding(ring) if key.kid != first.kid)]
 
 
 def _named(keys: Sequence[RingKey], kid: str) -> RingKey | None:

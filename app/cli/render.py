@@ -57,7 +57,7 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
 def _render_nginx(arguments: argparse.Namespace) -> int:
     """Run ``render nginx``."""
     from app.server.edge import render_nginx
-    from app.server.edge_delivery import KEYS_FILE
+    from app.server.edge_delivery import KEYS_FILE, plan_delivery
     from app.settings import load_settings
 
     settings = load_settings()
@@ -66,12 +66,12 @@ def _render_nginx(arguments: argparse.Namespace) -> int:
         settings = settings.model_copy(update={"edge": edge})
     keys = _link_keys(settings.auth)
     files = render_nginx(settings, folder=Path.cwd(), link_keys=keys)
-    if arguments.output is None:
-        if files.pop(KEYS_FILE, None) is not None:
-            print(f"{KEYS_FILE} is not shown, as it has keys; --output writes it.", file=sys.stderr)
-    elif not keys:
+    if arguments.output is None and files.pop(KEYS_FILE, None) is not None:
+        print(f"{KEYS_FILE} is not shown, as it has keys; --output writes it.", file=sys.stderr)
+    code = _deliver(files, arguments.output, secret={KEYS_FILE})
+    if not keys and plan_delivery(settings, ()).is_possible:
         print("There are no keys yet, so nginx judges no links; render again after the first start.", file=sys.stderr)
-    return _deliver(files, arguments.output, secret={KEYS_FILE})
+    return code
 
 
 def _link_keys(auth: AuthSettings) -> list[LinkKey]:

@@ -7,6 +7,7 @@ Nothing here asks the world: the same settings give the same text. Every value t
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,6 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from app.errors import ConfigurationError
 from app.ops.probes import PROBE_PATHS
+from app.server.edge_delivery import KEYS_FILE, LINK_PATTERN, LinkKey, plan_delivery
 from app.server.edge_limits import CLASSES, PROFILES
 from app.server.edge_problems import EDGE_PROBLEMS, document
 from app.settings import Settings
@@ -37,18 +39,20 @@ _MEBIBYTE = 1 << 20
 _HTTPS_PORT = 443
 
 
-def render_nginx(settings: Settings, *, folder: Path) -> dict[str, str]:
+def render_nginx(settings: Settings, *, folder: Path, link_keys: Sequence[LinkKey] = ()) -> dict[str, str]:
     """Render nginx's files.
 
     Args:
         settings: Valid ones.
         folder: Where a relative path of the server's unix socket starts, absolute.
+        link_keys: The keys of signed links, all that are not retired.
 
     Returns:
-        Texts by file name: ``nginx.conf``.
+        Texts by file name: ``nginx.conf``, and before it the file of keys where nginx judges links, which is secret.
 
     Raises:
-        ConfigurationError: nginx and the server would listen on the same address.
+        ConfigurationError: nginx and the server would listen on the same address, or nginx cannot take the place
+            of the photos.
     """
     _require_own_addresses(settings)
     environment = Environment(
@@ -60,8 +64,11 @@ def render_nginx(settings: Settings, *, folder: Path) -> dict[str, str]:
         autoescape=False,  # noqa: S701  # no HTML; what is inserted passes `quoted`
     )
     environment.filters["quoted"] = quoted
-    text = environment.get_template("nginx.conf.j2").render(_context(settings, folder))
-    return {"nginx.conf": text}
+    context = _context(settings, folder, link_keys)
+    names = {"nginx.conf": "nginx.conf.j2"}
+    if context["delivery"].has_links:
+        names = {KEYS_FILE: "keys.conf.j2", **names}  # first, because the other one includes it
+    return {name: environment.get_template(template).render(context) for name, template in names.items()}
 
 
 def quoted(text: str) -> str:
@@ -92,7 +99,7 @@ def _require_own_addresses(settings: Settings) -> None:
         raise ConfigurationError(mistakes, profile=settings.profile)
 
 
-def _context(settings: Settings, folder: Path) -> dict[str, Any]:
+def _context(settings: Settings, folder: Path, link_keys: Sequence[LinkKey]) -> dict[str, Any]:
     """Return what the templates name."""
     edge, balancer = settings.edge, settings.balancer
     has_tls = edge.tls_certificate_file is not None
@@ -100,6 +107,9 @@ def _context(settings: Settings, folder: Path) -> dict[str, Any]:
     return {
         "edge": edge,
         "balancer": balancer,
+        "delivery": plan_delivery(settings, link_keys),
+        "link_keys": link_keys,
+        "link_pattern": LINK_PATTERN,
         "server_names": list(dict.fromkeys(settings.server.allowed_hosts)),
         "upstream": _upstream(settings.server.bind, folder),
         "listen": _listen(edge.bind),

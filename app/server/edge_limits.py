@@ -74,5 +74,6 @@ CLASSES: Final = (
     ("auth", "POST", "/api/v1/users"),
     ("image", "(?:GET|HEAD)", "/api/v1/photos/[^/]+/original"),
     ("image", "(?:GET|HEAD)", "/api/v1/photos/[^/]+/renditions/[^/]+"),
+    ("image", "(?:GET|HEAD)", "/o/.+"),
 )
 """Which requests belong to which zone: its name, method and path as regular expressions. All others: ``api``."""

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from app.accounts.keyring import LINK
+from app.accounts.ring_file import create_ring_file, read_ring_file
+from app.photos.signed_links import secret_of
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -41,6 +45,45 @@ def test_into_a_folder_it_is_written_once_and_readable_for_nginx(tmp_path: Path)
     assert (first.stdout, again.stdout) == (f"{file}: written\n", f"{file}: unchanged\n")
     assert file.stat().st_mode & 0o777 == 0o644
     assert [path.name for path in tmp_path.iterdir()] == ["nginx.conf"]
+
+
+def test_keys_of_links_are_written_for_their_owner_alone_and_never_printed(tmp_path: Path) -> None:
+    ring = tmp_path / "keys.json"
+    create_ring_file(ring)
+    (key,) = read_ring_file(ring)[LINK]
+    settings = {"AUTH__KEY_RING_FILE": str(ring), "STORAGE__LOCAL_GROUP_READABLE": "true"}
+
+    printed = render(tmp_path, "nginx", **settings)
+    written = render(tmp_path, "nginx", "--output", str(tmp_path), **settings)
+
+    keys, main = tmp_path / "photo-api-keys.conf", tmp_path / "nginx.conf"
+    assert written.stdout == f"{keys}: written\n{main}: written\n"
+    assert [path.stat().st_mode & 0o777 for path in (keys, main)] == [0o600, 0o644]
+    assert f"'{key.kid}' '{secret_of(key)}';" in keys.read_text(encoding="utf-8")
+    assert secret_of(key) not in main.read_text(encoding="utf-8") + printed.stdout + printed.stderr + written.stderr
+    assert "include photo-api-keys.conf;" in printed.stdout
+    assert "--output writes it" in printed.stderr
+
+
+def test_before_there_are_keys_the_file_says_nothing_of_links_and_the_command_says_why(tmp_path: Path) -> None:
+    done = render(tmp_path, "nginx", STORAGE__LOCAL_GROUP_READABLE="true")
+
+    assert done.returncode == 0
+    assert "secure_link" not in done.stdout
+    assert "X-Accel-Redirect" in done.stdout
+    assert done.stderr.startswith("There are no keys yet")
+
+
+def test_a_key_ring_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
+    ring = tmp_path / "keys.json"
+    create_ring_file(ring)
+    ring.chmod(0o644)
+
+    done = render(tmp_path, "nginx", "--output", str(tmp_path), AUTH__KEY_RING_FILE=str(ring))
+
+    assert done.returncode == 78
+    assert "PHOTO_API_AUTH__KEY_RING_FILE" in done.stderr
+    assert not (tmp_path / "nginx.conf").exists()
 
 
 def test_a_profile_on_the_command_line_wins_over_the_settings(tmp_path: Path) -> None:

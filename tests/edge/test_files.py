@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from app.server.edge_delivery import LinkKey
 from app.settings import CONFIG_FOLDER, Settings, load_settings
 from app.settings_timing import judge_times
 from tests.servers.base import find_free_port
@@ -18,6 +19,13 @@ from tests.servers.edge import settings_of, write_files
 from tests.servers.nginx import find_program
 
 LABEL = "a" * 58
+BUCKET = {
+    "STORAGE__BACKEND": "s3",
+    "STORAGE__S3_BUCKET": "photos",
+    "STORAGE__S3_ACCESS_KEY_ID": "photos",
+    "STORAGE__S3_SECRET_ACCESS_KEY": "secret",
+}
+KEYS = [LinkKey("a1b2", "x" * 43), LinkKey("-_", "y" * 43)]
 VARIANTS = {
     "gallery": {},
     "strict": {"EDGE__PROFILE": "strict"},
@@ -31,6 +39,24 @@ VARIANTS = {
     "unix socket": {"SERVER__BIND": "unix:var/photo-api.sock"},
     "all addresses": {"EDGE__BIND": "[::]:$PORT", "SERVER__BIND": "0.0.0.0:8000"},
     "no HSTS": {"EDGE__HSTS_SECONDS": "0"},
+    "photos in a folder": {"STORAGE__LOCAL_GROUP_READABLE": "true", "STORAGE__LOCAL_ROOT": "/srv/photos of us"},
+    "photos in a bucket": {**BUCKET, "STORAGE__S3_ENDPOINT_URL": "http://127.0.0.1:9000"},
+    "photos in a bucket, HTTPS": {**BUCKET, "STORAGE__S3_ENDPOINT_URL": "https://localhost/s3"},
+    "photos in a bucket, no copies": {
+        **BUCKET,
+        "STORAGE__S3_ENDPOINT_URL": "https://[::1]:8443",
+        "EDGE__CACHE_MEGABYTES": "0",
+    },
+    "photos in Swift": {
+        "STORAGE__BACKEND": "swift",
+        "STORAGE__SWIFT_AUTH_URL": "https://localhost/v3",
+        "STORAGE__SWIFT_STORAGE_URL": "https://localhost:8080/v1/AUTH_0123",
+        "STORAGE__SWIFT_CONTAINER": "photos",
+        "STORAGE__SWIFT_USERNAME": "photos",
+        "STORAGE__SWIFT_PASSWORD": "secret",
+        "STORAGE__SWIFT_TENANT_ID": "0123",
+        "STORAGE__SWIFT_TEMP_URL_KEY": "a-key-of-temporary-urls",
+    },
     "largest photos": {"UPLOADS__MAX_BYTES": "5368709120", "PHOTOS__QUOTA_BYTES": "10737418240"},
 }
 TLS = "with a certificate"
@@ -51,7 +77,8 @@ def rendered(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
         more |= request.getfixturevalue("certificate")
     else:
         more |= {name: text.replace("$PORT", str(port)) for name, text in VARIANTS[request.param].items()}
-    return write_files(settings_of(tmp_path, "127.0.0.1:8000", port, more), tmp_path)
+    more |= {"EDGE__CACHE_FOLDER": str(tmp_path / "copies")}
+    return write_files(settings_of(tmp_path, "127.0.0.1:8000", port, more), tmp_path, KEYS)
 
 
 def find_with_gixy(file: Path) -> list[dict[str, Any]]:

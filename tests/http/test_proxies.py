@@ -1,4 +1,4 @@
-"""The client's address: believed from trusted proxies only, never from what a client wrote itself."""
+"""The client's address, and what a proxy can do: believed from trusted proxies only, never from clients."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from app.http.proxies import TrustedProxies
+from app.http.proxies import SENDFILE_TYPE, TrustedProxies
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -58,3 +58,31 @@ def test_without_trusted_proxies_the_header_says_nothing() -> None:
 
 def test_over_a_unix_socket_comes_a_proxy_of_this_host() -> None:
     assert address_behind("", "6.6.6.6, 198.51.100.7", ()) == "198.51.100.7"
+
+
+@pytest.mark.parametrize(
+    ("peer", "trusted", "is_believed"),
+    [
+        ("10.1.2.3", TRUSTED, True),
+        ("fd00::1", TRUSTED, True),
+        ("", (), True),
+        ("203.0.113.9", TRUSTED, False),
+        ("127.0.0.1", (), False),
+        ("nonsense", TRUSTED, False),
+    ],
+    ids=["trusted", "trusted IPv6", "unix socket", "stranger", "nobody is trusted", "no address"],
+)
+def test_only_a_trusted_proxy_may_be_given_names_of_files(
+    peer: str, trusted: tuple[str, ...], is_believed: bool
+) -> None:
+    seen: list[bool] = []
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        seen.append(SENDFILE_TYPE in environ)
+        return []
+
+    # What the proxy says of its client's address changes nothing: it is the proxy that sends the bytes.
+    environ = {"REMOTE_ADDR": peer, "HTTP_X_FORWARDED_FOR": "198.51.100.7", SENDFILE_TYPE: "X-Accel-Redirect"}
+    TrustedProxies(application, trusted)(environ, lambda *_: lambda _: None)
+
+    assert seen == [is_believed]

@@ -8,11 +8,12 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from app.server.edge import render_nginx
+from app.server.edge_delivery import LinkKey
 from app.settings import Settings, load_settings
 from tests.servers.base import ServerProcess, find_free_port
 from tests.servers.nginx import find_program
@@ -25,15 +26,22 @@ class Edge:
         folder: Its own folder.
         server: Where the server listens, as in ``server.bind``.
         settings: More settings, by the names of their variables without ``PHOTO_API_``.
+        link_keys: The keys of signed links.
     """
 
-    def __init__(self, folder: Path, server: str, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        server: str,
+        settings: Mapping[str, str] | None = None,
+        link_keys: Sequence[LinkKey] = (),
+    ) -> None:
         program = find_program()
         self.folder = folder
         self.port = find_free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.settings = settings_of(folder, server, self.port, settings or {})
-        self.file = write_files(self.settings, folder)
+        self.file = write_files(self.settings, folder, link_keys)
         arguments = ["-p", str(folder), "-c", str(self.file)]
         done = subprocess.run([program, "-t", "-q", *arguments], capture_output=True, text=True, check=False)
         assert (done.returncode, _without_user(done.stderr)) == (0, "")
@@ -101,9 +109,9 @@ def settings_of(folder: Path, server: str, port: int, more: Mapping[str, str]) -
     return load_settings({f"PHOTO_API_{name}": text for name, text in ours.items()}, working_folder=folder)
 
 
-def write_files(settings: Settings, folder: Path) -> Path:
+def write_files(settings: Settings, folder: Path, link_keys: Sequence[LinkKey] = ()) -> Path:
     """Render into a folder; return the path of ``nginx.conf``."""
-    for name, text in render_nginx(settings, folder=folder).items():
+    for name, text in render_nginx(settings, folder=folder, link_keys=link_keys).items():
         (folder / name).write_text(text, encoding="utf-8")
     return folder / "nginx.conf"
 
