@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -107,20 +108,50 @@ class JsonService:
             UpstreamDeniedError: The service's certificate does not hold.
             UnavailableError: It cannot be reached, broke off, or says that it cannot answer now (5xx, 408, 429).
         """
-        budget = WaitBudget(self._timeout_seconds)
         own = dict(_OWN_HEADERS) if json is None else {**_OWN_HEADERS, "Content-Type": "application/json"}
-        running = _budget.set(budget)
+        content = None if json is None else orjson.dumps(json)
+        with self._exchange(method, path, {**own, **(headers or {})}, content) as response:
+            return self._judge(response, self._read(response), wants_document=wants_document)
+
+    def look(self, path: str) -> int:
+        """Ask for the head of a resource and return the status, whatever it is; redirects are not followed.
+
+        Args:
+            path: As in :meth:`call`.
+
+        Raises:
+            UpstreamTimeoutError: It took too long.
+            UpstreamDeniedError: The service's certificate does not hold.
+            UnavailableError: It cannot be reached, or broke off.
+        """
+        with self._exchange("HEAD", path, {**_OWN_HEADERS, "Accept": "*/*"}, None) as response:
+            return response.status_code
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._session.close()
+
+    @contextmanager
+    def _exchange(
+        self, method: str, path: str, headers: Mapping[str, str], content: bytes | None
+    ) -> Iterator[requests.Response]:
+        """Send a request and yield the answer, whose body is still to be read."""
         try:
-            with self._session.request(
-                method,
-                self._base_url + path,
-                headers={**own, **(headers or {})},
-                data=None if json is None else orjson.dumps(json),
-                timeout=(min(_CONNECT_SECONDS, budget.left_seconds()), budget.left_seconds()),
-                allow_redirects=False,
-                stream=True,
-            ) as response:
-                return self._judge(response, self._read(response), wants_document=wants_document)
+            budget = WaitBudget(self._timeout_seconds)
+            running = _budget.set(budget)
+            try:
+                with self._session.request(
+                    method,
+                    self._base_url + path,
+                    headers=headers,
+                    data=content,
+                    timeout=(min(_CONNECT_SECONDS, budget.left_seconds()), budget.left_seconds()),
+                    allow_redirects=False,
+                    stream=True,
+                ) as response:
+                    yield response
+            finally:
+                _budget.reset(running)
         except UpstreamTimeoutError as error:
             raise self._timed_out() from error
         except requests.exceptions.SSLError as error:
@@ -129,16 +160,8 @@ class JsonService:
             ) from _reason_of(error)
         except requests.exceptions.Timeout as error:
             raise self._timed_out() from _reason_of(error)
-        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
-            raise UnavailableError(
-                f"{self._name} cannot be reached. Try again.", retry_after_seconds=2
-            ) from _reason_of(error)
-        finally:
-            _budget.reset(running)
-
-    def close(self) -> None:
-        """Close the connections."""
-        self._session.close()
+        except (requests.exceptions.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            raise UnavailableError(f"{self._name} cannot be reached. Try again.") from _reason_of(error)
 
     def _read(self, response: requests.Response) -> bytes:
         announced = response.headers.get("Content-Length", "0")
@@ -172,7 +195,7 @@ class JsonService:
         return UpstreamContentError(f"{self._name} {what}.")
 
     def _timed_out(self) -> UpstreamTimeoutError:
-        return UpstreamTimeoutError(f"{self._name} did not answer in time. Try again.", retry_after_seconds=2)
+        return UpstreamTimeoutError(f"{self._name} did not answer in time. Try again.")
 
 
 def _read_object(headers: Mapping[str, str], content: bytes) -> dict[str, Any] | None:

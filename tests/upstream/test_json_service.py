@@ -90,6 +90,15 @@ def test_a_refusal_is_an_answer_whatever_its_body_is(server: RawServer, service:
     assert answer.document == ({"error": 1} if body.startswith(b"{") else None)
 
 
+@pytest.mark.parametrize("status", ["200 OK", "302 Found", "403 Forbidden", "503 Service Unavailable"])
+def test_a_look_returns_the_status_whatever_it_is(server: RawServer, service: JsonService, status: str) -> None:
+    server.pieces = [f"HTTP/1.1 {status}\r\nContent-Length: 99999999\r\nLocation: /b\r\n\r\n".encode()]
+
+    assert service.look("/a") == int(status[:3])
+
+    assert [head.split(b" ", 2)[:2] for head in server.heads] == [[b"HEAD", b"/a"]]
+
+
 NOT_AN_OBJECT = {
     "a list": response(b"[1]"),
     "a string": response(b'"a"'),
