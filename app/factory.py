@@ -56,11 +56,15 @@ from app.ops.routes import operations_blueprint
 from app.ops.state import find_page
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import UploadLedger
+from app.photos.link_routes import LinkRoutes
+from app.photos.links import LinkService, Way, may_pass, origin_way, storage_way
 from app.photos.listing import PhotoLists
+from app.photos.origin_routes import OriginLinks
 from app.photos.original_routes import OriginalRoutes
 from app.photos.routes import PhotoRoutes
 from app.photos.service import PhotoService
 from app.photos.serving_routes import PhotoServing
+from app.photos.signed_links import SignedLinks
 from app.photos.upkeep import PhotoUpkeep
 from app.photos.upload import UploadService
 from app.photos.upload_routes import UploadRoutes
@@ -80,6 +84,7 @@ from app.storage.guarded import (
     GuardedObjectStore,
     StoragePipelines,
 )
+from app.storage.links import FileStore, PresignedStore, find_capability
 from app.storage.observed import ObservedObjectStore
 
 MANAGEMENT_CONNECTIONS: Final = 2
@@ -430,27 +435,50 @@ def _mount_rooms(app: Flask, runtime: Runtime) -> None:
     settings, database = runtime.settings, runtime.database
     rings = open_rings(settings.auth, create=settings.profile != "production")
     accounts = _Accounts(settings, database, rings)
-    for routes in [*accounts.routes, *_photo_routes(runtime, CursorSigner(lambda: rings.secrets(CURSOR)))]:
+    photos = _Photos(runtime, rings)
+    for routes in [*accounts.routes, *photos.routes]:
         runtime.operations += operations.mount(app, routes, accounts.authenticator, runtime.modes)
+    photos.origin.mount(app)
     mount_documentation(app, runtime.operations, version=VERSION)
     runtime.start([*_photo_tasks(runtime.upkeep), *accounts.tasks])
 
 
-def _photo_routes(runtime: Runtime, cursors: CursorSigner) -> list[object]:
-    settings, database, store, metrics = runtime.settings, runtime.database, runtime.store, runtime.metrics
-    photos = PhotoService(database)
-    ledger = UploadLedger(
-        database,
-        default_quota_bytes=settings.photos.quota_bytes,
-        idempotency_seconds=settings.uploads.idempotency_seconds,
-    )
-    limits = ImageLimits(max_pixels=settings.uploads.max_pixels)
-    uploads = UploadService(ledger, store, runtime.keeper, limits=limits, observer=metrics)
-    return [
-        UploadRoutes(uploads, UploadReceiver(settings.uploads.spool_dir, settings.uploads.max_bytes), metrics),
-        PhotoRoutes(photos, PhotoLists(database, cursors), metrics),
-        OriginalRoutes(photos, PhotoServing(store, metrics)),
-    ]
+class _Photos:
+    """The photos room, put together."""
+
+    def __init__(self, runtime: Runtime, rings: KeyRings) -> None:
+        settings, database, store, metrics = runtime.settings, runtime.database, runtime.store, runtime.metrics
+        photos = PhotoService(database)
+        cursors = CursorSigner(lambda: rings.secrets(CURSOR))
+        ledger = UploadLedger(
+            database,
+            default_quota_bytes=settings.photos.quota_bytes,
+            idempotency_seconds=settings.uploads.idempotency_seconds,
+        )
+        limits = ImageLimits(max_pixels=settings.uploads.max_pixels)
+        uploads = UploadService(ledger, store, runtime.keeper, limits=limits, observer=metrics)
+        serving = PhotoServing(store, metrics)
+        signed = SignedLinks(rings, files=find_capability(store, FileStore), public_url=settings.links.public_url)
+        links = LinkService(_link_ways(runtime, signed), window_seconds=settings.links.window_seconds)
+        metrics.stability.add_source(links.figures)
+        self.origin = OriginLinks(signed, store, serving, photos, metrics)
+        self.routes: list[object] = [
+            UploadRoutes(uploads, UploadReceiver(settings.uploads.spool_dir, settings.uploads.max_bytes), metrics),
+            PhotoRoutes(photos, PhotoLists(database, cursors), metrics),
+            OriginalRoutes(photos, serving),
+            LinkRoutes(photos, links),
+        ]
+
+
+def _link_ways(runtime: Runtime, signed: SignedLinks) -> list[Way]:
+    """Return the ways that links may lead, the best one first: those that are configured."""
+    breakers = runtime.pipelines.find_all(CircuitBreaker)
+    ways = [origin_way(signed)]
+    store = find_capability(runtime.store, PresignedStore) if runtime.settings.links.presigned else None
+    if store is not None:
+        reads = breakers.get("storage_read")
+        ways.insert(0, storage_way(store, lambda: may_pass(reads) and not runtime.monitor.has_failed("storage")))
+    return ways
 
 
 def _photo_tasks(upkeep: PhotoUpkeep) -> list[Task]:
@@ -490,8 +518,8 @@ def _endpoints(*rooms: type, changes: Collection[Changes] = tuple(Changes)) -> t
 
 
 _UPLOAD_ENDPOINTS = _endpoints(UploadRoutes)
-_STORAGE_ENDPOINTS = _endpoints(UploadRoutes, OriginalRoutes)
-_ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes)
+_ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes, LinkRoutes)
+_STORAGE_ENDPOINTS = (*_endpoints(UploadRoutes, OriginalRoutes), path_of(OriginLinks.path))
 _EVERY_ENDPOINT = _endpoints(*_ROOMS)
 _CHANGING_ENDPOINTS = _endpoints(*_ROOMS, changes=frozenset(Changes) - {Changes.NOTHING})
 

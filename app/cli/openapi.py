@@ -32,12 +32,13 @@ def _print_document(arguments: argparse.Namespace) -> int:
     from app.http.openapi import build_document
     from app.http.operations import declared_operations
     from app.ops.build import VERSION
+    from app.photos.link_routes import LinkRoutes
     from app.photos.original_routes import OriginalRoutes
     from app.photos.routes import PhotoRoutes
     from app.photos.upload_routes import UploadRoutes
 
     # In the factory's order; a test compares the result with what a server shows.
-    rooms = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes)
+    rooms = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes, LinkRoutes)
     operations = [operation for routes in rooms for operation in declared_operations(routes)]
     text = json.dumps(build_document(operations, version=VERSION), indent=2, ensure_ascii=False) + "\n"
     if arguments.output is None:

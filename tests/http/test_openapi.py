@@ -34,11 +34,12 @@ from app.http.operations import (
 )
 from app.http.problems import INTERNAL
 from app.http.reasons import REASONS, known_problems
+from app.photos.link_routes import LinkRoutes
 from app.photos.original_routes import OriginalRoutes
 from app.photos.routes import PhotoRoutes
 from app.photos.upload_routes import UploadRoutes
 
-ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes)
+ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes, LinkRoutes)
 OPERATIONS = [operation for routes in ROOMS for operation in declared_operations(routes)]
 DOCUMENT = build_document(OPERATIONS, version="1.2.3")
 METHODS = ("get", "post", "patch", "delete")

@@ -35,7 +35,7 @@ from tests.servers.client import Client, new_photo
 from tests.servers.product import Product
 
 PUBLIC, SESSION, ANY = "public", "session", "any"
-BESIDE_THE_DOCUMENT = {"/openapi.json", "/docs"}
+BESIDE_THE_DOCUMENT = {"/openapi.json", "/docs", "/o/{link}"}
 
 
 class Person:
@@ -147,6 +147,8 @@ ROWS: Final = {
     "DELETE /api/v1/photos/{photo_id}": Row("photos:delete", 204, 404),
     "POST /api/v1/photos/{photo_id}/restore": Row("photos:write", 200, 404),
     "GET /api/v1/photos/{photo_id}/original": Row("photos:read", 200, 404),
+    "GET /api/v1/photos/{photo_id}/links": Row("photos:read", 200, 404),
+    "POST /api/v1/photos/links": Row("photos:read", 200, 200, _json(lambda p: {"ids": [p.photo_id]})),
 }  # fmt: skip
 ROUTES = dict(documented(DOCUMENT))
 NEEDS_A_CREDENTIAL = [route for route, operation in ROUTES.items() if operation["security"]]
@@ -317,7 +319,7 @@ def test_another_user_gets_nothing_of_the_owner(
     assert answer.status_code == ROWS[route].other, answer.text
     if ROWS[route].other == 404:
         assert_problem(answer, 404, "not-found")
-    if route == "POST /api/v1/photos/batch":
+    if route in {"POST /api/v1/photos/batch", "POST /api/v1/photos/links"}:
         assert [item["status"] for item in answer.json()["items"]] == [404]
     elif subject is not asker:
         assert settled.photo_id not in answer.text
