@@ -23,7 +23,7 @@ from urllib.parse import urlsplit
 from app.stability import Clock, SystemClock
 from app.storage.base import StorageDeniedError, StorageUnavailableError
 from app.storage.reading import WaitBudget, storage_timeout
-from app.upstream.waiting import BudgetedResponse
+from app.upstream.responses import QuickResponse
 
 _SEND_BYTES = 256 * 1024
 
@@ -81,7 +81,7 @@ class Exchange:
         with suppress(BrokenPipeError, ConnectionResetError):
             _send(connection, head, body, budget)
             self._sent = True
-        response = BudgetedResponse(connection, method=method, budget=budget)
+        response = QuickResponse(connection, method=method, budget=budget)
         self._response = response
         response.begin()
 

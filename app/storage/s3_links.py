@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
 from app.storage.base import check_key
+from app.storage.s3_signing import signing_key
 
 LONGEST_SECONDS: Final = 604_800
 """What a link may live at most: seven days, by the protocol."""
@@ -55,7 +56,7 @@ class S3Links:
         address = urlsplit(bucket_url)
         self._url = f"{bucket_url}/"
         self._path = f"GET\n{address.path}/"
-        self._host = _host_header(bucket_url)
+        self._host = host_header(bucket_url)
         self._region = region
         self._access_key_id = access_key_id
         self._secret = secret_access_key
@@ -88,17 +89,11 @@ class S3Links:
             # Canonical is what is sorted: capitals come first.
             canonical_rest=f"\n{common}&{chosen}\nhost:{self._host}\n\nhost\nUNSIGNED-PAYLOAD",
             signed_head=f"AWS4-HMAC-SHA256\n{timestamp}\n{scope}\n",
-            key=self._key_of(day),
+            key=signing_key(self._secret, day=day, region=self._region),
         )
 
-    def _key_of(self, day: str) -> bytes:
-        key = f"AWS4{self._secret}".encode()
-        for part in (day, self._region, "s3", "aws4_request"):
-            key = hmac.digest(key, part.encode(), "sha256")
-        return key
 
-
-def _host_header(url: str) -> str:
+def host_header(url: str) -> str:
     """Return ``Host`` as clients send it: without the port that is the scheme's own."""
     address = urlsplit(url)
     name = address.hostname or ""
