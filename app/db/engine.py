@@ -227,9 +227,10 @@ class Database:
             DatabaseUnavailableError: Refused, died, timed out, or no free connection in time. When it comes
                 out of the commit itself, whether it took effect is unknown.
         """
-        with self._translated(), self._writing.begin() as connection:
+        with self._translated(), self._writing.connect() as connection:
             try:
-                yield connection
+                with connection.begin():
+                    yield connection
             except DBAPIError as error:
                 if _kind_of(error) is DatabaseReadOnlyError:  # a new one may lead to the server that takes changes
                     connection.invalidate()

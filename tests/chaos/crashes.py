@@ -83,6 +83,11 @@ class OpenRequest:
         until(lambda: pid not in self._product.worker_pids(), "the worker's end")
         return pid
 
+    def status_line(self) -> str:
+        """Return the first line that comes back, of whatever kind."""
+        with self._socket.makefile("rb") as lines:
+            return lines.readline().decode("ascii").strip()
+
     def answer(self) -> Answer | None:
         """Return the answer; None when the connection ends without one."""
         response = http.client.HTTPResponse(self._socket)

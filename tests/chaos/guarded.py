@@ -19,6 +19,7 @@ import requests
 from sqlalchemy import update
 
 from app.accounts.models import User
+from app.pipelines import NAMES
 from app.settings import CONFIG_FOLDER
 from tests.chaos.invariants import Baseline
 from tests.fakes.fault_proxy import FaultProxy
@@ -35,10 +36,6 @@ TRIALS = 3
 OPEN_SECONDS = 10  # longer than news of an outage takes to reach whoever counts it
 PLACES, QUEUE = 4, 2
 SLOW_SECONDS = 0.3
-_PIPELINES = (
-    *("storage_read", "storage_write", "storage_delete", "storage_list"),
-    *("database", "database_read", "database_write", "events"),
-)
 BREAKERS = ("storage_read", "storage_write", "storage_delete", "storage_list", "database")
 
 _ROUNDED_SECONDS = 0.06
@@ -92,7 +89,7 @@ sliding_window_size = 1000
 )
 """The same with retries for all, and with breakers that do not open."""
 
-WITHOUT_GUARDS = "\n".join(f"[pipelines.{name}]\npolicies = []" for name in _PIPELINES)
+WITHOUT_GUARDS = "\n".join(f"[pipelines.{name}]\npolicies = []" for name in NAMES)
 """The same pipelines, and nothing in them."""
 
 WITH_AN_EYE_FOR_SLOWNESS = (

@@ -1,4 +1,4 @@
-"""Named leases and the outbox, on both databases."""
+"""Named leases and the outbox, on every database."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import select, text, update
 
 from app.db import leases, outbox
 from app.db.base import Base, new_id, utc_now
 from app.db.engine import Database
 from app.db.leases import Lease
 from app.db.outbox import OutboxRow
+from app.errors import DatabaseReadOnlyError
 
 
 @pytest.fixture
@@ -48,6 +49,27 @@ def test_only_the_holder_gives_a_lease_back(tables: Database) -> None:
     leases.release(tables, "work", "one")
 
     assert leases.hold(tables, "work", "two", 60)
+
+
+def test_a_change_that_changes_nothing_works_where_changes_are_taken(tables: Database) -> None:
+    leases.hold(tables, "work", "one", 60)
+
+    leases.change_nothing(tables)
+
+    assert not leases.hold(tables, "work", "two", 60)
+
+
+def test_a_change_that_changes_nothing_is_refused_where_none_are_taken_and_its_connection_is_not_used_again(
+    tables: Database,
+) -> None:
+    switch = {"postgresql": "SET default_transaction_read_only = on", "sqlite": "PRAGMA query_only = ON"}
+    with tables.read() as connection:  # the connection that the pool gives again
+        connection.execute(text(switch.get(tables.dialect, "SET SESSION TRANSACTION READ ONLY")))
+
+    with pytest.raises(DatabaseReadOnlyError):
+        leases.change_nothing(tables)
+
+    leases.change_nothing(tables)
 
 
 @pytest.mark.parametrize("state", ["new", "ended"])

@@ -13,7 +13,7 @@ from app.errors import InvalidTokenError
 from app.http import context, problems
 from app.http.application import Application
 from app.http.identity import Principal
-from app.http.operations import mount
+from app.http.operations import Door, mount
 
 USER_ID = UUID("019aa2c4-7be1-7c52-9d3f-5b0c6f4e8a21")
 SESSION_TOKEN = "a-session"
@@ -61,6 +61,7 @@ def build_app(
     observer: RememberingObserver | None = None,
     deadline_seconds: float = 28.0,
     allowed_hosts: Sequence[str] = (),
+    door: Door | None = None,
 ) -> Flask:
     """Return an application with these routes behind the real edge."""
     app = Application("edge", static_folder=None)
@@ -72,7 +73,7 @@ def build_app(
         allowed_hosts=list(allowed_hosts),
     )
     for part in routes:
-        mount(app, part, KnownCallers())
+        mount(app, part, KnownCallers(), door)
     return app
 
 

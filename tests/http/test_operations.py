@@ -13,9 +13,11 @@ from flask.testing import FlaskClient
 from pydantic import Field, RootModel
 from werkzeug.test import TestResponse
 
+from app.errors import DatabaseReadOnlyError, ReadOnlyError
 from app.http.fields import Line
 from app.http.identity import PUBLIC, Principal
 from app.http.operations import (
+    Changes,
     QueryModel,
     Reply,
     RequestModel,
@@ -367,3 +369,110 @@ def test_operations_are_known_without_building_anything_in_the_order_they_are_wr
 
 def test_a_pointer_escapes_what_parts_it() -> None:
     assert pointer_of(["a/b", 0, "~"]) == "/a~1b/0/~0"
+
+
+class Closed:
+    """A door that refuses all changes, or none, and remembers what it was asked."""
+
+    def __init__(self, *, is_closed: bool = True) -> None:
+        self.is_closed = is_closed
+        self.asked: list[tuple[Changes, int | None]] = []
+        self.refusals = 0
+
+    def admit(self, changes: Changes, size_bytes: int | None) -> None:
+        self.asked.append((changes, size_bytes))
+        if self.is_closed:
+            raise ReadOnlyError("Not now.", retry_after_seconds=7)
+
+    def note_refused(self) -> None:
+        self.refusals += 1
+
+
+class Unread(io.BytesIO):
+    """A body that counts how often it is read."""
+
+    reads = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self.reads += 1
+        return super().read(size)
+
+    def readinto(self, buffer: Any, /) -> int:
+        self.reads += 1
+        return super().readinto(buffer)
+
+
+class Ledgers:
+    """Operations that change something, or that seem to."""
+
+    @post("/entries", summary="s", access="photos:read", answers={201: Note})
+    def enter(self, body: Note) -> Reply:
+        """Enter."""
+        return Reply(201, body)
+
+    @post("/searches", summary="s", access=PUBLIC, answers={200: Note}, changes=Changes.NOTHING)
+    def search(self, body: Note) -> Reply:
+        """Search."""
+        return Reply(200, body)
+
+    @post("/visits", summary="s", access=PUBLIC, answers={204: None}, changes=Changes.SESSIONS)
+    def visit(self) -> Reply:
+        """Visit."""
+        raise DatabaseReadOnlyError("None taken.", retry_after_seconds=2)
+
+    @get("/entries", summary="s", access=PUBLIC, answers={200: Note})
+    def look(self) -> Reply:
+        """Look."""
+        return Reply(200, b"{}")
+
+
+def test_what_an_operation_changes_follows_from_its_method_unless_it_says_otherwise() -> None:
+    declared = {operation.name: operation.changes for operation in declared_operations(Ledgers)}
+
+    assert declared == {
+        "enter": Changes.RECORDS,
+        "search": Changes.NOTHING,
+        "visit": Changes.SESSIONS,
+        "look": Changes.NOTHING,
+    }
+
+
+@pytest.mark.parametrize(("is_closed", "status"), [(True, 503), (False, 201)], ids=["closed", "open"])
+def test_a_door_that_is_closed_answers_before_anything_of_the_body_is_read(is_closed: bool, status: int) -> None:
+    door, body = Closed(is_closed=is_closed), Unread(b'{"text": "a"}')
+    client = build_app(Ledgers(), door=door).test_client()
+
+    answer = client.post(
+        "/entries", input_stream=body, content_length=13, content_type="application/json", headers=bearer()
+    )
+
+    assert (answer.status_code, body.reads > 0) == (status, not is_closed)
+    assert door.asked == [(Changes.RECORDS, 13)]
+    if is_closed:
+        assert (slug(answer), answer.headers["Retry-After"]) == ((503, "read-only"), "7")
+
+
+def test_who_asks_is_known_before_the_door_answers() -> None:
+    door = Closed()
+
+    answer = build_app(Ledgers(), door=door).test_client().post("/entries", json={"text": "a"})
+
+    assert (slug(answer), door.asked) == ((401, "invalid-token"), [])
+
+
+def test_a_closed_door_is_open_for_what_changes_nothing() -> None:
+    door = Closed()
+    client = build_app(Ledgers(), door=door).test_client()
+
+    statuses = [client.get("/entries").status_code, client.post("/searches", json={"text": "a"}).status_code]
+
+    assert (statuses, door.asked) == ([200, 200], [])
+
+
+def test_a_change_that_the_database_refused_is_told_at_the_door() -> None:
+    door = Closed(is_closed=False)
+
+    answer = build_app(Ledgers(), door=door).test_client().post("/visits")
+
+    assert slug(answer) == (503, "read-only")
+    assert (door.refusals, door.asked) == (1, [(Changes.SESSIONS, None)])

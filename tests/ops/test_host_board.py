@@ -17,6 +17,9 @@ from hypothesis import strategies as some
 
 from app.ops.host_board import (
     BREAKER_NAME_BYTES_MAX,
+    DATABASE,
+    MODES,
+    READ_ONLY,
     REASON_BYTES_MAX,
     BoardEntry,
     HostBoard,
@@ -192,6 +195,38 @@ def test_what_operators_said_goes_over_to_a_new_page(
 
     expected = {f"breaker/{NAME}": BoardEntry(decision, 1_770_000_000.0)} if is_kept else {}
     assert {name: read_entry(raw) for name, raw in kept.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("decision", "is_kept"),
+    [
+        (Decision(3, READ_ONLY, 0, math.inf, "ada@cli", "moving"), True),
+        (Decision(3, READ_ONLY, 0, 1000.5, "ada@cli"), True),
+        (Decision(3, READ_ONLY, 0, 1000.0, "ada@cli"), False),
+        (Decision(3, "normal", 0, math.inf, "ada@cli"), False),
+        (Decision(3, READ_ONLY, 0, math.inf, DATABASE), False),
+    ],
+)
+def test_what_operators_said_of_the_mode_goes_over_to_a_new_page_and_what_was_found_does_not(
+    path: Path, decision: Decision, is_kept: bool
+) -> None:
+    HostBoard(StatePage(path), prefix=MODES, now=lambda: 1_770_000_000.0).decide("operator", decision)
+
+    kept = operators_entries(StatePage(path), 1000.0)
+
+    expected = {"mode/operator": BoardEntry(decision, 1_770_000_000.0)} if is_kept else {}
+    assert {name: read_entry(raw) for name, raw in kept.items()} == expected
+
+
+def test_two_boards_on_one_page_know_nothing_of_each_other(path: Path, board: HostBoard) -> None:
+    modes = HostBoard(StatePage(path), prefix=MODES)
+    decisions = Decision(1, READ_ONLY, 0, math.inf, "ada@cli"), Decision(7, "open", 1, 2000.0)
+
+    modes.decide(NAME, decisions[0])
+    board.decide(NAME, decisions[1])
+
+    assert (modes.read(NAME), board.read(NAME)) == decisions
+    assert [set(each.entries() or {}) for each in (modes, board)] == [{NAME}, {NAME}]
 
 
 def test_after_a_reboot_of_the_host_an_instant_says_nothing(

@@ -186,3 +186,34 @@ def test_closing_does_not_wait_for_ever_for_a_task_that_hangs() -> None:
 
 def test_closing_before_starting_is_harmless() -> None:
     assert MaintenanceThread(lambda: True, []).close()
+
+
+def test_work_that_has_to_stand_still_does_and_leaves_the_lease_to_another_process() -> None:
+    clock, lease = HandClock(), Lease()
+    done: list[str] = []
+    may_work = {"first": True, "second": True}
+
+    def give_back() -> None:
+        lease.owner = None
+
+    def thread_of(owner: str) -> MaintenanceThread:
+        return MaintenanceThread(
+            lambda: lease.ask(owner),
+            [Task("reap", 1.0, note(done, owner))],
+            lease_seconds=30,
+            release=give_back,
+            may_work=lambda: may_work[owner],
+            clock=clock,
+        )
+
+    first, second = thread_of("first"), thread_of("second")
+    ran = [first.run_due(), second.run_due()]
+    may_work["first"] = False
+    clock.now += 15
+    ran += [first.run_due(), second.run_due()]
+    may_work["first"] = True
+    clock.now += 15
+    ran += [first.run_due(), second.run_due()]
+
+    assert ran == [1, 0, 0, 1, 0, 1]
+    assert done == ["first", "second", "second"]

@@ -34,6 +34,19 @@ def test_every_probe_path_has_an_answer_that_no_cache_keeps(path: str) -> None:
     assert isinstance(orjson.loads(answer.body), dict)
 
 
+def test_health_tells_of_the_mode_where_there_is_one_and_readiness_never() -> None:
+    lifecycle = Lifecycle()
+    lifecycle.advance(State.READY)
+    mode = {"name": "degraded", "reasons": ["storage_writes"]}
+    probes = ProbeAnswers(HealthMonitor(lifecycle), INSTANCE, mode=lambda: mode)
+
+    said = {path: orjson.loads(probes.answer(path).body).get("mode") for path in PROBE_PATHS}
+
+    assert {path for path, told in said.items() if told == mode} == {"/health", "/__heartbeat__"}
+    assert {told for path, told in said.items() if path not in {"/health", "/__heartbeat__"}} == {None}
+    assert "mode" not in orjson.loads(answers_in(State.READY).answer("/health").body)
+
+
 def test_another_path_has_none() -> None:
     with pytest.raises(KeyError):
         answers_in(State.READY).answer("/metrics")

@@ -120,12 +120,21 @@ def children(master: int, *names: str) -> set[int]:
     return {pid for pid, name in found.items() if name in names or (name and not names)}
 
 
+def has_ended(pid: int | str) -> bool:
+    """Tell whether a process is gone: its first thread, and all the others, which keep its connections open."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0]
+        return state == "Z" and len(list(Path(f"/proc/{pid}/task").iterdir())) == 1
+    except OSError:
+        return True
+
+
 def _name(pid: str) -> str:
     try:
         facts = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
     except OSError:
         return ""
-    return "" if facts.rpartition(")")[2].split()[0] == "Z" else facts.partition("(")[2].rpartition(")")[0]
+    return "" if has_ended(pid) else facts.partition("(")[2].rpartition(")")[0]
 
 
 @contextmanager

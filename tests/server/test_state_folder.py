@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from app.ops.host_board import HostBoard
+from app.ops.host_board import MODES, HostBoard
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage, find_page
 from app.ops.state_file import TEMPORARY_PREFIX
 from app.server.state_folder import CHANGES_NAME, STATE_FOLDER, open_state_folder, record_change, server_runs
@@ -22,6 +22,7 @@ from app.stability.board import Decision
 from tests.server.running import environment, running, until
 
 FORCED = Decision(1, "forced_open", 0, math.inf, "ada@cli", "the store is being moved")
+SAID = Decision(1, "read_only", 0, math.inf, "ada@cli", "the store is being moved")
 TRIPPED = Decision(1, "open", 1, math.inf)
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -103,6 +104,19 @@ def test_the_next_start_keeps_what_operators_said_and_tells_it(
     assert sorted(path.name for path in folder.iterdir()) == ["lock", PAGE_NAME]
     (record,) = caplog.records
     assert (vars(record)["breaker"], vars(record)["state"], vars(record)["by"]) == ("a", "forced_open", "ada@cli")
+
+
+def test_the_next_start_keeps_an_operator_s_mode_and_tells_it(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = start_elsewhere(folder)
+    HostBoard(StatePage(folder / PAGE_NAME), prefix=MODES).decide("operator", SAID)
+    first.communicate()
+
+    open_state_folder(folder, {})
+
+    assert HostBoard(StatePage(folder / PAGE_NAME), prefix=MODES).read("operator") == SAID
+    (record,) = caplog.records
+    assert record.message == "a mode stays as an operator left it"
+    assert (vars(record)["mode"], vars(record)["state"], vars(record)["by"]) == ("operator", "read_only", "ada@cli")
 
 
 def test_a_record_of_changes_grows_by_a_line_each_and_outlives_a_start(folder: Path) -> None:

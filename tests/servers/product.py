@@ -24,7 +24,7 @@ from app.ops.lifecycle import HostLife, Phase
 from app.ops.state import PAGE_NAME, StatePage
 from app.server.forking import WORKER_NAME
 from app.server.state_folder import STATE_FOLDER
-from tests.server.running import children
+from tests.server.running import children, has_ended
 from tests.servers.base import find_free_port
 from tests.servers.client import Client
 from tests.servers.stacks import Stack
@@ -185,7 +185,7 @@ class Product:
         for pid in pids:
             os.kill(pid, signal.SIGKILL)
         self._process.wait()
-        until(lambda: not any(_is_alive(pid) for pid in pids), "their end")
+        until(lambda: all(has_ended(pid) for pid in pids), "their end")
 
     def restart(self) -> None:
         """Stop politely and start again, on the same ports."""
@@ -289,10 +289,3 @@ def _memory(pid: int, field: str) -> int:
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     line = next(line for line in lines if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
