@@ -185,7 +185,8 @@ class IdentityService:
     def _judge_url(self, url: str) -> str:
         given = self._identity.storage_url
         parts = urlsplit(url)
-        if _URL.fullmatch(url) is None or not parts.hostname or parts.query or parts.fragment:
+        is_plain = _URL.fullmatch(url) is not None and not (parts.query or parts.fragment)
+        if not is_plain or not parts.hostname or parts.port == 0:  # a port that is too large is a ValueError
             raise token_error()
         if given is None and parts.scheme == "http" and self._identity.auth_url.startswith("https:"):
             raise StorageDeniedError(DENIED) from DenialReason(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from app.stability import CircuitBreaker, Pipeline, Retry, RetryOptions, Timeout
+from app.stability import CircuitBreaker, Pipeline, Retry, RetryOptions, Timeout, TimeoutOptions
 from app.storage.guarded import STORAGE_CLASSIFICATION, StoragePipelines
+
+_PATIENT_SECONDS = 27.0
+"""As in production: a busy machine is no slow store."""
 
 
 def quick_storage_pipelines() -> StoragePipelines:
@@ -14,4 +17,4 @@ def quick_storage_pipelines() -> StoragePipelines:
 def _pipeline(name: str) -> Pipeline:
     retry = Retry(name, RetryOptions(base_seconds=0.001, cap_seconds=0.001), classification=STORAGE_CLASSIFICATION)
     breaker = CircuitBreaker(name, classification=STORAGE_CLASSIFICATION)
-    return Pipeline(name, [Timeout(name), retry, breaker])
+    return Pipeline(name, [Timeout(name, TimeoutOptions(timeout_seconds=_PATIENT_SECONDS)), retry, breaker])

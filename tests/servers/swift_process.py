@@ -52,7 +52,8 @@ PROXY_CONF = """
 swift_dir = {folder}
 log_level = ERROR
 [pipeline:main]
-pipeline = catch_errors gatekeeper cache etag-quoter listing_formats s3api tempurl tempauth copy slo dlo proxy-server
+pipeline = catch_errors gatekeeper cache etag-quoter listing_formats s3api tempurl tempauth
+    copy container-quotas slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
 account_autocreate = true
@@ -83,6 +84,8 @@ user_test_tester = testing .admin
 user_test_stranger = testing
 [filter:copy]
 use = egg:swift#copy
+[filter:container-quotas]
+use = egg:swift#container_quotas
 [filter:slo]
 use = egg:swift#slo
 [filter:dlo]

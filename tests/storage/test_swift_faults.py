@@ -1,0 +1,633 @@
+"""What the Swift store makes of a server that fails: real Swift behind the fault proxy, rows 1 to 18.
+
+The store alone tries nothing again, so it is its own control where a second attempt makes the fault good. Where the
+guard is in the store, the control is a store without it.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import pytest
+import requests
+
+from app.stability import (
+    CircuitBreaker,
+    CircuitBreakerOptions,
+    Deadline,
+    Pipeline,
+    deadline_scope,
+)
+from app.storage.base import (
+    ObjectCorruptError,
+    ObjectExistsError,
+    ObjectNotFoundError,
+    ObjectStore,
+    StorageDeniedError,
+    StorageError,
+    StorageFullError,
+    StorageThrottledError,
+    StorageTimeoutError,
+    StorageUnavailableError,
+)
+from app.storage.guarded import STORAGE_CLASSIFICATION, GuardedObjectStore, StoragePipelines
+from app.storage.probe import BytesBody
+from app.storage.swift import SwiftConfig, SwiftObjectStore
+from app.storage.swift_answers import LARGEST_BYTES
+from tests.fakes.bodies import BodyWithReaders, pattern
+from tests.fakes.fault_proxy import Barrier, Cut, Delay, Drip, FaultProxy, Flip, Hold, Reset, Status
+from tests.fakes.storage_pipelines import quick_storage_pipelines
+from tests.servers.base import find_free_port
+from tests.servers.swift import ACCOUNT_PATH, STRANGER_ACCESS_KEY_ID, SwiftServer
+
+MIB = 1024 * 1024
+CONTENT = pattern(2 * MIB)
+BYTES = "/v1/"
+"""In the path of all that is asked of the account, and not of the token service."""
+
+
+@pytest.fixture
+def proxy(s3_server: SwiftServer) -> Iterator[FaultProxy]:
+    with FaultProxy(s3_server.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def config(s3_server: SwiftServer, swift_config: SwiftConfig, proxy: FaultProxy) -> SwiftConfig:
+    return s3_server.swift_config(swift_config.container, url=proxy.url)
+
+
+@pytest.fixture
+def direct(swift_config: SwiftConfig) -> Iterator[SwiftObjectStore]:
+    store = SwiftObjectStore(swift_config)
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def bare(config: SwiftConfig, proxy: FaultProxy) -> Iterator[SwiftObjectStore]:
+    """The store alone, signed in."""
+    store = SwiftObjectStore(config)
+    assert list(store.list()) == []
+    proxy.requests.clear()
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def guarded(bare: SwiftObjectStore) -> GuardedObjectStore:
+    return GuardedObjectStore(bare, quick_storage_pipelines())
+
+
+def put(store: ObjectStore, content: bytes = CONTENT, key: str = "a") -> None:
+    store.put(key, BytesBody(content), content_type="image/jpeg")
+
+
+def read(store: ObjectStore, key: str = "a") -> bytes:
+    with store.open(key) as reader:
+        return b"".join(reader)
+
+
+def calls(store: ObjectStore) -> list[Callable[[], object]]:
+    return [
+        lambda: put(store, b"small"),
+        lambda: put(store),
+        lambda: store.head("a"),
+        lambda: store.open("a"),
+        lambda: store.delete("a"),
+        lambda: list(store.list()),
+    ]
+
+
+def behind_breakers(store: ObjectStore, **options: float) -> GuardedObjectStore:
+    """Put a store behind breakers that open after four calls."""
+    chosen = CircuitBreakerOptions(minimum_number_of_calls=4, sliding_window_size=4, **options)  # type: ignore[arg-type]  # numbers
+    names = ("storage_read", "storage_write", "storage_delete", "storage_list")
+    breakers = [CircuitBreaker(name, chosen, classification=STORAGE_CLASSIFICATION) for name in names]
+    return GuardedObjectStore(
+        store,
+        StoragePipelines(*(Pipeline(name, [breaker]) for name, breaker in zip(names, breakers, strict=True))),
+    )
+
+
+@pytest.mark.parametrize(
+    ("status", "error"),
+    [
+        (500, StorageUnavailableError),
+        (502, StorageUnavailableError),
+        (503, StorageUnavailableError),
+        (499, StorageUnavailableError),
+        (429, StorageThrottledError),
+        (498, StorageThrottledError),
+        (408, StorageTimeoutError),
+        (403, StorageDeniedError),
+        (301, StorageDeniedError),
+        (307, StorageDeniedError),
+        (400, StorageDeniedError),
+        (501, StorageDeniedError),
+        (413, StorageFullError),
+        (507, StorageFullError),
+    ],
+)
+def test_every_refusal_has_its_error_and_the_store_does_not_retry(
+    bare: SwiftObjectStore, proxy: FaultProxy, status: int, error: type[StorageError]
+) -> None:
+    proxy.inject(Status(status, headers=(("Location", "http://127.0.0.1:1/"),)), path=BYTES)
+
+    for number, call in enumerate(calls(bare), 1):
+        with pytest.raises(error) as caught:
+            call()
+        assert type(caught.value) is error
+        assert str(status) in str(caught.value.__cause__)
+        assert proxy.count() == number
+
+
+def test_row_1_one_500_is_made_good_by_a_second_attempt(
+    guarded: GuardedObjectStore, bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    proxy.inject(Status(500), method="PUT", times=2)
+
+    with pytest.raises(StorageUnavailableError):
+        put(bare)
+    put(guarded)
+
+    assert proxy.count("PUT") == 1 + 2
+    assert read(direct) == CONTENT
+
+
+def test_row_2_store_that_fails_for_all_is_left_alone_by_an_open_breaker(
+    bare: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    proxy.inject(Status(500), path=BYTES)
+    store = behind_breakers(bare)
+
+    for _ in range(10):
+        with pytest.raises(StorageUnavailableError):
+            store.head("a")
+    guarded = proxy.count()
+    for _ in range(10):
+        with pytest.raises(StorageUnavailableError):
+            bare.head("a")
+
+    assert (guarded, proxy.count() - guarded) == (4, 10)
+
+
+@pytest.mark.parametrize(("status", "silent"), [(429, None), (498, None), (503, 2)])
+def test_row_3_throttling_store_is_believed_when_it_says_when_to_come_back(
+    guarded: GuardedObjectStore, bare: SwiftObjectStore, proxy: FaultProxy, status: int, silent: int | None
+) -> None:
+    proxy.inject(Status(status, headers=(("Retry-After", "170"),)), path=BYTES)
+
+    with pytest.raises(StorageThrottledError) as caught, deadline_scope(Deadline(20)):
+        guarded.head("a")
+
+    assert caught.value.retry_after_seconds == 170
+    assert proxy.count() == 1  # the wait does not fit into the time left
+    proxy.heal()
+    proxy.inject(Status(status), path=BYTES)
+    with pytest.raises(StorageUnavailableError) as unsaid:
+        bare.head("a")
+    assert unsaid.value.retry_after_seconds == silent
+
+
+def test_row_3_throttling_that_shows_as_delay_is_a_slow_call(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
+    proxy.inject(Delay(0.15), path=BYTES)
+    watching = behind_breakers(bare, slow_call_duration_threshold_seconds=0.1, slow_call_rate_threshold=0.5)
+    not_watching = behind_breakers(bare)
+
+    for store in (watching, not_watching):
+        for number in range(4):
+            put(store, b"small", key=f"{number}")
+
+    with pytest.raises(StorageUnavailableError):
+        put(watching, b"small", key="fifth")
+    put(not_watching, b"small", key="fifth")
+
+
+def test_row_4_refused_connection_is_unavailable_and_healed_by_the_next_call(
+    bare: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    proxy.refuse()
+
+    for call in calls(bare):
+        with pytest.raises(StorageUnavailableError):
+            call()
+
+    proxy.heal()
+    put(bare)
+
+
+def test_row_5_black_hole_costs_the_connect_timeout(config: SwiftConfig, proxy: FaultProxy) -> None:
+    store = SwiftObjectStore(replace(config, connect_timeout_seconds=0.2))
+    patient = SwiftObjectStore(config)
+    for one in (store, patient):
+        assert list(one.list()) == []
+    proxy.swallow()
+
+    started = time.monotonic()
+    with pytest.raises(StorageTimeoutError):
+        store.head("a")
+    quick = time.monotonic() - started
+    with pytest.raises(StorageTimeoutError):
+        patient.head("a")
+
+    assert quick < 2 < time.monotonic() - started
+    store.close()
+    patient.close()
+
+
+def test_row_6_deadline_ends_every_call_to_a_hanging_store(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
+    proxy.inject(Hold("response", Barrier()), path=BYTES)
+
+    for call in calls(bare):
+        started = time.monotonic()
+        with deadline_scope(Deadline(0.2)), pytest.raises(StorageTimeoutError):
+            call()
+        assert time.monotonic() - started < 5
+
+
+def test_row_6_own_limits_end_calls_without_a_deadline(config: SwiftConfig, proxy: FaultProxy) -> None:
+    store = SwiftObjectStore(replace(config, upload_timeout_seconds=0.2, download_timeout_seconds=0.2))
+    proxy.inject(Hold("response", Barrier()), path=BYTES)
+
+    for call in calls(store):
+        with pytest.raises(StorageTimeoutError):
+            call()
+    store.close()
+
+
+def test_row_6_control_without_limits_a_call_waits_as_long_as_the_store(
+    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    barrier = Barrier()
+    proxy.inject(Hold("response", barrier), method="PUT", times=1)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(put, bare)
+        barrier.wait_until_reached()
+        assert not waiting.done()
+
+        barrier.release()
+        waiting.result(20)
+
+    assert read(direct) == CONTENT
+
+
+@pytest.mark.parametrize("after_bytes", [None, 0, MIB])
+def test_row_7_reset_while_the_body_goes_out_stores_nothing_and_the_next_attempt_all(
+    guarded: GuardedObjectStore,
+    bare: SwiftObjectStore,
+    direct: SwiftObjectStore,
+    proxy: FaultProxy,
+    after_bytes: int | None,
+) -> None:
+    proxy.inject(Reset("request", after_bytes), method="PUT", times=2)
+
+    with pytest.raises(StorageUnavailableError):
+        put(bare)
+    assert list(direct.list()) == []
+    put(guarded)
+
+    assert read(direct) == CONTENT
+    assert proxy.count("PUT") == 1 + 2
+
+
+def test_row_8_lost_reply_is_taken_as_success_by_the_next_attempt(
+    guarded: GuardedObjectStore, direct: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    proxy.inject(Reset("response"), method="PUT", times=1)
+
+    put(guarded)
+
+    assert [seen.method for seen in proxy.requests] == ["PUT", "PUT", "HEAD"]
+    assert read(direct) == CONTENT
+
+
+def test_row_8_control_another_body_under_the_key_is_not_taken_as_success(
+    guarded: GuardedObjectStore, direct: SwiftObjectStore
+) -> None:
+    put(direct, CONTENT[::-1])
+
+    with pytest.raises(ObjectExistsError):
+        put(guarded)
+
+    assert read(direct) == CONTENT[::-1]
+
+
+def test_row_8_conflict_with_a_write_that_came_to_nothing_may_be_tried_again(
+    bare: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    proxy.inject(Status(409), method="PUT")
+    proxy.inject(Status(409), method="DELETE")
+
+    with pytest.raises(StorageUnavailableError, match="being changed"):
+        put(bare)
+    with pytest.raises(StorageUnavailableError, match="being changed"):
+        bare.delete("a")
+
+
+def test_row_9_store_that_drips_its_bytes_cannot_hold_a_thread(
+    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    put(direct)
+    proxy.inject(Drip(piece_bytes=300, pause_seconds=0.02), method="GET")
+
+    started = time.monotonic()
+    with deadline_scope(Deadline(0.5)), pytest.raises(StorageTimeoutError), bare.open("a") as reader:
+        list(reader)
+
+    assert time.monotonic() - started < 5
+
+
+def test_row_9_store_that_drips_its_headers_cannot_hold_a_thread(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
+    proxy.inject(Drip(piece_bytes=1, pause_seconds=0.05), path=BYTES)
+
+    started = time.monotonic()
+    with deadline_scope(Deadline(0.4)), pytest.raises(StorageTimeoutError):
+        bare.head("a")
+
+    assert time.monotonic() - started < 5
+
+
+def test_row_9_control_timeouts_of_requests_start_anew_with_every_byte(
+    s3_server: SwiftServer, direct: SwiftObjectStore, swift_config: SwiftConfig, proxy: FaultProxy
+) -> None:
+    put(direct, b"fifty bytes of a photo, one at a time and never late")
+    proxy.inject(Drip(piece_bytes=5, pause_seconds=0.03), method="GET")
+    url = f"{proxy.url}{ACCOUNT_PATH}/{swift_config.container}/a"
+
+    started = time.monotonic()
+    requests.get(url, headers={"X-Auth-Token": s3_server.new_token()}, timeout=0.5)
+
+    assert time.monotonic() - started > 0.5
+
+
+def test_row_10_store_that_stops_taking_bytes_cannot_hold_a_thread(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
+    proxy.inject(Hold("request", Barrier(), after_bytes=100_000), method="PUT")
+
+    started = time.monotonic()
+    with deadline_scope(Deadline(0.3)), pytest.raises(StorageTimeoutError):
+        put(bare, pattern(20 * MIB))
+
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("fault", [Cut(MIB), Cut(2 * MIB - 1), Cut(0), Reset("response", MIB)])
+def test_row_11_truncated_object_never_ends_cleanly(
+    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy, fault: Cut | Reset
+) -> None:
+    put(direct)
+    proxy.inject(fault, method="GET", times=1)
+
+    with pytest.raises(StorageUnavailableError):
+        read(bare)
+
+    assert read(bare) == CONTENT
+
+
+@pytest.mark.parametrize("index", [0, MIB, 2 * MIB - 1])
+def test_row_12_last_chunk_of_a_corrupted_object_is_held_back(
+    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy, index: int
+) -> None:
+    put(direct)
+    proxy.inject(Flip("response", index), method="GET")
+    got = 0
+
+    def take_all() -> None:
+        nonlocal got
+        with bare.open("a") as reader:
+            for chunk in reader:
+                got += len(chunk)
+
+    with pytest.raises(ObjectCorruptError):
+        take_all()
+
+    assert got == 2 * MIB - 256 * 1024
+
+
+def test_row_12_control_object_without_our_digest_is_not_checked(
+    bare: SwiftObjectStore, s3_server: SwiftServer, swift_config: SwiftConfig, proxy: FaultProxy
+) -> None:
+    s3_server.ask("PUT", f"{swift_config.container}/a", content=CONTENT)
+    proxy.inject(Flip("response", MIB), method="GET")
+
+    assert read(bare) != CONTENT
+
+
+def test_row_13_byte_altered_on_the_way_in_is_refused_and_nothing_is_stored(
+    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    proxy.inject(Flip("request", MIB + 7), method="PUT", times=1)
+
+    with pytest.raises(ObjectCorruptError):
+        put(bare)
+
+    assert list(direct.list()) == []
+    put(bare)
+    assert read(direct) == CONTENT
+
+
+def test_row_13_control_without_an_etag_swift_keeps_altered_bytes(
+    s3_server: SwiftServer, swift_config: SwiftConfig, proxy: FaultProxy
+) -> None:
+    proxy.inject(Flip("request", MIB + 7), method="PUT")
+    path = f"{swift_config.container}/a"
+
+    sent = requests.put(
+        f"{proxy.url}{ACCOUNT_PATH}/{path}",
+        data=CONTENT,
+        headers={"X-Auth-Token": s3_server.new_token()},
+        timeout=20,
+    )
+
+    assert sent.status_code == 201
+    assert s3_server.ask("GET", path).content != CONTENT
+
+
+@pytest.mark.parametrize("etag", ['"0123456789abcdef0123456789abcdef"', "", "opaque"])
+def test_row_13_reply_with_another_digest_is_refused_and_the_object_removed(
+    bare: SwiftObjectStore, proxy: FaultProxy, etag: str
+) -> None:
+    proxy.inject(Status(201, headers=(("ETag", etag),)), method="PUT")
+
+    with pytest.raises(ObjectCorruptError):
+        put(bare)
+
+    assert [seen.method for seen in proxy.requests] == ["PUT", "DELETE", "HEAD"]
+
+
+def test_container_that_quotes_its_etags_is_understood(
+    s3_server: SwiftServer, swift_config: SwiftConfig, direct: SwiftObjectStore
+) -> None:
+    s3_server.ask("POST", swift_config.container, headers={"X-Container-Rfc-Compliant-Etags": "true"})
+
+    put(direct)
+
+    assert s3_server.ask("HEAD", f"{swift_config.container}/a").headers["ETag"].startswith('"')
+    assert read(direct) == CONTENT
+
+
+def test_row_14_missing_object_is_an_answer_and_opens_no_breaker(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
+    store = behind_breakers(bare)
+
+    for _ in range(10):
+        with pytest.raises(ObjectNotFoundError):
+            store.head("missing")
+
+    assert proxy.count() == 2 * 10  # and each time the container is looked at
+
+
+def test_row_14_missing_container_is_denied_and_never_taken_for_missing_objects(config: SwiftConfig) -> None:
+    store = SwiftObjectStore(replace(config, container="no-such-container"))
+
+    for call in calls(store):
+        with pytest.raises(StorageDeniedError) as caught:
+            call()
+        assert "PHOTO_API_STORAGE__SWIFT_CONTAINER" in str(caught.value.__cause__)
+    store.close()
+
+
+def test_row_17_wrong_credentials_are_denied_and_asked_about_once(config: SwiftConfig, proxy: FaultProxy) -> None:
+    store = SwiftObjectStore(replace(config, identity=replace(config.identity, password="wrong")))
+    guarded = GuardedObjectStore(store, quick_storage_pipelines())
+
+    for call in calls(guarded):
+        with pytest.raises(StorageDeniedError):
+            call()
+
+    assert proxy.count() == 1
+    store.close()
+
+
+def test_row_17_account_without_rights_is_denied_without_another_token(
+    config: SwiftConfig, proxy: FaultProxy
+) -> None:
+    store = SwiftObjectStore(replace(config, identity=replace(config.identity, username=STRANGER_ACCESS_KEY_ID)))
+    guarded = GuardedObjectStore(store, quick_storage_pipelines())
+
+    for call in calls(guarded):
+        with pytest.raises(StorageDeniedError):
+            call()
+
+    assert [seen.path for seen in proxy.requests].count("/auth/v1.0") == 1
+    assert proxy.count() == 1 + len(calls(store))
+    store.close()
+
+
+@pytest.mark.parametrize("status", [413, 507])
+def test_row_18_full_store_is_not_tried_again(
+    guarded: GuardedObjectStore, direct: SwiftObjectStore, proxy: FaultProxy, status: int
+) -> None:
+    proxy.inject(Status(status), method="PUT")
+
+    with pytest.raises(StorageFullError):
+        put(guarded)
+
+    assert proxy.count("PUT") == 1
+    put(direct)
+    assert read(guarded) == CONTENT
+
+
+def test_row_18_container_with_a_quota_is_full(
+    s3_server: SwiftServer, swift_config: SwiftConfig, direct: SwiftObjectStore
+) -> None:
+    s3_server.ask("POST", swift_config.container, headers={"X-Container-Meta-Quota-Bytes": str(MIB)})
+
+    with pytest.raises(StorageFullError):
+        put(direct)
+
+    put(direct, b"small")
+
+
+def test_object_that_swift_takes_in_segments_only_is_refused_before_a_byte_is_sent(
+    bare: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    class Huge(BytesBody):
+        size_bytes = LARGEST_BYTES + 1
+
+    with pytest.raises(StorageFullError, match="5 GiB"):
+        bare.put("a", Huge(b""), content_type="image/jpeg")
+
+    assert proxy.count() == 0
+
+
+def test_server_that_does_not_speak_http_is_unavailable(config: SwiftConfig) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, ThreadPoolExecutor(1) as pool:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}{ACCOUNT_PATH}"
+        store = SwiftObjectStore(replace(config, identity=replace(config.identity, storage_url=url)))
+
+        def answer() -> None:
+            client, _ = listener.accept()
+            with client:
+                client.recv(65536)
+                client.sendall(b"220 mail.example.com ESMTP\r\n")
+
+        done = pool.submit(answer)
+        with pytest.raises(StorageUnavailableError):
+            store.head("a")
+        done.result(10)
+        store.close()
+
+
+def test_address_where_nobody_listens_is_unavailable(config: SwiftConfig) -> None:
+    url = f"http://127.0.0.1:{find_free_port()}{ACCOUNT_PATH}"
+    store = SwiftObjectStore(replace(config, identity=replace(config.identity, storage_url=url)))
+
+    for call in calls(store):
+        with pytest.raises(StorageUnavailableError):
+            call()
+    store.close()
+
+
+def test_message_of_an_error_names_no_internals(
+    config: SwiftConfig, bare: SwiftObjectStore, proxy: FaultProxy
+) -> None:
+    proxy.inject(Status(403), path=BYTES)
+
+    with pytest.raises(StorageDeniedError) as caught:
+        bare.head("a")
+
+    text = caught.value.detail
+    assert not any(secret in text for secret in (config.container, "127.0.0.1", config.identity.username, "403"))
+    assert config.identity.password not in repr(config)
+
+
+def test_connections_are_kept_and_used_again(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
+    for number in range(5):
+        put(bare, pattern(1000, seed=number), key=f"k/{number}")
+        read(bare, f"k/{number}")
+        with pytest.raises(ObjectNotFoundError):
+            bare.open("missing")
+        list(bare.list())
+        bare.delete(f"k/{number}")
+
+    assert proxy.open_connections == 2  # one of them to the token service
+
+
+def test_put_and_get_have_no_stall_in_them(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
+    put(bare)
+    read(bare)
+
+    assert all("expect" not in seen.headers for seen in proxy.requests)
+    sent = proxy.requests[0].headers
+    body = BytesBody(CONTENT)
+    assert (sent["if-none-match"], sent["etag"], sent["x-object-meta-sha256"]) == ("*", body.md5, body.sha256)
+    assert sent["content-type"] == "image/jpeg"
+
+
+def test_second_attempt_after_a_refused_token_sends_the_body_from_its_start(
+    bare: SwiftObjectStore, direct: SwiftObjectStore, s3_server: SwiftServer, proxy: FaultProxy
+) -> None:
+    body = BodyWithReaders(CONTENT, lambda _number, plain: plain)
+    s3_server.revoke_tokens()
+
+    bare.put("a", body, content_type="image/jpeg")
+
+    assert body.opened == 2
+    assert [seen.method for seen in proxy.requests] == ["PUT", "GET", "PUT"]
+    assert read(direct) == CONTENT
+    assert abs((direct.head("a").modified_at - datetime.now(UTC)).total_seconds()) < 120
