@@ -1,6 +1,6 @@
 """Requests to S3, signed in their headers: Signature Version 4 by hand.
 
-botocore takes 0.2 ms of a core for what is one digest and one HMAC here: it takes each request apart, and looks at its
+botocore takes 0.2 ms of a core for what is one digest and one HMAC here: it takes each request apart and looks at its
 clock, its URL and its credentials anew. The payload's digest is known before.
 
 Source: *Authenticating Requests: Using the Authorization Header*, Amazon S3 API reference; the tests hold every
