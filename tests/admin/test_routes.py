@@ -14,15 +14,17 @@ from flask.testing import FlaskClient
 from openapi_spec_validator import validate
 from werkzeug.test import TestResponse
 
-from app.admin.routes import BreakerRoutes
+from app.admin.routes import BreakerRoutes, ModeRoutes
 from app.admin.schemas import BreakerState
-from app.admin.service import BreakerService
+from app.admin.service import BreakerService, ModeService
 from app.errors import InvalidTokenError
 from app.http.docs import mount_document
 from app.http.identity import Principal
 from app.http.operations import mount
-from app.ops.host_board import HostBoard
+from app.ops.host_board import MODES, HostBoard
 from app.ops.logging import bind, bound
+from app.ops.mode_reasons import DatabaseWord, OperatorWord
+from app.ops.modes import Modes
 from app.ops.state import PAGE_NAME, StatePage
 from app.server.management import build_operations_app
 from app.stability import CircuitBreaker, State
@@ -30,6 +32,7 @@ from app.stability import CircuitBreaker, State
 ADA = UUID("019aa2c4-7be1-7c52-9d3f-5b0c6f4e8a21")
 SCOPES = {"reader": {"admin:read"}, "operator": {"admin:read", "admin:ops"}, "user": {"photos:read", "photos:write"}}
 MAIL = "/api/v1/admin/breakers/mail"
+MODE = "/api/v1/admin/modes"
 
 
 class Callers:
@@ -54,6 +57,10 @@ class Listener:
         app = build_operations_app([])
         self.callers = Callers()
         operations = mount(app, BreakerRoutes(BreakerService(self.breakers, self.board)), self.callers)
+        self.mode_board = HostBoard(StatePage(folder / PAGE_NAME), prefix=MODES, now=lambda: 1_777_896_000.0)
+        word, self.database = OperatorWord(self.mode_board), DatabaseWord(self.mode_board)
+        modes = ModeService(Modes([word, self.database]), word, self.mode_board)
+        operations += mount(app, ModeRoutes(modes), self.callers)
         mount_document(app, operations, version="1.2.3")
         self.client: FlaskClient = app.test_client()
 
@@ -232,9 +239,79 @@ def test_the_listener_documents_its_own_routes(listener: Listener) -> None:
         "/api/v1/admin/breakers",
         "/api/v1/admin/breakers/{name}",
         "/api/v1/admin/breakers/{name}/state",
+        MODE,
     }
     change = document["paths"]["/api/v1/admin/breakers/{name}/state"]["put"]
     assert change["security"] == [{"bearer": ["admin:ops"]}, {"apiKey": ["admin:ops"]}]
     assert set(change["responses"]) >= {"200", "401", "403", "404", "409", "422"}
     assert document["tags"][0]["name"] == "Operation"
     assert re.search(r"over restarts too", json.dumps(document))
+
+
+def test_a_reader_sees_the_mode_and_an_operator_sets_it_with_who_and_why(listener: Listener) -> None:
+    before = listener.get(MODE).get_json()
+
+    answer = listener.put({"mode": "read_only", "for_seconds": 300, "reason": "moving"}, path=MODE)
+
+    view = answer.get_json()
+    ends = view["reasons"][0].pop("ends_in_seconds")
+    assert before == {"mode": "normal", "reasons": [], "is_shared": True}
+    assert (answer.status_code, 290 < ends <= 300) == (200, True)
+    assert view == {
+        "mode": "read_only",
+        "reasons": [
+            {
+                "name": "operator",
+                "mode": "read_only",
+                "output": "an operator has said that nothing changes now",
+                "since": "2026-05-04T12:00:00Z",
+                "by": str(ADA),
+                "reason": "moving",
+            }
+        ],
+        "is_shared": True,
+    }
+    assert listener.get(MODE).get_json()["mode"] == "read_only"
+
+
+def test_what_an_operator_takes_back_leaves_what_the_server_has_found(listener: Listener) -> None:
+    listener.database.note_refused()
+    listener.put({"mode": "read_only", "reason": "moving"}, path=MODE)
+
+    answer = listener.put({"mode": "normal", "reason": "moved"}, path=MODE)
+
+    view = answer.get_json()
+    assert (answer.status_code, view["mode"]) == (200, "read_only")
+    assert [reason["name"] for reason in view["reasons"]] == ["database"]
+
+
+@pytest.mark.parametrize(
+    ("body", "pointer"),
+    [
+        ({"mode": "degraded", "reason": "r"}, "/mode"),
+        ({"mode": "read-only", "reason": "r"}, "/mode"),
+        ({"mode": "read_only"}, "/reason"),
+        ({"mode": "read_only", "reason": " "}, "/reason"),
+        ({"mode": "read_only", "reason": "r", "for_seconds": 0}, "/for_seconds"),
+        ({"mode": "read_only", "reason": "r", "for_seconds": 86_401}, "/for_seconds"),
+        ({"mode": "normal", "reason": "r", "for_seconds": 5}, "/for_seconds"),
+        ({"mode": "normal", "reason": "r", "until": 5}, "/until"),
+    ],
+)
+def test_a_wrong_field_of_a_mode_is_422_with_its_place(listener: Listener, body: Any, pointer: str) -> None:
+    answer = listener.put(body, path=MODE)
+
+    assert (answer.status_code, answer.content_type) == (422, "application/problem+json")
+    assert [mistake["pointer"] for mistake in answer.get_json()["errors"]] == [pointer]
+    assert listener.mode_board.entries() == {}
+
+
+@pytest.mark.parametrize(("who", "read", "write"), [("user", 403, 403), ("nobody", 401, 401), ("reader", 200, 403)])
+def test_the_mode_needs_the_scopes_of_operators(listener: Listener, who: str, read: int, write: int) -> None:
+    statuses = [
+        listener.get(MODE, who).status_code,
+        listener.put({"mode": "read_only", "reason": "r"}, path=MODE, who=who).status_code,
+    ]
+
+    assert statuses == [read, write]
+    assert listener.mode_board.entries() == {}

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from app.admin.service import BreakerService
-from app.errors import ConflictError, NotFoundError, ValidationFailedError
-from app.ops.host_board import HostBoard
+from app.admin.service import BreakerService, ModeService
+from app.errors import ConflictError, NotFoundError, UnavailableError, ValidationFailedError
+from app.ops.host_board import MODES, HostBoard
+from app.ops.mode_reasons import OperatorWord
+from app.ops.modes import ModeName, Modes
 from app.ops.state import PAGE_NAME, StatePage
 from app.stability import CircuitBreaker, Decision, State
 from tests.fakes.clocks import HandClock
@@ -149,3 +151,47 @@ def test_who_and_why_of_another_state_are_not_shown(desk: Desk) -> None:
     record = alone.show("mail")
 
     assert (record.snapshot.state, record.entry.decision) == (State.CLOSED, None)
+
+
+def mode_desk(folder: Path, *, has_board: bool = True) -> ModeService:
+    board = HostBoard(StatePage(folder / PAGE_NAME), prefix=MODES) if has_board else None
+    word = OperatorWord(board)
+    return ModeService(Modes([word]), word, board)
+
+
+def test_each_mode_that_is_set_or_refused_is_told_with_who_and_why(tmp_path: Path, told: Any) -> None:
+    desk = mode_desk(tmp_path)
+
+    held = desk.change("read_only", for_seconds=60, **SAID)
+    with pytest.raises(ValidationFailedError):
+        desk.change("normal", for_seconds=60, **SAID)
+    after = desk.change("normal", for_seconds=None, **SAID)
+
+    assert (held.mode.name, held.is_shared, after.mode.name) == (ModeName.READ_ONLY, True, ModeName.NORMAL)
+    assert told() == [
+        (
+            "WARNING",
+            "a mode was set",
+            {**SAID, "wanted": "read_only", "for_seconds": 60, "before": "normal", "after": "read_only"},
+        ),
+        (
+            "WARNING",
+            "a mode was not set",
+            {**SAID, "wanted": "normal", "for_seconds": 60, "refusal": "Some fields are wrong."},
+        ),
+        (
+            "WARNING",
+            "a mode was set",
+            {**SAID, "wanted": "normal", "for_seconds": None, "before": "read_only", "after": "normal"},
+        ),
+    ]
+
+
+def test_a_mode_that_no_other_process_would_hear_of_is_not_set(tmp_path: Path, told: Any) -> None:
+    desk = mode_desk(tmp_path, has_board=False)
+
+    with pytest.raises(UnavailableError):
+        desk.change("read_only", for_seconds=None, **SAID)
+
+    assert [message for _, message, _ in told()] == ["a mode was not set"]
+    assert (desk.show().mode.name, desk.show().is_shared) == (ModeName.NORMAL, False)
