@@ -57,7 +57,8 @@ class UrlSigner(Protocol):
             expires_at: When the URL must have ended; with a time zone.
 
         Raises:
-            ValueError: The path or the end is not of that form; nothing is signed then.
+            ValueError: The path or the end is not of that form, or is over and an API would have to be asked for it;
+                nothing is signed then.
             UnavailableError: The vendor's API does not answer, or not as it should.
         """
         ...

@@ -18,6 +18,15 @@ class CallObserver(Protocol):
         ...
 
 
+class SilentObserver:
+    """Hears and keeps nothing: for calls before there are metrics."""
+
+    def external_call(
+        self, service: str, operation: str, *, outcome: Literal["success", "failure"], seconds: float, kind: str = ""
+    ) -> None:
+        """Do nothing."""
+
+
 @contextmanager
 def observed(
     observer: CallObserver, service: str, operation: str, *, answers: tuple[type[BaseException], ...] = ()

@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.servers.base import ServerProcess, ServerStartError, find_free_port, skip_without
 
 _CONFIGURATION = """
+{main}
 {user}
 worker_processes 1;
 daemon off;
@@ -36,12 +37,15 @@ class Nginx:
         folder: Its own folder.
         http: What stands in the ``http`` block; ``$PORT`` and ``$FOLDER`` are replaced by the free port to
             listen on (``listen 127.0.0.1:$PORT;``) and by the folder.
+        main: What stands before all blocks, such as the modules to load.
+        port: The port to listen on instead.
     """
 
-    def __init__(self, folder: Path, http: str) -> None:
+    def __init__(self, folder: Path, http: str, *, main: str = "", port: int | None = None) -> None:
         self._program = find_program()
+        self._main = main
         self.folder = folder
-        self.port = find_free_port()
+        self.port = find_free_port() if port is None else port
         self.url = f"http://127.0.0.1:{self.port}"
         self._file = folder / "nginx.conf"
         self.configure(http)
@@ -62,7 +66,7 @@ class Nginx:
         """Write another configuration; :meth:`reload` makes it hold."""
         user = "user root;" if os.getuid() == 0 else ""
         filled = http.replace("$PORT", str(self.port)).replace("$FOLDER", str(self.folder))
-        self._file.write_text(_CONFIGURATION.format(user=user, folder=self.folder, http=filled))
+        self._file.write_text(_CONFIGURATION.format(main=self._main, user=user, folder=self.folder, http=filled))
 
     def reload(self) -> None:
         """Read the configuration anew, without dropping a connection."""

@@ -235,6 +235,7 @@ def test_neither_cookie_nor_netrc_nor_proxy_is_used(
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    server.hangs_up = False
     server.pieces = [response(b"{}", head="Content-Type: application/json\r\nSet-Cookie: a=b; Path=/")]
 
     ask(service)
