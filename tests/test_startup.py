@@ -16,10 +16,12 @@ from pydantic import SecretStr
 
 from app.db import migrate
 from app.errors import ConfigurationError
-from app.settings import DatabaseSettings, Settings, StorageSettings, UploadSettings
+from app.settings import DatabaseSettings, Settings, UploadSettings
+from app.settings_delivery import StorageSettings
 from app.settings_server import ServerSettings
 from app.startup import verify_startup
 from app.storage.s3 import S3Config
+from app.storage.swift import SwiftConfig
 from tests.accounts.world import open_database
 from tests.servers.base import find_free_port
 from tests.servers.postgres import PostgresServer
@@ -56,6 +58,18 @@ def s3(config: S3Config, **changes: Any) -> StorageSettings:
         "s3_secret_access_key": SecretStr(config.secret_access_key),
     }
     return StorageSettings(backend="s3", **{**values, **changes})
+
+
+def swift(config: SwiftConfig, **changes: Any) -> StorageSettings:
+    values: dict[str, Any] = {
+        "swift_auth_url": config.identity.auth_url,
+        "swift_auth_version": config.identity.version,
+        "swift_username": config.identity.username,
+        "swift_password": SecretStr(config.identity.password),
+        "swift_container": config.container,
+        "swift_temp_url_key": SecretStr(SECRET),
+    }
+    return StorageSettings(backend="swift", **{**values, **changes})
 
 
 def mistakes(given: Settings) -> list[str]:
@@ -205,6 +219,38 @@ def test_a_store_that_refuses_is_a_mistake_in_production_only(
     assert said.startswith("PHOTO_API_STORAGE__S3_")
     assert SECRET not in said
     assert mistakes(settings(tmp_path, sqlite_url, storage=storage, profile="development")) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"swift_container": "no-such-container"}, "PHOTO_API_STORAGE__SWIFT_CONTAINER"),
+        ({"swift_password": SecretStr("wrong")}, "PHOTO_API_STORAGE__SWIFT_AUTH_URL"),
+        ({"swift_username": STRANGER_ACCESS_KEY_ID}, "answered 403"),
+    ],
+    ids=["container", "password", "rights"],
+)
+def test_a_swift_that_refuses_is_a_mistake_that_says_what_to_mend(
+    tmp_path: Path, sqlite_url: str, swift_config: SwiftConfig, changes: dict[str, Any], told: str
+) -> None:
+    (said,) = mistakes(settings(tmp_path, sqlite_url, storage=swift(swift_config, **changes)))
+
+    assert said.startswith("PHOTO_API_STORAGE__SWIFT_…: ")
+    assert told in said
+    assert SECRET not in said
+
+
+def test_key_of_temporary_urls_is_put_on_a_container_without_one_and_another_key_is_a_mistake(
+    tmp_path: Path, sqlite_url: str, swift_config: SwiftConfig
+) -> None:
+    assert mistakes(settings(tmp_path, sqlite_url, storage=swift(swift_config))) == []
+
+    another = swift(swift_config, swift_temp_url_key=SecretStr("another-key-than-that"))
+    (said,) = mistakes(settings(tmp_path, sqlite_url, storage=another))
+
+    assert "PHOTO_API_STORAGE__SWIFT_TEMP_URL_KEY" in said
+    assert SECRET not in said
+    assert "another-key-than-that" not in said
 
 
 def test_all_mistakes_are_told_together(tmp_path: Path, postgres_url: str, s3_config: S3Config) -> None:
