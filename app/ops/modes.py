@@ -148,7 +148,7 @@ class Modes:
         return self._last
 
     def current(self) -> Mode:
-        """Look what holds now. About 100 µs."""
+        """Look what holds now, and set the gauge. About 100 µs."""
         reasons = tuple(reason for source in self._sources if (reason := source.look()) is not None)
         name = max((reason.mode for reason in reasons), key=_GRAVITY.__getitem__, default=ModeName.NORMAL)
         mode, before = Mode(name, reasons), self._last
@@ -156,6 +156,9 @@ class Modes:
         if [reason.name for reason in before.reasons] != [reason.name for reason in reasons]:
             facts = {"before": before.name, "after": name, "reasons": [reason.name for reason in reasons]}
             _log.warning("the mode has changed", extra=facts)
+        if self._gauge is not None:
+            for each in ModeName:
+                self._gauge.labels(each.value).set(float(each is name))
         return mode
 
     def admit(self, changes: Changes, size_bytes: int | None) -> None:
@@ -182,11 +185,8 @@ class Modes:
         return not any(reason.stops_background for reason in self.current().reasons)
 
     def check(self) -> CheckResult:
-        """Look what holds, as a check of health; sets the gauge, too."""
+        """Look what holds, as a check of health."""
         mode = self.current()
-        if self._gauge is not None:
-            for name in ModeName:
-                self._gauge.labels(name.value).set(float(name is mode.name))
         return CheckResult(Status.PASS if mode.name is ModeName.NORMAL else Status.WARN, mode.output)
 
     def summary(self) -> dict[str, object]:

@@ -11,8 +11,10 @@ import hashlib
 import http.client
 import json
 import os
+import select as polling
 import signal
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -83,10 +85,13 @@ class OpenRequest:
         until(lambda: pid not in self._product.worker_pids(), "the worker's end")
         return pid
 
-    def status_line(self) -> str:
-        """Return the first line that comes back, of whatever kind."""
-        with self._socket.makefile("rb") as lines:
-            return lines.readline().decode("ascii").strip()
+    def has_answered(self, seconds: float) -> bool:
+        """Tell whether an answer comes within some seconds; what it says is left to :meth:`answer`."""
+        ends = time.monotonic() + seconds
+        while (left := ends - time.monotonic()) > 0:
+            if polling.select([self._socket], [], [], left)[0]:
+                return True
+        return False
 
     def answer(self) -> Answer | None:
         """Return the answer; None when the connection ends without one."""
