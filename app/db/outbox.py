@@ -1,7 +1,8 @@
 """The outbox: work and news written in the same transaction as the change they follow from.
 
-``object.delete`` is the product's own work: the maintenance thread removes the object, then the photo's row.
-The other kinds are news for others; they are kept for a while and then dropped when nobody fetches them.
+``object.delete`` is the product's own work: the maintenance thread removes the object, then the photo's row. So is
+``cdn.purge``: it has a CDN drop its copies, at least once after the object is gone. The other kinds are news for
+others; they are kept for a while and then dropped when nobody fetches them.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.db.base import Base, SequenceId, UtcDateTime, utc_now
 
 OBJECT_DELETE = "object.delete"
+CDN_PURGE = "cdn.purge"
 PHOTO_READY = "photo.ready"
 PHOTO_DELETED = "photo.deleted"
 

@@ -30,9 +30,8 @@ def abandon_pending(connection: Connection, photo_id: UUID, *conditions: ColumnE
     Returns:
         False when it is not pending any more, or a condition does not hold; nothing was changed then.
     """
-    if not _start_deleting(
-        connection, photo_id, Photo.state == PENDING, *conditions, delay_seconds=_UNKNOWN_PUT_SECONDS
-    ):
+    ended = (Photo.state == PENDING, *conditions)
+    if _start_deleting(connection, photo_id, *ended, delay_seconds=_UNKNOWN_PUT_SECONDS) is None:
         return False
     connection.execute(
         delete(IdempotencyKey).where(IdempotencyKey.photo_id == photo_id, IdempotencyKey.status.is_(None))
@@ -53,28 +52,40 @@ def remove_stray(connection: Connection, photo_id: UUID, object_key: str, *, is_
     outbox.add(connection, outbox.OBJECT_DELETE, photo_id, {"object_key": object_key}, delay_seconds=delay_seconds)
 
 
-def remove_ready(connection: Connection, photo_id: UUID, *conditions: ColumnElement[bool]) -> bool:
+def remove_ready(
+    connection: Connection, photo_id: UUID, *conditions: ColumnElement[bool], purges: bool = False
+) -> bool:
     """Remove a ready photo for good: gone for readers at once, quota back, object and row later.
+
+    Args:
+        connection: The caller's transaction.
+        photo_id: The photo.
+        conditions: What else must hold.
+        purges: Whether a CDN is to be told, which may have copies.
 
     Returns:
         False when it is not ready, or a condition does not hold; nothing was changed then.
     """
-    if not _start_deleting(connection, photo_id, Photo.state == READY, *conditions, delay_seconds=0.0):
+    object_key = _start_deleting(connection, photo_id, Photo.state == READY, *conditions, delay_seconds=0.0)
+    if object_key is None:
         return False
+    if purges:
+        outbox.add(connection, outbox.CDN_PURGE, photo_id, {"object_key": object_key})
     outbox.add(connection, outbox.PHOTO_DELETED, photo_id, {})
     return True
 
 
 def _start_deleting(
     connection: Connection, photo_id: UUID, *conditions: ColumnElement[bool], delay_seconds: float
-) -> bool:
+) -> str | None:
+    """Return the object's key; None when a condition does not hold."""
     row: Any = connection.execute(
         select(Photo.owner_id, Photo.size_bytes, Photo.object_key)
         .where(Photo.id == photo_id, *conditions)
         .with_for_update()
     ).first()
     if row is None:
-        return False
+        return None
     connection.execute(
         update(Photo)
         .where(Photo.id == photo_id)
@@ -84,4 +95,4 @@ def _start_deleting(
     outbox.add(
         connection, outbox.OBJECT_DELETE, photo_id, {"object_key": row.object_key}, delay_seconds=delay_seconds
     )
-    return True
+    return str(row.object_key)

@@ -49,10 +49,12 @@ class PhotoService:
 
     Args:
         database: Where they are.
+        purges: Whether copies of removed photos are purged from a CDN.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, purges: bool = False) -> None:
         self._database = database
+        self._purges = purges
 
     def get(self, owner_id: UUID, photo_id: UUID) -> PhotoRow:
         """Return one photo, also from the trash.
@@ -132,7 +134,7 @@ class PhotoService:
 
         def work(connection: Connection) -> None:
             guard(_found(connection, owner_id, photo_id, LOCK))
-            _delete(connection, owner_id, photo_id, is_permanent=is_permanent)
+            self._delete(connection, owner_id, photo_id, is_permanent=is_permanent)
 
         self._database.run_write(work)
 
@@ -152,30 +154,37 @@ class PhotoService:
             mine = select(Photo.id).where(Photo.id.in_(request.ids), Photo.owner_id == owner_id)
             connection.execute(mine.order_by(Photo.id).with_for_update())
             return {
-                photo_id: _batch_item(connection, owner_id, photo_id, request) for photo_id in sorted(request.ids)
+                photo_id: self._batch_item(connection, owner_id, photo_id, request)
+                for photo_id in sorted(request.ids)
             }
 
         done = self._database.run_write(work)
         return [done[photo_id] for photo_id in request.ids]
 
+    def _batch_item(
+        self, connection: Connection, owner_id: UUID, photo_id: UUID, request: BatchDelete | BatchRestore | BatchTag
+    ) -> BatchItem:
+        try:
+            match request:
+                case BatchDelete():
+                    self._delete(connection, owner_id, photo_id, is_permanent=request.permanent)
+                    return BatchItem(id=photo_id, status=204)
+                case BatchRestore():
+                    _restore(connection, owner_id, photo_id)
+                case BatchTag():
+                    _retag(connection, owner_id, photo_id, request)
+        except NotFoundError as error:
+            return BatchItem(id=photo_id, status=404, detail=error.detail)
+        except ValidationFailedError as error:
+            return BatchItem(id=photo_id, status=422, detail=error.detail)
+        return BatchItem(id=photo_id, status=200)
 
-def _batch_item(
-    connection: Connection, owner_id: UUID, photo_id: UUID, request: BatchDelete | BatchRestore | BatchTag
-) -> BatchItem:
-    try:
-        match request:
-            case BatchDelete():
-                _delete(connection, owner_id, photo_id, is_permanent=request.permanent)
-                return BatchItem(id=photo_id, status=204)
-            case BatchRestore():
-                _restore(connection, owner_id, photo_id)
-            case BatchTag():
-                _retag(connection, owner_id, photo_id, request)
-    except NotFoundError as error:
-        return BatchItem(id=photo_id, status=404, detail=error.detail)
-    except ValidationFailedError as error:
-        return BatchItem(id=photo_id, status=422, detail=error.detail)
-    return BatchItem(id=photo_id, status=200)
+    def _delete(self, connection: Connection, owner_id: UUID, photo_id: UUID, *, is_permanent: bool) -> None:
+        if is_permanent:
+            if not remove_ready(connection, photo_id, Photo.owner_id == owner_id, purges=self._purges):
+                raise _not_found()
+        elif _found(connection, owner_id, photo_id, LOCK).trashed_at is None:
+            _change(connection, photo_id, {"trashed_at": utc_now()})
 
 
 def _found(connection: Connection, owner_id: UUID, photo_id: UUID, query: Query = FIND) -> Row[Any]:
@@ -195,14 +204,6 @@ def _not_found() -> NotFoundError:
 def _change(connection: Connection, photo_id: UUID, values: dict[str, Any]) -> None:
     stamped = {**values, "version": Photo.version + 1, "updated_at": utc_now()}
     connection.execute(update(Photo).where(Photo.id == photo_id).values(stamped))
-
-
-def _delete(connection: Connection, owner_id: UUID, photo_id: UUID, *, is_permanent: bool) -> None:
-    if is_permanent:
-        if not remove_ready(connection, photo_id, Photo.owner_id == owner_id):
-            raise _not_found()
-    elif _found(connection, owner_id, photo_id, LOCK).trashed_at is None:
-        _change(connection, photo_id, {"trashed_at": utc_now()})
 
 
 def _restore(connection: Connection, owner_id: UUID, photo_id: UUID) -> Row[Any]:

@@ -16,7 +16,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.accounts.models import User
 from app.db.base import utc_now
 from app.db.engine import Database
-from app.db.outbox import OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, OutboxRow
+from app.db.outbox import CDN_PURGE, OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, OutboxRow
 from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, Photo
 from app.photos.removal import abandon_pending, remove_ready
 from app.stability import CallRefusedError, DeadlineExceededError, Pipeline
@@ -51,16 +51,25 @@ class PhotoUpkeep:
         relay: What each piece of the outbox's work runs through.
         trash_days: How long a photo stays in the trash.
         observer: Who hears of it.
+        purges: Whether copies of removed photos are purged from a CDN.
     """
 
     def __init__(
-        self, database: Database, store: ObjectStore, relay: Pipeline, *, trash_days: int, observer: UpkeepObserver
+        self,
+        database: Database,
+        store: ObjectStore,
+        relay: Pipeline,
+        *,
+        trash_days: int,
+        observer: UpkeepObserver,
+        purges: bool = False,
     ) -> None:
         self._database = database
         self._store = store
         self._relay = relay
         self._trash_days = trash_days
         self._observer = observer
+        self._purges = purges
 
     def reap_ended_leases(self) -> int:
         """Undo uploads whose worker died; return how many."""
@@ -140,14 +149,14 @@ class PhotoUpkeep:
         removed = 0
         for photo_id in ids:
             with self._database.write() as connection:
-                removed += remove_ready(connection, photo_id, *conditions)
+                removed += remove_ready(connection, photo_id, *conditions, purges=self._purges)
         return removed
 
     def forget_expired(self) -> int:
-        """Drop idempotency keys past their time, and news that nobody fetched for a week; return how many."""
+        """Drop idempotency keys past their time, and outbox rows that nobody took for a week; return how many."""
         now = utc_now()
         forgotten = self._forget(IdempotencyKey.expires_at, now)
-        for kind in (PHOTO_READY, PHOTO_DELETED):
+        for kind in (PHOTO_READY, PHOTO_DELETED, CDN_PURGE):
             forgotten += self._forget(OutboxRow.available_at, now - _NEWS_KEPT, OutboxRow.kind == kind)
         return forgotten
 
