@@ -1,10 +1,10 @@
 """Answers of an HTTP server, read at a fraction of what :mod:`http.client` takes for it.
 
-Two things cost when a photo passes through Python. ``http.client`` lets the parser of e-mails read a head (0.2 ms for
-ten headers); here it is one regular expression a line. And it receives what a body has at the moment, buffered, with
-two or three system calls and turns of the interpreter's lock each; here the kernel collects a piece as a whole
-(``MSG_WAITALL``), within what is left of the budget (``SO_RCVTIMEO`` counts for the whole of such a call, so that a
-server that drips cannot stretch it), straight into the bytes that go on.
+Two things cost when a photo passes through Python. ``http.client`` lets the parser of e-mails read a head; here a
+regular expression goes through it once. And it receives what a body has at the moment, buffered, with two or three
+system calls and turns of the interpreter's lock each; here the kernel collects a piece as a whole (``MSG_WAITALL``),
+within what is left of the budget (``SO_RCVTIMEO`` counts for the whole of such a call, so that a server that drips
+cannot stretch it), straight into the bytes that go on.
 
 Under TLS bodies come as before: records have to be decrypted anyway.
 """
@@ -23,9 +23,10 @@ from app.upstream.waiting import BudgetedResponse, WaitBudget
 
 _LINE_BYTES_MAX = 65_536
 _HEADERS_MAX = 100
-_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-9]\d\d)(?: ([^\r\n]*))?\r?\n", re.ASCII)
-_HEADER = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*\r?\n")
+_STATUS_LINE = re.compile(r"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([^\r\n]*))?\r?\n")
+_HEADER = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*\r?\n")
 _BLANK = frozenset({b"\r\n", b"\n"})
+_END = b"\r\n\r\n"
 _NO_CONTENT: Final = frozenset({204, 304})
 _CONTINUE_END = 200
 _SHORTEST_WAIT_US = 1000  # zero would be for ever
@@ -40,13 +41,19 @@ class _Headers(http.client.HTTPMessage):
 
     def __init__(self, pairs: list[tuple[str, str]]) -> None:
         super().__init__()
-        self._first: dict[str, str] = {}
+        self.pairs = pairs
+        self._first = {name.lower(): value for name, value in reversed(pairs)}
         for name, value in pairs:
             self.set_raw(name, value)
-            self._first.setdefault(name.lower(), value)
 
     def get(self, name: str, failobj: Any = None) -> Any:
         return self._first.get(name.lower(), failobj)
+
+    def get_all(self, name: str, failobj: Any = None) -> Any:
+        wanted = name.lower()
+        if wanted not in self._first:
+            return failobj
+        return [value for said, value in self.pairs if said.lower() == wanted]
 
     def __getitem__(self, name: str) -> Any:
         return self._first.get(name.lower())
@@ -79,15 +86,13 @@ class QuickResponse(BudgetedResponse):
             UnavailableError: The budget is used up.
             http.client.HTTPException: It is no head, or breaks off, or says two things about its length.
         """
-        minor, status, reason = self._read_status_line()
+        minor, status, reason, headers = self._read_head()
         while status < _CONTINUE_END:
-            self._read_headers()
-            minor, status, reason = self._read_status_line()
-        pairs = self._read_headers()
+            minor, status, reason, headers = self._read_head()
         self.version, self.code, self.status, self.reason = 10 + minor, status, status, reason
-        self.headers = self.msg = headers = _Headers(pairs)
-        lengths = {value for name, value in pairs if name.lower() == "content-length"}
-        codings = [value.lower() for name, value in pairs if name.lower() == "transfer-encoding"]
+        self.headers = self.msg = headers
+        codings = [coding.lower() for coding in headers.get_all("Transfer-Encoding", ())]
+        lengths = set(headers.get_all("Content-Length", ()))
         if codings not in ([], ["chunked"]) or len(lengths) > 1:
             raise http.client.IncompleteRead(b"")
         self.chunked, self.chunk_left = bool(codings), None
@@ -148,22 +153,29 @@ class QuickResponse(BudgetedResponse):
         end: Callable[[], None] = self._close_conn  # type: ignore[attr-defined]  # its base's own way to end a body
         end()
 
-    def _read_status_line(self) -> tuple[int, int, str]:
-        line = self._read_line()
-        matched = _STATUS_LINE.fullmatch(line)
-        if matched is None:
-            raise http.client.BadStatusLine(line[:100].decode("latin-1"))
-        return int(matched[1]), int(matched[2]), (matched[3] or b"").decode("latin-1")
+    def _read_head(self) -> tuple[int, int, str, _Headers]:
+        """Return the version, the status, the reason and the headers; what is not clear makes it no head."""
+        head = self._take_head().decode("latin-1")
+        said = _STATUS_LINE.match(head)
+        if said is None:
+            raise http.client.BadStatusLine(head[:100])
+        at, pairs = said.end(), []
+        while found := _HEADER.match(head, at):
+            pairs.append((found[1], found[2]))
+            at = found.end()
+        if head[at:] not in {"\r\n", "\n"} or len(pairs) > _HEADERS_MAX:
+            raise http.client.IncompleteRead(b"")
+        return int(said[1]), int(said[2]), said[3] or "", _Headers(pairs)
 
-    def _read_headers(self) -> list[tuple[str, str]]:
-        """Return headers up to the blank line; a line that is none, folded ones too, makes it no head."""
-        pairs: list[tuple[str, str]] = []
-        while (line := self._read_line()) not in _BLANK:
-            matched = _HEADER.fullmatch(line)
-            if matched is None or len(pairs) == _HEADERS_MAX:
-                raise http.client.IncompleteRead(b"")
-            pairs.append((matched[1].decode("ascii"), matched[2].decode("latin-1")))
-        return pairs
+    def _take_head(self) -> bytes:
+        """Return all bytes up to the blank line: mostly they have come together."""
+        end = self.fp.peek(1).find(_END)
+        if end >= 0:
+            return self.fp.read(end + len(_END))
+        lines = [self._read_line()]
+        while lines[-1] not in _BLANK and len(lines) <= _HEADERS_MAX + 1:
+            lines.append(self._read_line())
+        return b"".join(lines)
 
     def _read_line(self) -> bytes:
         line: bytes = self.fp.readline(_LINE_BYTES_MAX + 1)
