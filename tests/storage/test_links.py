@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,9 @@ def test_a_local_object_that_is_not_there_has_no_path(tmp_path: Path) -> None:
     ],
     ids=["other_hash", "slash_behind", "slash_before", "parted", "continued", "upper", "dots", "empty"],
 )
-def test_a_folder_that_is_no_keys_has_no_key(tmp_path: Path, change: object) -> None:
+def test_a_folder_that_is_no_keys_has_no_key(tmp_path: Path, change: Callable[[str], str]) -> None:
     store = LocalObjectStore(tmp_path)
-    folder = change(store.folder_of("originals/12/34"))  # type: ignore[operator]
+    folder = change(store.folder_of("originals/12/34"))
 
     assert store.key_in(folder) is None
 
