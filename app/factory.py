@@ -25,6 +25,8 @@ from app.accounts.sessions import SessionService
 from app.accounts.tokens import AccessTokens
 from app.admin.routes import BreakerRoutes, ModeRoutes
 from app.admin.service import BreakerService, ModeService
+from app.cdn.base import UrlSigner
+from app.cdn.build import CDN_CLASSIFICATIONS, build_probe, build_purger, build_signer
 from app.db import leases
 from app.db.engine import Database, StatementObserver
 from app.db.guarded import DATABASE_CLASSIFICATIONS, DatabasePipelines, GuardedDatabase
@@ -57,10 +59,11 @@ from app.ops.state import find_page
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import UploadLedger
 from app.photos.link_routes import LinkRoutes
-from app.photos.links import LinkService, Way, may_pass, origin_way, storage_way
+from app.photos.links import LinkService, Way, cdn_way, is_closed, may_pass, origin_way, storage_way
 from app.photos.listing import PhotoLists
 from app.photos.origin_routes import OriginLinks
 from app.photos.original_routes import OriginalRoutes
+from app.photos.purges import PhotoPurges
 from app.photos.routes import PhotoRoutes
 from app.photos.service import PhotoService
 from app.photos.serving_routes import PhotoServing
@@ -111,6 +114,7 @@ class Foundation:
         pipelines: What stands before every call to a dependency.
         database: The database.
         unguarded_store: The object store past its pipelines, for health.
+        cdn_probe: What looks at the CDN's edge; None without a CDN.
         mode_board: What was decided about modes on that page; None without one.
         operator_word: What operators have said of the mode.
         database_word: Whether the database takes changes.
@@ -152,6 +156,9 @@ class Foundation:
             build_store(settings, self.pipelines["swift_auth"]), self.metrics
         )
         self._closing.callback(self.unguarded_store.close)
+        self.cdn_probe = build_probe(settings.cdn, pipelines=self.pipelines, observer=self.metrics)
+        if self.cdn_probe is not None:
+            self._closing.callback(self.cdn_probe.close)
         self._open_modes()
 
     def _open_modes(self) -> None:
@@ -182,6 +189,8 @@ class Runtime(Foundation):
         monitor: Health.
         probes: What the paths of probes are answered with.
         upkeep: The maintenance tasks, for running one by hand.
+        signer: What signs URLs of the CDN; None without one.
+        purges: The task that has removed photos purged from the CDN; None where nothing is.
         operations: What the HTTP API can do, for its document.
     """
 
@@ -205,16 +214,27 @@ class Runtime(Foundation):
         )
         self.probes = ProbeAnswers(self.monitor, self.instance, mode=self.modes.summary)
         self._closing.callback(self.monitor.close)
+        self.signer, self.purges = self._open_cdn()
         self.upkeep = PhotoUpkeep(
             self.database,
             self.store,
             self.pipelines["events"],
             trash_days=settings.photos.trash_days,
             observer=self.metrics,
+            purges=self.purges is not None,
         )
         self.keeper = LeaseKeeper(self.database, settings.uploads.lease_seconds)
         self._closing.callback(self.keeper.close)
         self.operations: list[operations.Operation] = []
+
+    def _open_cdn(self) -> tuple[UrlSigner | None, PhotoPurges | None]:
+        cdn, pipelines, metrics = self.settings.cdn, self.pipelines, self.metrics
+        signer = build_signer(cdn, pipelines=pipelines, observer=metrics, gauge=metrics.cdn_cache_size)
+        purger = build_purger(cdn, pipelines=pipelines, observer=metrics)
+        for opened in (signer, purger):
+            if opened is not None:
+                self._closing.callback(opened.close)
+        return signer, None if purger is None else PhotoPurges(self.database, purger, metrics)
 
     def start(self, tasks: list[Task]) -> None:
         """Start what runs in the background, and be ready."""
@@ -290,6 +310,7 @@ def _open_pipelines(settings: Settings, bus: EventBus, board: HostBoard | None) 
     """Build the pipelines of this process, and name its breakers to the commands of its host."""
     classifications = dict.fromkeys(STORAGE_PIPELINES, STORAGE_CLASSIFICATION) | DATABASE_CLASSIFICATIONS
     classifications["swift_auth"] = TOKEN_CLASSIFICATION
+    classifications |= CDN_CLASSIFICATIONS
     context = PolicyContext(name="", bus=bus, board=board)
     pipelines = load_pipelines(settings, classifications=classifications, context=context)
     if board is not None:
@@ -440,7 +461,7 @@ def _mount_rooms(app: Flask, runtime: Runtime) -> None:
         runtime.operations += operations.mount(app, routes, accounts.authenticator, runtime.modes)
     photos.origin.mount(app)
     mount_documentation(app, runtime.operations, version=VERSION)
-    runtime.start([*_photo_tasks(runtime.upkeep), *accounts.tasks])
+    runtime.start([*_photo_tasks(runtime), *accounts.tasks])
 
 
 class _Photos:
@@ -448,7 +469,7 @@ class _Photos:
 
     def __init__(self, runtime: Runtime, rings: KeyRings) -> None:
         settings, database, store, metrics = runtime.settings, runtime.database, runtime.store, runtime.metrics
-        photos = PhotoService(database)
+        photos = PhotoService(database, purges=runtime.purges is not None)
         cursors = CursorSigner(lambda: rings.secrets(CURSOR))
         ledger = UploadLedger(
             database,
@@ -478,17 +499,27 @@ def _link_ways(runtime: Runtime, signed: SignedLinks) -> list[Way]:
     if store is not None:
         reads = breakers.get("storage_read")
         ways.insert(0, storage_way(store, lambda: may_pass(reads) and not runtime.monitor.has_failed("storage")))
+    if runtime.signer is not None:
+        edge, tokens = breakers.get("cdn"), breakers.get("cdn_token")
+
+        def works() -> bool:
+            # Health looks at the edge and so feeds its breaker; for tokens nobody asks while links lead elsewhere.
+            return is_closed(edge) and may_pass(tokens) and not runtime.monitor.has_failed("cdn")
+
+        ways.insert(0, cdn_way(runtime.signer, works))
     return ways
 
 
-def _photo_tasks(upkeep: PhotoUpkeep) -> list[Task]:
-    return [
+def _photo_tasks(runtime: Runtime) -> list[Task]:
+    upkeep, purges = runtime.upkeep, runtime.purges
+    tasks = [
         Task("reap_ended_leases", 5.0, upkeep.reap_ended_leases),
         Task("relay_deletes", 2.0, upkeep.relay_deletes),
         Task("empty_old_trash", 60.0, upkeep.empty_old_trash),
         Task("empty_closed_accounts", 30.0, upkeep.empty_closed_accounts),
         Task("forget_expired", 300.0, upkeep.forget_expired),
     ]
+    return tasks if purges is None else [*tasks, Task("relay_purges", 2.0, purges.relay_purges)]
 
 
 def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
@@ -500,6 +531,12 @@ def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
     monitor.register(
         "storage", storage, local=False, endpoints=_STORAGE_ENDPOINTS, gates=_gates(foundation, "storage")
     )
+    if foundation.cdn_probe is not None:
+        look = checks.answers(foundation.cdn_probe.look)
+        gates = _gates(foundation, "cdn")
+        monitor.register(
+            "cdn", look, local=False, interval_seconds=2.0, endpoints=_endpoints(LinkRoutes), gates=gates
+        )
     monitor.register("spool", foundation.spool, local=True, endpoints=_UPLOAD_ENDPOINTS)
     monitor.register("memory", foundation.memory, local=True, interval_seconds=2.0, endpoints=_EVERY_ENDPOINT)
     monitor.register("mode", foundation.modes.check, local=False, interval_seconds=1.0)

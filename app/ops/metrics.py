@@ -215,6 +215,10 @@ class Metrics:
         self.outbox_oldest_age = self._gauge(
             "outbox_oldest_age_seconds", "Age of the oldest waiting outbox row.", across="livemostrecent"
         )
+        self.cdn_purges_pending = self._gauge(
+            "cdn_purges_pending", "Removed photos that a CDN is still to be told of.", across="livemostrecent"
+        )
+        self.cdn_cache_size = self._gauge("cdn_cache_size", "Signed URLs that are remembered.")
 
     def _define_process(self) -> None:
         self.ready = self._gauge(*READY_METRIC, across="livemin")
@@ -423,6 +427,10 @@ class Metrics:
         """Set how many outbox rows wait, and for how long the oldest has."""
         self.outbox_pending.set(pending)
         self.outbox_oldest_age.set(oldest_age_seconds)
+
+    def purges_pending(self, count: int) -> None:
+        """Set how many removed photos a CDN is still to be told of."""
+        self.cdn_purges_pending.set(count)
 
     def exposition(self, accept: str | None = None, names: Iterable[str] = ()) -> tuple[bytes, str]:
         """Return the metrics of all processes and their content type.
