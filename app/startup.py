@@ -24,12 +24,18 @@ from app.settings import Settings
 from app.stability import Deadline, deadline_scope
 from app.storage import probe
 from app.storage.base import DenialReason, ObjectCorruptError, StorageDeniedError, StorageError, StorageFullError
-from app.storage.links import LinkCheck, find_capability
 
 _log = logging.getLogger(__name__)
 
 _STORAGE_SECONDS = 10.0
 _URL = "PHOTO_API_DATABASE__URL"
+_CONNECTIONS_ALLOWED = {
+    "postgresql": text(
+        "SELECT current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int"
+    ),
+    # A user may be allowed fewer than all together; 0 says nothing.
+    "mysql": text("SELECT least(@@max_connections, coalesce(nullif(@@max_user_connections, 0), @@max_connections))"),
+}
 # What a database server says when the address is right and the rest is not.
 _REFUSALS = ("authentication failed", "does not exist", "no pg_hba.conf entry", "access denied", "unknown database")
 
@@ -63,7 +69,9 @@ def _database_mistakes(settings: Settings) -> Iterator[str]:
             yield from _too_many_connections(settings, database)
         except DatabaseUnavailableError as error:
             said = str(error.__cause__).lower()
-            if any(refusal in said for refusal in _REFUSALS):
+            if "unknown system variable" in said:
+                yield f"{_URL}: the server is no MariaDB. Use MariaDB 10.11 or newer, PostgreSQL or SQLite"
+            elif any(refusal in said for refusal in _REFUSALS):
                 yield f"{_URL}: the server refuses the user, the password or the name of the database"
             else:
                 _log.warning("the database does not answer at start; starting without it")
@@ -74,13 +82,11 @@ def _is_writable(file: Path) -> bool:
 
 
 def _too_many_connections(settings: Settings, database: Database) -> Iterator[str]:
-    if database.dialect != "postgresql":
+    asking = _CONNECTIONS_ALLOWED.get(database.dialect)
+    if asking is None:
         return
     with database.read() as connection:
-        allowed = sum(
-            sign * int(connection.execute(text(f"SHOW {name}")).scalar_one())
-            for sign, name in ((1, "max_connections"), (-1, "superuser_reserved_connections"))
-        )
+        allowed = int(connection.execute(asking).scalar_one())
     server = settings.server
     of_one = server.workers * database.max_connections + MANAGEMENT_CONNECTIONS
     wanted = of_one * server.expected_instances
@@ -107,8 +113,7 @@ def _storage_mistakes(settings: Settings) -> Iterator[str]:
     try:
         with closing(build_store(settings)) as store, deadline_scope(Deadline(_STORAGE_SECONDS)):
             probe.verify(store)
-            if (links := find_capability(store, LinkCheck)) is not None:
-                links.check_links()
+            probe.verify_links(store)
     except (StorageDeniedError, StorageFullError, ObjectCorruptError) as error:
         reason = error.__cause__ if isinstance(error.__cause__, DenialReason) else error.detail
         yield f"{variable}: {reason}"

@@ -12,6 +12,7 @@ import uuid
 from typing import BinaryIO
 
 from app.storage.base import ObjectCorruptError, ObjectStore
+from app.storage.links import LinkCheck, find_capability
 
 PROBE_PREFIX = "probe/"
 """Keys under this prefix belong to :func:`verify`; the reconciler leaves them alone."""
@@ -72,3 +73,15 @@ def verify(store: ObjectStore) -> None:
         store.delete(key)
     if found != content:
         raise ObjectCorruptError("The object store gives back other bytes than it was given.")
+
+
+def verify_links(store: ObjectStore) -> None:
+    """Look whether the links that a store hands out would be honoured; nothing when it hands out none.
+
+    Raises:
+        StorageDeniedError: They would not; the cause says what the operator has to do.
+        StorageError: The store does not say.
+    """
+    links = find_capability(store, LinkCheck)
+    if links is not None:
+        links.check_links()

@@ -1,8 +1,8 @@
 """The object store in one container of OpenStack Swift, spoken to in its own protocol: NHN Cloud, and others.
 
 Bytes go over this package's own keep-alive connections, as those of S3 do; the tokens come from ``swift_auth.py``,
-whose calls are carried by requests. A time-out of requests starts anew with every byte received, and a body that it
-reads costs five times the CPU (measured: docs/adr/0025).
+whose calls are carried by requests. A time-out of requests starts anew with every byte received, and a photo through
+it costs two to four times the CPU (``docs/adr/0025``).
 
 What every PUT carries: ``ETag`` (Swift checks the MD5, 422 else), ``If-None-Match: *`` (never replaces),
 ``X-Object-Meta-Sha256`` (checked again when it is read). The answer's ETag is compared. Nothing is retried here, but
