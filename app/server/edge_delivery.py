@@ -58,7 +58,7 @@ HIDDEN_HEADERS: Final = (
     *("x-amz-request-charged", "x-amz-website-redirect-location"),
     # Swift, with what its object metadata says of our digest.
     *("X-Timestamp", "X-Trans-Id", "X-Openstack-Request-Id", "X-Object-Meta-Sha256", "X-Static-Large-Object"),
-    *("X-Object-Manifest", "X-Delete-At", "X-Symlink-Target", "X-Manifest-Etag", "Last-Modified"),
+    *("X-Object-Manifest", "X-Delete-At", "X-Symlink-Target", "X-Manifest-Etag"),
 )
 """Headers of the object store's answers that clients are not told; nginx hides names, not patterns."""
 
@@ -67,8 +67,8 @@ MEDIA_TYPES: Final = tuple((ending, media_type) for media_type, ending in EXTENS
 
 LINK_PATTERN: Final = (
     "~^GET (?<photo_api_link_signed>/o/(?<photo_api_link_folder>[a-z0-9_.,~/-]{1,600})"
-    "/(?<photo_api_link_digest>[0-9a-f]{64})"
-    rf"\.(?<photo_api_link_ending>{'|'.join(ending for ending, _ in MEDIA_TYPES)}))"
+    "/(?<photo_api_link_name>(?<photo_api_link_digest>[0-9a-f]{64})"
+    rf"\.(?<photo_api_link_ending>{'|'.join(ending for ending, _ in MEDIA_TYPES)})))"
     r"\?exp=(?<photo_api_link_exp>[0-9]{10})&kid=(?<photo_api_link_kid>[A-Za-z0-9_-]{1,32})"
     # The last of 22 characters has two bits of the digest; with others set it would be another spelling of it.
     r"&sig=(?<photo_api_link_sig>[A-Za-z0-9_-]{21}[AQgw])$"
@@ -78,10 +78,11 @@ LINK_PATTERN: Final = (
 LINK_HEADERS: Final = (
     ("ETag", '"$photo_api_link_digest"'),
     ("Cache-Control", "private, max-age=0, no-transform"),
-    ("Content-Disposition", "inline"),
+    ("Content-Disposition", "inline; filename=\"$photo_api_link_name\"; filename*=UTF-8''$photo_api_link_name"),
     ("Content-Security-Policy", "default-src 'none'; sandbox"),
-    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "cross-origin"),
     ("X-Content-Type-Options", "nosniff"),
+    ("Referrer-Policy", "no-referrer"),
 )
 """What answers of signed links say. nginx cannot compute how long a link still lives: copies are asked for anew."""
 

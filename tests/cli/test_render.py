@@ -59,7 +59,7 @@ def test_keys_of_links_are_written_for_their_owner_alone_and_never_printed(tmp_p
     keys, main = tmp_path / "photo-api-keys.conf", tmp_path / "nginx.conf"
     assert written.stdout == f"{keys}: written\n{main}: written\n"
     assert [path.stat().st_mode & 0o777 for path in (keys, main)] == [0o600, 0o644]
-    assert f"'{key.kid}' '{secret_of(key)}';" in keys.read_text(encoding="utf-8")
+    assert f"'~^{key.kid}$' '{secret_of(key)}';" in keys.read_text(encoding="utf-8")
     assert secret_of(key) not in main.read_text(encoding="utf-8") + printed.stdout + printed.stderr + written.stderr
     assert "include photo-api-keys.conf;" in printed.stdout
     assert "--output writes it" in printed.stderr

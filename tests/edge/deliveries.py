@@ -7,6 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from app.accounts.keyring import LINK, KeyRings
+from app.accounts.ring_file import RingFile
+from app.photos.signed_links import secret_of
+from app.server.edge_delivery import LinkKey
+from app.settings import DEFAULT_KEY_RING_FILE
 from tests.fakes.fault_proxy import FaultProxy
 from tests.servers.client import Client
 from tests.servers.edge import Edge
@@ -26,6 +31,7 @@ class Delivery:
         edge: In front of it.
         client: An account, past the edge.
         through: The same account, through the edge.
+        rings: The server's keys.
         proxy: Before the object store; None for a folder.
     """
 
@@ -33,6 +39,7 @@ class Delivery:
     edge: Edge
     client: Client
     through: Client
+    rings: KeyRings
     proxy: FaultProxy | None = None
 
     def opened(self) -> float:
@@ -40,6 +47,18 @@ class Delivery:
         return self.product.metric(
             "photo_api_external_request_duration_seconds_count", service="storage", operation="get"
         )
+
+    def named(self) -> float:
+        """Return how many requests for originals the server has answered."""
+        route = "/api/v1/photos/<uuid:photo_id>/original"
+        return self.product.metric("photo_api_http_requests_total", route=route)
+
+    def link_to(self, photo_id: str) -> str:
+        """Return path and query of a signed link to a photo."""
+        answer = self.client.get(f"/api/v1/photos/{photo_id}/links")
+        link = answer.json()["links"]["original"]
+        assert link["via"] == "origin"
+        return str(link["url"])
 
     def logged(self, request_id: str) -> list[dict[str, Any]]:
         """Return the server's lines of one request, of each time that nginx has asked."""
@@ -69,14 +88,18 @@ def bucket_delivery(folder: Path, closing: ExitStack, swift: SwiftServer, **sett
 
 
 def _start(stack: Stack, folder: Path, closing: ExitStack, settings: dict[str, str]) -> Delivery:
+    settings = {"LINKS__PRESIGNED": "false", "SERVER__TRUSTED_PROXIES": "127.0.0.1", **settings}
+    edge_settings = {name: settings.pop(name) for name in [*settings] if name.startswith("EDGE__")}
     ours = {**{name.removeprefix("PHOTO_API_"): value for name, value in stack.environ.items()}, **settings}
     product = Product(stack, folder, settings={f"PHOTO_API_{name}": value for name, value in ours.items()})
     closing.callback(product.close)
     edge_folder = folder / "edge"
     edge_folder.mkdir()
-    edge = Edge(edge_folder, product.url.removeprefix("http://"), {**ours, **UNLIMITED})
+    rings = KeyRings(RingFile(folder / DEFAULT_KEY_RING_FILE))
+    keys = [LinkKey(key.kid, secret_of(key)) for key in rings.holding(LINK)]
+    edge = Edge(edge_folder, product.url.removeprefix("http://"), {**ours, **UNLIMITED, **edge_settings}, keys)
     closing.callback(edge.stop)
     client = product.new_user()
     through = client.twin()
     through.url = edge.url
-    return Delivery(product, edge, client, through)
+    return Delivery(product, edge, client, through, rings)
