@@ -222,17 +222,25 @@ def test_row_21_if_a_database_counted_as_this_host_it_would_take_every_host_out(
 def test_row_24_a_database_that_is_too_slow_warns_by_its_breaker_though_it_answers(
     faulty: Faulty, user: Client
 ) -> None:
+    answers: list[tuple[requests.Response, float]] = []
+
+    def is_named() -> bool:
+        """Ask for what is locked, and look; what is not locked closes the breaker again in between."""
+        at_once(user, CONNECTIONS - 1, lambda twin: twin.get(PHOTOS))
+        answers.append(faulty.fresh())
+        output = str(answers[-1][0].json()["checks"]["database"][0].get("output"))
+        return output.startswith("the circuit breaker database is ")
+
     with locked_photos(faulty.stack):
         for _ in range(MINIMUM // CONNECTIONS + 1):
             at_once(user, CONNECTIONS - 1, lambda twin: twin.get(PHOTOS))
         until(lambda: faulty.world.state("database") != "closed", "the breaker to open")
         shown = faulty.wait_for("database", "warn")
-        details, seconds = faulty.fresh()
+        until(is_named, "the details to name the breaker")
 
-    check = details.json()["checks"]["database"][0]
     assert PHOTOS in shown["affectedEndpoints"]
-    assert (details.status_code, seconds < FRESH_SECONDS) == (200, True)
-    assert check["output"].startswith("the circuit breaker database is ")
+    for details, seconds in answers:
+        assert (details.status_code, seconds < FRESH_SECONDS) == (200, True)
 
 
 def test_row_24_without_its_breaker_the_check_alone_would_find_nothing(
