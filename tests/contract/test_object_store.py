@@ -338,6 +338,18 @@ def test_longest_keys_do_not_get_in_each_others_way(store: ObjectStore) -> None:
         "a,b",
         "a~",
         "k" * 513,
+        "a%2fb",
+        "a\\b",
+        "a?b",
+        "a#b",
+        "a&marker=b",
+        "a\r\nx-injected: 1",
+        "写真/1",
+        "e\u0301",
+        "\u202egpj.a",
+        "\uff41",
+        "\ud800",
+        "\U0001f4f7",
     ],
 )
 def test_bad_key_is_refused_by_every_method(store: ObjectStore, key: str) -> None:
