@@ -126,8 +126,8 @@ extended: $(TEST_READY) servers compatibility mutation ## Run the long proofs th
 	@$(BIN)/python -m pytest -m extended $(ARGS)
 
 .PHONY: servers
-servers: $(SWIFT_READY) ## Install the real servers the tests start (PostgreSQL, nginx, haproxy, Swift)
-	@tests/servers/install-debian-packages postgresql nginx haproxy openssl systemd
+servers: $(SWIFT_READY) ## Install the real servers the tests start (PostgreSQL, MariaDB, nginx, …)
+	@tests/servers/install-debian-packages postgresql mariadb-server nginx haproxy openssl systemd
 
 .PHONY: requirements
 requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (ARGS=--upgrade for newer versions)

@@ -17,10 +17,11 @@ from hypothesis import settings
 from app.storage.s3 import S3Config
 from app.storage.swift import SwiftConfig
 from tests.servers.client import Client
+from tests.servers.mariadb import MariadbServer
 from tests.servers.nginx import Nginx
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product
-from tests.servers.stacks import CLOUD, EMBEDDED, Stack, cloud_stack, embedded_stack
+from tests.servers.stacks import CLOUD, EMBEDDED, MARIADB, Stack, cloud_stack, embedded_stack, mariadb_stack
 from tests.servers.swift import SwiftServer
 
 # How long an example takes says more of the machine than of the code.
@@ -71,6 +72,21 @@ def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def mariadb_server() -> Iterator[MariadbServer]:
+    """MariaDB; a test that stops or kills it starts it again."""
+    server = MariadbServer()
+    yield server
+    server.remove()
+
+
+@pytest.fixture
+def mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
+    """SQLAlchemy's URL of a new, empty database."""
+    with mariadb_server.database() as url:
+        yield url
+
+
 @pytest.fixture
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Nginx]]:
     """A function that starts an nginx with the given content of its ``http`` block."""
@@ -100,6 +116,11 @@ def new_stack(
     """A function that makes a new, empty stack."""
     if stack_name == EMBEDDED:
         yield lambda: embedded_stack(tmp_path_factory.mktemp("embedded"))
+        return
+    if stack_name == MARIADB:
+        mariadb = request.getfixturevalue("mariadb_server")
+        with ExitStack() as closing:
+            yield lambda: closing.enter_context(mariadb_stack(tmp_path_factory.mktemp("mariadb"), mariadb))
         return
     swift, postgres = request.getfixturevalue("s3_server"), request.getfixturevalue("postgres_server")
     with ExitStack() as closing:

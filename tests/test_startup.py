@@ -24,6 +24,7 @@ from app.storage.s3 import S3Config
 from app.storage.swift import SwiftConfig
 from tests.accounts.world import open_database
 from tests.servers.base import find_free_port
+from tests.servers.mariadb import MariadbServer
 from tests.servers.postgres import PostgresServer
 from tests.servers.swift import STRANGER_ACCESS_KEY_ID
 
@@ -329,3 +330,53 @@ def test_more_connections_than_the_database_allows_are_a_mistake_in_production(
     assert bool(said) is is_mistake
     if is_mistake:
         assert f"{(workers * 40 + 2) * instances} connections, the database allows 197" in said[0]
+
+
+@pytest.fixture
+def migrated_mariadb_url(mariadb_url: str) -> str:
+    open_database(mariadb_url).close()
+    return mariadb_url
+
+
+@pytest.mark.parametrize(
+    ("of_the_user", "workers", "allowed"), [(0, 5, 200), (50, 2, 50), (0, 4, None)], ids=["all", "user", "fits"]
+)
+def test_mariadb_allows_as_many_connections_as_the_user_may_have(
+    tmp_path: Path, mariadb_server: MariadbServer, migrated_mariadb_url: str, *, of_the_user: int, workers: int,
+    allowed: int | None,
+) -> None:  # fmt: skip
+    account = "'photo'@'127.0.0.1'"
+    mariadb_server.execute(f"ALTER USER {account} WITH MAX_USER_CONNECTIONS {of_the_user}")
+    try:
+        said = mistakes(settings(tmp_path, migrated_mariadb_url, server=ServerSettings(workers=workers)))
+    finally:
+        mariadb_server.execute(f"ALTER USER {account} WITH MAX_USER_CONNECTIONS 0")
+
+    assert [mistake.rpartition(" ")[2] for mistake in said] == ([] if allowed is None else [str(allowed)])
+
+
+@pytest.mark.parametrize("part", ["user", "password", "name"])
+def test_what_mariadb_refuses_is_a_mistake_that_repeats_no_value(
+    tmp_path: Path, migrated_mariadb_url: str, part: str
+) -> None:
+    wrong = {
+        "user": ("//photo@", "//nobody@"),
+        "password": ("photo@", f"photo:{SECRET}@"),
+        "name": ("/test_", "/no_"),
+    }
+
+    (said,) = mistakes(settings(tmp_path, migrated_mariadb_url.replace(*wrong[part])))
+
+    assert said.startswith("PHOTO_API_DATABASE__URL: the server refuses")
+    assert SECRET not in said
+
+
+def test_a_server_that_is_no_mariadb_is_a_mistake(
+    tmp_path: Path, migrated_mariadb_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = {"init_command": "SET SESSION what_mysql_does_not_know = 1", "read_timeout": 5}
+    monkeypatch.setattr("app.db.mariadb.connect_arguments", lambda _seconds: asked)
+
+    (said,) = mistakes(settings(tmp_path, migrated_mariadb_url))
+
+    assert said.startswith("PHOTO_API_DATABASE__URL: the server is no MariaDB")

@@ -38,7 +38,7 @@ class UtcDateTime(TypeDecorator[dt.datetime]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> Any:
-        """Return the dialect's own type; MySQL keeps microseconds only when asked."""
+        """Return the dialect's own type; MariaDB keeps microseconds only when asked."""
         if dialect.name == "mysql":
             return dialect.type_descriptor(mysql.DATETIME(fsp=6))
         return dialect.type_descriptor(DateTime(timezone=True))

@@ -32,6 +32,7 @@ from sqlalchemy.exc import DBAPIError, DisconnectionError, IntegrityError, SQLAl
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.db import mariadb
 from app.db.pool import PoolFigures, PoolObserver, WatchedPool
 from app.db.prepared import PreparedReads, PreparedSelect, Record, Values
 from app.db.time_limits import StatementLimit, patient_connection, time_of_its_own
@@ -54,11 +55,11 @@ _RETRY_AFTER_SECONDS = 2.0
 _BACK_TO_SAVEPOINT = "ROLLBACK TO SAVEPOINT"  # all that PostgreSQL takes in a transaction with a failed statement
 _FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
-_CONFLICTS = frozenset({"40001", "40P01", 1213})
-"""Serialization failure and deadlock: PostgreSQL's SQLSTATEs, MySQL's number."""
-_BUSY = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "55P03", 1205})
+_CONFLICTS = frozenset({"40001", "40P01"}) | mariadb.CONFLICTS
+"""Serialization failure and deadlock: PostgreSQL's SQLSTATEs, MariaDB's number."""
+_BUSY = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "55P03"}) | mariadb.BUSY
 """A lock that did not come free in time."""
-_READ_ONLY = frozenset({"25006", "SQLITE_READONLY", 1290, 1792, 1836})
+_READ_ONLY = frozenset({"25006", "SQLITE_READONLY"}) | mariadb.READ_ONLY
 """A server that takes no changes: a standby, or one that was set so."""
 _DETAILS: dict[type[DatabaseUnavailableError], str] = {
     DatabaseReadOnlyError: "Nothing can be changed just now; reading works. Try again in a moment."
@@ -177,13 +178,9 @@ class Database:
         self._file = Path(url.database) if self.dialect == "sqlite" and url.database else None
         if self._file is not None:
             event.listen(self._engine, "do_connect", partial(_make_file, self._file))
-        if self.dialect == "postgresql":
-            connection_class = patient_connection(settings.statement_timeout_seconds)
-            event.listen(
-                self._engine,
-                "do_connect",
-                lambda _dialect, _entry, args, more: connection_class.connect(*args, **more),
-            )
+        if self.dialect != "sqlite":
+            connect = _patient_connect(self.dialect, settings.statement_timeout_seconds)
+            event.listen(self._engine, "do_connect", lambda _dialect, _entry, args, more: connect(*args, **more))
         watch = _StatementWatch(self._engine, settings.slow_query_seconds, observer)
         _listen(self._engine, self.dialect, watch)
         limit = StatementLimit(
@@ -318,9 +315,8 @@ def _kind_of(error: DBAPIError) -> type[DatabaseUnavailableError]:
     if error.connection_invalidated:
         return DatabaseDisconnectedError
     cause = error.orig
-    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-    if code is None and cause is not None and cause.args:
-        code = cause.args[0]  # MySQL's number
+    # MariaDB's number first: its SQLSTATE is often the one that says nothing.
+    code = mariadb.number_of(cause) or getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     if code in _CONFLICTS:
         return DatabaseConflictError
     if code in _READ_ONLY:
@@ -328,10 +324,8 @@ def _kind_of(error: DBAPIError) -> type[DatabaseUnavailableError]:
     return DatabaseBusyError if code in _BUSY else DatabaseUnavailableError
 
 
-def _connect(
-    connection_class: type[psycopg.Connection[Any]], _dialect: Any, _entry: Any, args: Any, more: Any
-) -> Any:
-    return connection_class.connect(*args, **more)
+def _patient_connect(dialect: str, answer_seconds: float) -> Callable[..., Any]:
+    return mariadb.PatientMariadb if dialect == "mysql" else patient_connection(answer_seconds).connect
 
 
 def _make_file(file: Path, *_connecting: Any) -> None:
@@ -360,7 +354,7 @@ def _connect_arguments(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
                 f" -c idle_in_transaction_session_timeout={round(timeout * 2000)} -c timezone=UTC",
             }
         case "mysql":
-            return {"connect_timeout": 2, "read_timeout": round(timeout) + 1, "write_timeout": round(timeout) + 1}
+            return mariadb.connect_arguments(timeout)
         case _:
             return {"timeout": _SQLITE_BUSY_SECONDS}
 

@@ -1,11 +1,14 @@
 """Bringing a database's schema up to date, and telling whether it is.
 
-Two machines may start at once: on PostgreSQL and MySQL the second waits on an advisory lock, on SQLite on the
+Two machines may start at once: on PostgreSQL and MariaDB the second waits on an advisory lock, on SQLite on the
 writing transaction, and then finds nothing left to do.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -15,8 +18,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from app.db.engine import Database
+from app.errors import DatabaseBusyError
 
 _LOCK_NUMBER = 7_046_911_502
+_LOCK_NAME = "CONCAT('photo-api-migrate ', DATABASE())"
 _LOCK_WAIT_SECONDS = 60
 
 
@@ -54,27 +59,46 @@ def upgrade(database: Database, revision: str = "head") -> None:
 
     Raises:
         DatabaseUnavailableError: It cannot be reached, or a statement failed; nothing was changed where the
-            database can roll back its schema (all but MySQL).
+            database can roll back its schema (all but MariaDB, where the same again goes on from there).
     """
-    with database.write() as connection:
-        _lock(connection)
+    with database.write() as connection, _locked(connection):
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Take the schema back to a revision; rows of dropped tables are lost."""
-    with database.write() as connection:
-        _lock(connection)
+    with database.write() as connection, _locked(connection):
         command.downgrade(_config(connection), revision)
 
 
-def _lock(connection: Connection) -> None:
+@contextmanager
+def _locked(connection: Connection) -> Iterator[None]:
     match connection.dialect.name:
         case "postgresql":
             # A migration may take longer than a request's statement may.
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:number)"), {"number": _LOCK_NUMBER})
+            yield
         case "mysql":
-            connection.execute(
-                text("SELECT GET_LOCK('photo-api-migrate', :seconds)"), {"seconds": _LOCK_WAIT_SECONDS}
-            )
+            with _locked_by_name(connection):
+                yield
+        case _:
+            yield
+
+
+@contextmanager
+def _locked_by_name(connection: Connection) -> Iterator[None]:
+    """Hold MariaDB's lock, which belongs to a connection and not to a transaction, and time without a limit."""
+    ends = time.monotonic() + _LOCK_WAIT_SECONDS
+    # A name is the whole server's; a piece of the wait is shorter than any limit of a statement.
+    while not connection.execute(text(f"SELECT GET_LOCK({_LOCK_NAME}, 0.05)")).scalar_one():
+        if time.monotonic() >= ends:
+            raise DatabaseBusyError("Another process is migrating the database. Try again when it has ended.")
+    own = connection.execute(text("SELECT @@session.max_statement_time")).scalar_one()
+    connection.execute(text("SET SESSION max_statement_time = 0"))
+    try:
+        yield
+    finally:
+        if not connection.invalidated:  # the server has given the lock back by itself
+            connection.execute(text("SET SESSION max_statement_time = :own"), {"own": own})
+            connection.execute(text(f"SELECT RELEASE_LOCK({_LOCK_NAME})"))

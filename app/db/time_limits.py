@@ -3,9 +3,10 @@
 ===================  ===============================================================================
 A free connection    the pool waits for the smaller of its own time and what remains
 A statement          a smaller ``statement_timeout`` (SQLite: ``busy_timeout``) is set first when less
-                     remains than its own; as long as enough remains, nothing is sent
+                     remains than its own (MariaDB: ``max_statement_time``); as long as enough remains,
+                     nothing is sent
 An answer            a server that hangs, or a network that swallows: the connection is given up half a
-                     second after the server should have given up (PostgreSQL)
+                     second after the server should have given up (PostgreSQL, MariaDB)
 ===================  ===============================================================================
 
 Connecting has libpq's own limit, in whole seconds and two at least.
@@ -36,6 +37,11 @@ def time_of_its_own(seconds: float | None) -> AbstractContextManager[object]:
     return nullcontext() if seconds is None else deadline_scope(Deadline(seconds))
 
 
+def answer_seconds_left(own_seconds: float) -> float:
+    """Return how long an answer is worth waiting for: a little longer than its server works on it."""
+    return shorten(own_seconds) + _GRACE_SECONDS
+
+
 def patient_connection(answer_seconds: float) -> type[psycopg.Connection[Any]]:
     """Return the class of connections that do not wait for ever.
 
@@ -48,7 +54,7 @@ def patient_connection(answer_seconds: float) -> type[psycopg.Connection[Any]]:
 
         def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
             if timeout is None:
-                timeout = shorten(answer_seconds) + _GRACE_SECONDS
+                timeout = answer_seconds_left(answer_seconds)
             try:
                 return super().wait(gen, interval, timeout)
             except psycopg.errors._WaitTimeout as error:  # noqa: SLF001  # the one that wait() documents
@@ -62,7 +68,7 @@ class StatementLimit:
     """Gives each statement no more time than its request has. Thread-safe.
 
     Args:
-        dialect: Of the database; on others than PostgreSQL and SQLite nothing is done.
+        dialect: Of the database: ``postgresql``, ``sqlite`` or ``mysql``, which is MariaDB.
         own_seconds: The limit that connections have by themselves.
     """
 
@@ -76,7 +82,7 @@ class StatementLimit:
         Args:
             info: What the pool keeps of the connection.
             cursor: Of the driver.
-            in_transaction: Whether the statement is part of one; what is set there ends with it.
+            in_transaction: Whether the statement is part of one; on PostgreSQL what is set there ends with it.
 
         Raises:
             DeadlineExceededError: No time is left.
@@ -87,8 +93,8 @@ class StatementLimit:
         milliseconds = max(1, round(left * 1000))
         if self._dialect == "sqlite":
             cursor.execute(f"PRAGMA busy_timeout = {milliseconds}")
-        elif self._dialect != "postgresql":
-            return
+        elif self._dialect == "mysql":  # a transaction's end does not take it back there
+            cursor.execute(f"SET SESSION max_statement_time = {milliseconds / 1000:.3f}")
         elif in_transaction:
             cursor.execute(f"SET LOCAL statement_timeout = {milliseconds}")
             return

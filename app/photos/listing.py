@@ -135,7 +135,11 @@ def _select(form: _Form) -> PreparedSelect:
     is_descending = form.sort.startswith("-")
     if form.goes_on:
         here = tuple_(column, Photo.id)
-        place = tuple_(bindparam("after", type_=UtcDateTime), bindparam("after_id", type_=Uuid))
-        statement = statement.where(here < place if is_descending else here > place)
+        after = bindparam("after", type_=UtcDateTime)
+        place = tuple_(after, bindparam("after_id", type_=Uuid))
+        # The second says nothing new, except to MariaDB, which makes no range of a row.
+        statement = statement.where(
+            *((here < place, column <= after) if is_descending else (here > place, column >= after))
+        )
     order = (column.desc(), Photo.id.desc()) if is_descending else (column, Photo.id)
     return PreparedSelect(statement.order_by(*order).limit(bindparam("most")))

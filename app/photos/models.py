@@ -15,7 +15,7 @@ import datetime as dt
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, String, Text, and_, column
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, String, Text, and_, column
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, UtcDateTime
@@ -67,8 +67,8 @@ class Photo(Base):
     frames: Mapped[int]
     orientation: Mapped[int]
     camera: Mapped[str | None] = mapped_column(String(128))
-    latitude: Mapped[float | None]
-    longitude: Mapped[float | None]
+    latitude: Mapped[float | None] = mapped_column(Double)
+    longitude: Mapped[float | None] = mapped_column(Double)
 
     title: Mapped[str | None] = mapped_column(String(200))
     description: Mapped[str | None] = mapped_column(Text)

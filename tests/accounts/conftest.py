@@ -25,13 +25,13 @@ def database(tmp_path: Path) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def any_database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Database]:
-    """Where races are judged: on both databases."""
-    if request.param == "postgresql":
-        url = request.getfixturevalue("postgres_url")
-    else:
+    """Where races are judged: on every database."""
+    if request.param == "sqlite":
         url = f"sqlite:///{tmp_path}/accounts.db"
+    else:
+        url = request.getfixturevalue("postgres_url" if request.param == "postgresql" else "mariadb_url")
     database = open_database(url)
     yield database
     database.close()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import text
 
 from app.db.engine import Database
 from app.settings import DatabaseSettings
+from tests.servers.mariadb import MariadbServer
+from tests.servers.postgres import PostgresServer
 
 
 class Observer:
@@ -56,12 +60,71 @@ def observer() -> Observer:
     return Observer()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Of an empty database, of each kind in turn."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/test.db"
-    return str(request.getfixturevalue("postgres_url"))
+    return str(request.getfixturevalue("postgres_url" if request.param == "postgresql" else "mariadb_url"))
+
+
+@dataclass(frozen=True)
+class Words:
+    """What the two servers call the same things.
+
+    Attributes:
+        limit: A SELECT of the time that a statement has.
+        three_and_five: How that says 3 and 5 seconds.
+        connection: A SELECT of the number of the present connection.
+        sleep: A SELECT that takes half a minute.
+        isolation: A SELECT of the isolation of transactions.
+    """
+
+    limit: str
+    three_and_five: tuple[str, str]
+    connection: str
+    sleep: str
+    isolation: str
+
+
+WORDS = {
+    "postgresql": Words(
+        limit="SELECT current_setting('statement_timeout')",
+        three_and_five=("3s", "5s"),
+        connection="SELECT pg_backend_pid()",
+        sleep="SELECT pg_sleep(30)",
+        isolation="SELECT lower(current_setting('transaction_isolation'))",
+    ),
+    "mysql": Words(
+        limit="SELECT @@session.max_statement_time",
+        three_and_five=("3.0", "5.0"),
+        connection="SELECT connection_id()",
+        sleep="SELECT sleep(30)",
+        isolation="SELECT replace(lower(@@session.tx_isolation), '-', ' ')",
+    ),
+}
+"""By the name of the dialect."""
+
+
+def ask(database: Database, statement: str) -> Any:
+    """Return the one value that a statement of the server's own words finds, alone."""
+    with database.read() as connection:
+        return connection.execute(text(statement)).scalar_one()
+
+
+@pytest.fixture(params=["postgresql", "mariadb"])
+def server(request: pytest.FixtureRequest) -> PostgresServer | MariadbServer:
+    """Each server in turn."""
+    running = request.getfixturevalue("postgres_server" if request.param == "postgresql" else "mariadb_server")
+    assert isinstance(running, PostgresServer | MariadbServer)
+    return running
+
+
+@pytest.fixture
+def server_url(server: PostgresServer | MariadbServer) -> Iterator[str]:
+    """Of an empty database on each server in turn."""
+    with server.database() as url:
+        yield url
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from app.db.pool import PoolFigures
 from app.errors import DatabaseBusyError, DatabaseReadOnlyError, DatabaseUnavailableError
 from app.http.problems import problem_for
 from app.settings import DatabaseSettings
-from tests.db.conftest import Observer, in_use
+from tests.db.conftest import WORDS, Observer, ask, in_use
+from tests.servers.mariadb import MariadbServer
 from tests.servers.postgres import PostgresServer
 
 OpenDatabase = Callable[..., Database]
@@ -92,7 +93,7 @@ def test_writers_queue_and_none_of_many_is_lost(table: Database) -> None:
 def test_on_sqlite_a_writer_has_the_lock_from_its_first_moment(table: Database, observer: Observer) -> None:
     if table.dialect != "sqlite":
         with table.write() as connection:
-            assert connection.execute(text("SHOW transaction_isolation")).scalar_one() == "read committed"
+            assert connection.execute(text(WORDS[table.dialect].isolation)).scalar_one() == "read committed"
         return
     order: list[str] = []
     started = threading.Event()
@@ -120,8 +121,9 @@ def test_on_sqlite_a_writer_has_the_lock_from_its_first_moment(table: Database, 
 
 def test_sqlite_is_in_wal_mode_with_foreign_keys_and_durable(database: Database) -> None:
     if database.dialect != "sqlite":
-        with database.read() as connection:
-            assert connection.execute(text("SHOW timezone")).scalar_one() == "UTC"
+        zones = {"postgresql": ("SHOW timezone", "UTC"), "mysql": ("SELECT @@session.time_zone", "+00:00")}
+        statement, zone = zones[database.dialect]
+        assert ask(database, statement) == zone
         return
     with database.read() as connection:
         found = [
@@ -210,8 +212,14 @@ def test_a_process_that_serves_nobody_is_heard_of_by_its_statements_alone(url: s
 
 
 @pytest.fixture
-def read_only(table: Database) -> Iterator[Database]:
+def read_only(table: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
     """The database, after somebody has set it so that nothing can be changed; its connections are new ones."""
+    if table.dialect == "mysql":
+        mariadb: MariadbServer = request.getfixturevalue("mariadb_server")
+        mariadb.execute("SET GLOBAL read_only = ON")
+        yield table
+        mariadb.execute("SET GLOBAL read_only = OFF")
+        return
     if table.dialect == "postgresql":
         name = str(table.engine.url.database)
         with table.read() as connection:
@@ -236,7 +244,7 @@ def test_a_database_that_takes_no_changes_is_told_from_one_that_is_down(
     assert problem_for(type(caught.value)).slug == "read-only"
     assert caught.value.retry_after_seconds == 2
     assert observer.errors == ["statement"]
-    assert read_only.ping() is (read_only.dialect == "postgresql")
+    assert read_only.ping() is (read_only.dialect != "sqlite")
 
 
 def test_a_database_that_takes_changes_says_so(database: Database) -> None:
@@ -274,6 +282,7 @@ def test_a_slow_query_is_logged_without_its_values_in_100_characters(
         "sqlite": "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i+1 FROM n WHERE i < 300000) "
         "SELECT max(i) FROM n",
         "postgresql": "SELECT count(*) FROM generate_series(1, 300000) AS numbers_that_take_a_while_to_be_counted",
+        "mysql": "SELECT count(*) FROM (SELECT seq AS number FROM seq_1_to_300000) AS numbers_that_take_a_while",
     }
     statement = f"{waits[database.dialect]}\n   WHERE 'a private value' <> :value  AND 1 = 1 AND 2 = 2 AND 3 = 3"
 
@@ -299,27 +308,23 @@ def test_a_quick_query_is_timed_and_not_logged(
     assert caplog.records == []
 
 
-def test_a_statement_that_its_time_has_ended_was_a_slow_query(postgres_url: str, observer: Observer) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=0.1, slow_query_seconds=0.05)
+def test_a_statement_that_its_time_has_ended_was_a_slow_query(server_url: str, observer: Observer) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=0.1, slow_query_seconds=0.05)
     database = Database(settings, observer)
 
-    with closing(database), pytest.raises(DatabaseUnavailableError), database.read() as connection:
-        connection.execute(text("SELECT pg_sleep(10)"))
+    with closing(database), pytest.raises(DatabaseUnavailableError):
+        ask(database, WORDS[database.dialect].sleep)
 
     assert (observer.slow, len(observer.queries), observer.errors) == (1, 1, ["statement"])
 
 
-def test_a_statement_over_its_time_is_ended(postgres_url: str, observer: Observer) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=0.2)
+def test_a_statement_over_its_time_is_ended(server_url: str, observer: Observer) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=0.2)
     database = Database(settings, observer)
     started = time.monotonic()
 
-    def sleep() -> None:
-        with database.read() as connection:
-            connection.execute(text("SELECT pg_sleep(30)"))
-
     with pytest.raises(DatabaseUnavailableError):
-        sleep()
+        ask(database, WORDS[database.dialect].sleep)
 
     assert time.monotonic() - started < 5
     database.ping()
@@ -327,17 +332,17 @@ def test_a_statement_over_its_time_is_ended(postgres_url: str, observer: Observe
 
 
 def test_connections_that_died_are_replaced_without_a_restart(
-    postgres_server: PostgresServer, observer: Observer
+    server: PostgresServer | MariadbServer, observer: Observer
 ) -> None:
-    with postgres_server.database() as url:
+    with server.database() as url:
         database = Database(DatabaseSettings(url=SecretStr(url), pool_timeout_seconds=1), observer)
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda _: database.ping(), range(20)))
-        postgres_server.kill()
+        server.kill()
 
         with pytest.raises(DatabaseUnavailableError):
             database.ping()
-        postgres_server.start()
+        server.start()
 
         failures = 0
         for _ in range(20):
@@ -352,8 +357,9 @@ def test_connections_that_died_are_replaced_without_a_restart(
         database.close()
 
 
-def test_a_database_that_refuses_is_unavailable_and_its_address_is_not_told(observer: Observer) -> None:
-    database = Database(DatabaseSettings(url=SecretStr("postgresql+psycopg://ada:pw@127.0.0.1:1/photos")), observer)
+@pytest.mark.parametrize("driver", ["postgresql+psycopg", "mysql+pymysql"])
+def test_a_database_that_refuses_is_unavailable_and_its_address_is_not_told(observer: Observer, driver: str) -> None:
+    database = Database(DatabaseSettings(url=SecretStr(f"{driver}://ada:pw@127.0.0.1:1/photos")), observer)
 
     with pytest.raises(DatabaseUnavailableError) as caught:
         database.ping()

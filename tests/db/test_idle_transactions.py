@@ -14,8 +14,8 @@ from tests.servers.product import until
 LOCKED = text("UPDATE held SET n = n + 1")
 
 
-def test_a_transaction_that_stands_still_is_ended_and_its_locks_are_free(postgres_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=0.5)
+def test_a_transaction_that_stands_still_is_ended_and_its_locks_are_free(server_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=0.5)
     silent, other = (Database(settings, SilentObserver()) for _ in range(2))
     with other.write() as connection:
         connection.execute(text("CREATE TABLE held (n integer)"))

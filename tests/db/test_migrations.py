@@ -1,4 +1,4 @@
-"""Migrations: up, down and up again on both databases, without a difference to the models, and twice at once."""
+"""Migrations: up, down and up again on every database, without a difference to the models, and twice at once."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.pool import NullPool
+from sqlalchemy.schema import DropIndex
 
 from app.accounts.models import User
-from app.db import base, leases, migrate, outbox
+from app.db import leases, migrate, outbox
+from app.db.base import Base
 from app.db.engine import Database
 from app.photos.models import Photo
 
 # Importing the rooms' models makes the metadata whole.
 MODELS = (User, Photo, leases.Lease, outbox.OutboxRow)
+INDEXES = Base.metadata.tables["photos"].indexes
 REVISIONS = ["0001_accounts", "0002_photos"]  # app/db/migrations/versions
 
 
@@ -44,7 +47,7 @@ def differences(database: Database) -> list[Any]:
     """Return what Alembic would change to make the database what the models say."""
     with plain(database) as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        return list(compare_metadata(context, base.Base.metadata))
+        return list(compare_metadata(context, Base.metadata))
 
 
 def test_an_upgraded_database_is_what_the_models_say(database: Database) -> None:
@@ -53,14 +56,14 @@ def test_an_upgraded_database_is_what_the_models_say(database: Database) -> None
     migrate.upgrade(database)
 
     assert migrate.current_revision(database) == migrate.head_revision()
-    assert tables(database) == set(base.Base.metadata.tables)
+    assert tables(database) == set(Base.metadata.tables)
     assert differences(database) == []
 
 
 def test_a_difference_would_be_seen(database: Database) -> None:
     migrate.upgrade(database)
     with database.write() as connection:
-        connection.execute(text("DROP INDEX ix_photos_trashed_at"))
+        connection.execute(DropIndex(next(index for index in INDEXES if index.name == "ix_photos_trashed_at")))
         connection.execute(text("ALTER TABLE photos ADD COLUMN odd INTEGER"))
 
     assert {difference[0] for difference in differences(database)} == {"add_index", "remove_column"}
@@ -105,7 +108,7 @@ def test_two_that_upgrade_at_once_are_both_content(open_database: Any) -> None:
     assert differences(databases[0]) == []
 
 
-def test_a_migration_that_fails_leaves_everything_as_it_was(
+def test_a_migration_that_fails_can_be_done_again_and_leaves_no_trace_where_a_schema_is_rolled_back(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from alembic import op
@@ -120,7 +123,10 @@ def test_a_migration_that_fails_leaves_everything_as_it_was(
         with pytest.raises(RuntimeError):
             migrate.upgrade(database)
 
-    assert tables(database) == before
+    if database.dialect == "mysql":  # it keeps what was made, and goes on from there
+        assert tables(database) == before | {"photos"}
+    else:
+        assert tables(database) == before
     assert migrate.current_revision(database) == "0001"
     migrate.upgrade(database)
     assert differences(database) == []

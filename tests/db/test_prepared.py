@@ -38,9 +38,11 @@ from app.db.prepared import PreparedSelect
 from app.errors import DatabaseBusyError, DatabaseDisconnectedError, DatabaseUnavailableError
 from app.settings import DatabaseSettings
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
-from tests.db.conftest import Observer, in_use
+from tests.db.conftest import WORDS, Observer, in_use
 from tests.fakes.clocks import HandClock
+from tests.servers.mariadb import MariadbServer
 from tests.servers.postgres import PostgresServer
+from tests.servers.product import until
 
 OpenDatabase = Callable[..., Database]
 
@@ -71,8 +73,18 @@ ONE = PreparedSelect(
 )
 SINCE = PreparedSelect(select(THINGS.c.number).where(THINGS.c.at >= bindparam("since")).limit(bindparam("most")))
 QUESTION = PreparedSelect(select(literal(1).label("one")))
-LIMIT = PreparedSelect(select(func.current_setting("statement_timeout").label("limit")))
-BACKEND = PreparedSelect(select(func.pg_backend_pid().label("pid")))
+LIMIT = {
+    "postgresql": PreparedSelect(select(func.current_setting("statement_timeout").label("limit"))),
+    "mysql": PreparedSelect(select(literal_column("concat(@@session.max_statement_time)").label("limit"))),
+}
+NUMBER = {
+    "postgresql": PreparedSelect(select(func.pg_backend_pid().label("number"))),
+    "mysql": PreparedSelect(select(func.connection_id().label("number"))),
+}
+SLEEP = {
+    "postgresql": PreparedSelect(select(func.pg_sleep(30).label("slept"))),
+    "mysql": PreparedSelect(select(func.sleep(30).label("slept"))),
+}
 
 
 @pytest.fixture
@@ -171,24 +183,35 @@ def test_an_empty_pool_is_busy(open_database: OpenDatabase, observer: Observer) 
     assert observer.errors == ["pool_timeout"]
 
 
+def end_connections(server: PostgresServer | MariadbServer, url: str, numbers: set[int]) -> None:
+    """Let the server end connections, and wait until they are gone."""
+    if isinstance(server, MariadbServer):
+        for number in numbers:
+            server.execute(f"KILL {number}")
+        until(lambda: not numbers & {row[0] for row in server.execute("SHOW PROCESSLIST")}, "their end")
+        return
+    with closing(Database(DatabaseSettings(url=SecretStr(url)), Observer())) as other, other.read() as killer:
+        for number in numbers:
+            killer.execute(text("SELECT pg_terminate_backend(:number, 5000)"), {"number": number})
+
+
 def test_a_connection_that_died_is_told_and_none_as_old_is_used_again(
-    postgres_server: PostgresServer, observer: Observer
+    server: PostgresServer | MariadbServer, observer: Observer
 ) -> None:
-    with postgres_server.database() as url:
+    with server.database() as url:
         database = Database(DatabaseSettings(url=SecretStr(url), pool_size=2), observer)
+        number = NUMBER[database.dialect]
         with closing(database):
             with database.read() as first, database.read() as second:
-                pids = {item.execute(text("SELECT pg_backend_pid()")).scalar_one() for item in (first, second)}
-            with closing(Database(DatabaseSettings(url=SecretStr(url)), Observer())) as other, other.read() as killer:
-                for pid in pids:
-                    killer.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": pid})
+                before = {item.execute(number.statement).scalar_one() for item in (first, second)}
+            end_connections(server, url, before)
 
             with pytest.raises(DatabaseDisconnectedError):
-                database.ask(BACKEND, {})
+                database.ask(number, {})
             with database.read():
-                answers = [row.pid for _ in range(3) for row in database.ask(BACKEND, {})]
+                answers = [row.number for _ in range(3) for row in database.ask(number, {})]
 
-    assert not pids & set(answers)
+    assert not before & set(answers)
     assert observer.errors == ["disconnect"]
 
 
@@ -196,13 +219,13 @@ def test_a_dead_connection_is_an_error_of_its_own_kind(postgres_url: str, observ
     settings = DatabaseSettings(url=SecretStr(postgres_url), pool_size=1, max_overflow=0)
     dying = PreparedSelect(select(func.pg_terminate_backend(func.pg_backend_pid()).label("is_done")))
     with closing(Database(settings, observer)) as database:
-        (before,) = database.ask(BACKEND, {})
+        (before,) = database.ask(NUMBER["postgresql"], {})
 
         with pytest.raises(DatabaseDisconnectedError):
             database.ask(dying, {})
-        (after,) = database.ask(BACKEND, {})
+        (after,) = database.ask(NUMBER["postgresql"], {})
 
-    assert before.pid != after.pid
+    assert before.number != after.number
     assert observer.errors == ["disconnect"]
     assert in_use(database) == (0, 0)
 
@@ -215,23 +238,24 @@ def test_a_deadline_that_has_passed_sends_no_statement(things: Database, observe
     assert things.ask(QUESTION, {}) == [(1,)]
 
 
-def test_a_read_gets_what_the_request_has_left_and_the_next_one_its_own_limit_again(postgres_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
+def test_a_read_gets_what_the_request_has_left_and_the_next_one_its_own_limit_again(server_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
     with closing(Database(settings, Observer())) as database:
         with deadline_scope(Deadline(3.0, HandClock())):
-            short = database.ask(LIMIT, {})
-        long = database.ask(LIMIT, {})
+            (short,) = database.ask(LIMIT[database.dialect], {})
+        (long,) = database.ask(LIMIT[database.dialect], {})
 
-    assert (short, long) == ([("3s",)], [("5s",)])
+        assert (
+            tuple(value.removesuffix("00000") for value in (*short, *long)) == WORDS[database.dialect].three_and_five
+        )
 
 
-def test_a_read_over_its_time_is_ended_and_was_slow(postgres_url: str, observer: Observer) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=0.1, slow_query_seconds=0.05)
-    sleeping = PreparedSelect(select(func.pg_sleep(30).label("slept")))
+def test_a_read_over_its_time_is_ended_and_was_slow(server_url: str, observer: Observer) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=0.1, slow_query_seconds=0.05)
 
     with closing(Database(settings, observer)) as database:
         with pytest.raises(DatabaseUnavailableError):
-            database.ask(sleeping, {})
+            database.ask(SLEEP[database.dialect], {})
         database.ask(QUESTION, {})
 
     assert (observer.slow, len(observer.queries), observer.errors) == (1, 2, ["statement"])
@@ -243,6 +267,8 @@ def test_a_slow_read_is_logged_without_its_values(
     database = open_database(slow_query_seconds=0.001)
     numbers = select(literal(1).label("i")).cte("numbers", recursive=True)
     numbers = numbers.union_all(select(numbers.c.i + 1).where(numbers.c.i < 99_999))
+    if database.dialect == "mysql":  # a recursion ends after a thousand steps there
+        numbers = select(literal_column("seq").label("i")).select_from(text("seq_1_to_300000")).cte("numbers")
     slow = PreparedSelect(select(func.count().label("n")).select_from(numbers).where(bindparam("name") == "ada"))
 
     with caplog.at_level(logging.WARNING):

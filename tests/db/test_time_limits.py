@@ -18,8 +18,9 @@ from app.db.time_limits import shorten
 from app.errors import DatabaseBusyError, DatabaseDisconnectedError, DatabaseUnavailableError
 from app.settings import DatabaseSettings
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
-from tests.db.conftest import Observer
+from tests.db.conftest import WORDS, Observer, ask
 from tests.fakes.clocks import HandClock
+from tests.servers.mariadb import MariadbServer
 from tests.servers.postgres import PostgresServer
 
 LOOSE = 5
@@ -70,39 +71,37 @@ def test_a_deadline_that_has_passed_sends_no_statement(url: str) -> None:
 
 
 def limit_of(database: Database) -> str:
-    with database.read() as connection:
-        return str(connection.execute(text("SHOW statement_timeout")).scalar_one())
+    return str(ask(database, WORDS[database.dialect].limit))
 
 
-def test_a_statement_gets_what_the_request_has_left_and_the_next_one_its_own_limit_again(postgres_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
+def test_a_statement_gets_what_the_request_has_left_and_the_next_one_its_own_limit_again(server_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
     with closing(Database(settings, Observer())) as database:
         with deadline_scope(Deadline(3.0, HandClock())):
             short = limit_of(database)
         long = limit_of(database)
 
-    assert (short, long) == ("3s", "5s")
+        assert (short, long) == WORDS[database.dialect].three_and_five
 
 
-def test_a_limit_set_in_a_transaction_ends_with_it_even_when_it_is_rolled_back(postgres_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
+def test_a_limit_set_in_a_transaction_ends_with_it_even_when_it_is_rolled_back(server_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
     with closing(Database(settings, Observer())) as database:
 
         def fail() -> None:
             with database.write() as connection:
-                seen.append(str(connection.execute(text("SHOW statement_timeout")).scalar_one()))
+                seen.append(str(connection.execute(text(WORDS[database.dialect].limit)).scalar_one()))
                 raise RuntimeError
 
         seen: list[str] = []
         with deadline_scope(Deadline(3.0, HandClock())), pytest.raises(RuntimeError):
             fail()
 
-        assert seen == ["3s"]
-        assert limit_of(database) == "5s"
+        assert (*seen, limit_of(database)) == WORDS[database.dialect].three_and_five
 
 
-def test_a_short_limit_does_not_keep_a_failed_statement_from_being_taken_back(postgres_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=5)
+def test_a_short_limit_does_not_keep_a_failed_statement_from_being_taken_back(server_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=5)
     with closing(Database(settings, Observer())) as database:
         with deadline_scope(Deadline(3.0, HandClock())), database.write() as connection:
             connection.execute(text("CREATE TABLE things (id INTEGER PRIMARY KEY)"))
@@ -111,21 +110,16 @@ def test_a_short_limit_does_not_keep_a_failed_statement_from_being_taken_back(po
                 connection.execute(text("INSERT INTO things VALUES (1)"))
             connection.execute(text("INSERT INTO things VALUES (2)"))
 
-        with database.read() as connection:
-            assert connection.execute(text("SELECT count(*) FROM things")).scalar_one() == 2
+        assert ask(database, "SELECT count(*) FROM things") == 2
 
 
-def test_a_slow_statement_ends_with_the_request(postgres_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(postgres_url), statement_timeout_seconds=30)
+def test_a_slow_statement_ends_with_the_request(server_url: str) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=30)
     with closing(Database(settings, Observer())) as database:
         began = time.monotonic()
 
-        def sleep() -> None:
-            with deadline_scope(Deadline(0.3)), database.read() as connection:
-                connection.execute(text("SELECT pg_sleep(30)"))
-
-        with pytest.raises(DatabaseUnavailableError):
-            sleep()
+        with deadline_scope(Deadline(0.3)), pytest.raises(DatabaseUnavailableError):
+            ask(database, WORDS[database.dialect].sleep)
 
         assert time.monotonic() - began < LOOSE
         database.ping()
@@ -156,12 +150,12 @@ def test_on_sqlite_nobody_waits_for_a_lock_longer_than_the_request_has(tmp_path:
             assert connection.execute(text("PRAGMA busy_timeout")).scalar_one() == 5000
 
 
-def test_a_server_that_hangs_is_given_up_with_its_connection(postgres_server: PostgresServer) -> None:
-    with postgres_server.database() as url:
+def test_a_server_that_hangs_is_given_up_with_its_connection(server: PostgresServer | MariadbServer) -> None:
+    with server.database() as url:
         settings = DatabaseSettings(url=SecretStr(url), pool_size=1, max_overflow=0, statement_timeout_seconds=30)
         with closing(Database(settings, Observer())) as database:
-            with database.read() as connection:
-                pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+            number = ask(database, WORDS[database.dialect].connection)
+            pid = number if isinstance(server, PostgresServer) else server.pid
             os.kill(pid, signal.SIGSTOP)
             began = time.monotonic()
             try:
@@ -172,5 +166,4 @@ def test_a_server_that_hangs_is_given_up_with_its_connection(postgres_server: Po
 
             assert time.monotonic() - began < LOOSE
             database.ping()
-            with database.read() as connection:
-                assert connection.execute(text("SELECT pg_backend_pid()")).scalar_one() != pid
+            assert ask(database, WORDS[database.dialect].connection) != number

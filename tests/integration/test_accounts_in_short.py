@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client
 from tests.servers.product import Product, until
+from tests.servers.stacks import CLOUD, EMBEDDED, MARIADB
+
+pytestmark = pytest.mark.parametrize("stack_name", [EMBEDDED, CLOUD, MARIADB], indirect=True, scope="session")
 
 
 def test_an_account_from_registration_to_its_end(product: Product) -> None:

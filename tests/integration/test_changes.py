@@ -13,6 +13,9 @@ from tests.fakes.naughty import NAUGHTY_TEXTS
 from tests.integration.judging import assert_problem, stored
 from tests.servers.client import Client, new_photo
 from tests.servers.product import Product, until
+from tests.servers.stacks import CLOUD, EMBEDDED, MARIADB
+
+pytestmark = pytest.mark.parametrize("stack_name", [EMBEDDED, CLOUD, MARIADB], indirect=True, scope="session")
 
 
 def test_fields_left_out_stay_and_null_clears(owner: Client) -> None:

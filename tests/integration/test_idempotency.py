@@ -9,6 +9,9 @@ import pytest
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client, new_photo
 from tests.servers.product import Product
+from tests.servers.stacks import CLOUD, EMBEDDED, MARIADB
+
+pytestmark = pytest.mark.parametrize("stack_name", [EMBEDDED, CLOUD, MARIADB], indirect=True, scope="session")
 
 
 def test_the_same_request_again_gets_the_first_answer_and_stores_nothing(product: Product, owner: Client) -> None:

@@ -11,6 +11,9 @@ from tests.fakes import images
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client, new_photo
 from tests.servers.product import Product
+from tests.servers.stacks import CLOUD, EMBEDDED, MARIADB
+
+pytestmark = pytest.mark.parametrize("stack_name", [EMBEDDED, CLOUD, MARIADB], indirect=True, scope="session")
 
 Document = dict[str, Any]
 

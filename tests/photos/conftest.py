@@ -1,4 +1,4 @@
-"""Fixtures of the room of photos: its world on both databases, each migrated once and emptied for every test."""
+"""Fixtures of the room of photos: its world on every database, each migrated once and emptied for every test."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import pytest
 from app.db.engine import Database
 from tests.accounts.world import open_database
 from tests.photos.world import World, clear
+from tests.servers.mariadb import MariadbServer
 from tests.servers.postgres import PostgresServer
 
 
@@ -27,9 +28,17 @@ def postgresql(postgres_server: PostgresServer) -> Iterator[Database]:
         database.close()
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(scope="session")
+def mariadb(mariadb_server: MariadbServer) -> Iterator[Database]:
+    with mariadb_server.database() as url:
+        database = open_database(url)
+        yield database
+        database.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
 def any_world(request: pytest.FixtureRequest) -> Iterator[World]:
-    """Where locks and SQL matter: on both databases."""
+    """Where locks and SQL matter: on every database."""
     database: Database = request.getfixturevalue(request.param)
     database.close()  # another file's test may have restarted the server: no connection of before is used
     clear(database)

@@ -335,7 +335,9 @@ def plan_of_deep_page(world: World, owner_id: UUID, **asked: Any) -> str:
     values = written if isinstance(written, dict) else tuple(written)
     # Written out: the plan of a prepared statement, which knows no values, then fits the partial index as well.
     assert "state = 'ready'" in statement
-    asking = "EXPLAIN QUERY PLAN" if world.database.dialect == "sqlite" else "EXPLAIN (FORMAT JSON)"
+    asking = {"sqlite": "EXPLAIN QUERY PLAN", "mysql": "EXPLAIN FORMAT=JSON"}.get(
+        world.database.dialect, "EXPLAIN (FORMAT JSON)"
+    )
     with world.database.read() as connection:
         rows = connection.exec_driver_sql(f"{asking} {statement}", values).all()
     return "\n".join(json.dumps([str(part) if not isinstance(part, list) else part for part in row]) for row in rows)
@@ -365,18 +367,24 @@ def test_a_page_at_any_depth_is_a_range_of_an_index_without_sorting(
         for number in range(1500)
     ]
     add_all(any_world, owner_id, photos)
-    if any_world.database.dialect == "postgresql":
-        with any_world.database.read() as connection:
-            connection.exec_driver_sql("ANALYZE photos")
+    analyze = {"postgresql": "ANALYZE photos", "mysql": "ANALYZE TABLE photos"}
+    if any_world.database.dialect in analyze:
+        with any_world.database.write() as connection:
+            connection.exec_driver_sql(analyze[any_world.database.dialect])
 
     plan = plan_of_deep_page(any_world, owner_id, **asked)
 
+    if any_world.database.dialect == "mysql":  # it has no partial indexes: two of them are one and the same
+        index = index.replace("visible_created", "trashed")
     assert index in plan
     assert "TEMP B-TREE" not in plan
     assert '"Sort"' not in plan
     if any_world.database.dialect == "sqlite":
         assert "SEARCH photos USING INDEX" in plan
         assert "created_at" in plan or "timeline_at" in plan
+    elif any_world.database.dialect == "mysql":
+        assert "filesort" not in plan
+        assert '"ALL"' not in plan.replace("\\", "")
     else:
         assert "Seq Scan" not in plan
         assert "ROW(" in plan.split('"Index Cond"')[1]

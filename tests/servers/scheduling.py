@@ -10,9 +10,9 @@ import re
 
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
-from tests.servers.stacks import CLOUD, EMBEDDED
+from tests.servers.stacks import CLOUD, EMBEDDED, MARIADB
 
-_STACK = re.compile(rf"\[(?:[^\]]*-)?({EMBEDDED}|{CLOUD})\b")
+_STACK = re.compile(rf"\[(?:[^\]]*-)?({EMBEDDED}|{CLOUD}|{MARIADB})\b")
 
 
 class ServerScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types

@@ -91,7 +91,9 @@ def mariadb_stack(folder: Path, server: MariadbServer) -> Iterator[Stack]:
     """Yield a stack of files under a folder with a database of its own."""
     with server.database() as url:
         files = embedded_stack(folder)
-        yield replace(files, name=MARIADB, environ={**files.environ, "PHOTO_API_DATABASE__URL": url}, database_url=url)
+        yield replace(
+            files, name=MARIADB, environ={**files.environ, "PHOTO_API_DATABASE__URL": url}, database_url=url
+        )
 
 
 @contextmanager

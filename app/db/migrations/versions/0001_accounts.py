@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from app.db.base import UtcDateTime
+from app.db.tables import create_index, create_table, drop_table
 
 revision = "0001"
 down_revision = None
@@ -24,17 +25,17 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("outbox")
-    op.drop_table("leases")
-    op.drop_table("login_delays")
-    op.drop_table("api_keys")
-    op.drop_table("refresh_tokens")
-    op.drop_table("login_sessions")
-    op.drop_table("users")
+    drop_table("outbox")
+    drop_table("leases")
+    drop_table("login_delays")
+    drop_table("api_keys")
+    drop_table("refresh_tokens")
+    drop_table("login_sessions")
+    drop_table("users")
 
 
 def _create_users() -> None:
-    op.create_table(
+    create_table(
         "users",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("email", sa.String(length=254), nullable=False),
@@ -49,11 +50,11 @@ def _create_users() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
         sa.UniqueConstraint("email", name=op.f("uq_users_email")),
     )
-    op.create_index("ix_users_deleted_at", "users", ["deleted_at"])
+    create_index("ix_users_deleted_at", "users", ["deleted_at"])
 
 
 def _create_login_sessions() -> None:
-    op.create_table(
+    create_table(
         "login_sessions",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("user_id", sa.Uuid(), nullable=False),
@@ -67,12 +68,12 @@ def _create_login_sessions() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_login_sessions")),
     )
-    op.create_index("ix_login_sessions_expires_at", "login_sessions", ["expires_at"])
-    op.create_index("ix_login_sessions_user_id", "login_sessions", ["user_id"])
+    create_index("ix_login_sessions_expires_at", "login_sessions", ["expires_at"])
+    create_index("ix_login_sessions_user_id", "login_sessions", ["user_id"])
 
 
 def _create_refresh_tokens() -> None:
-    op.create_table(
+    create_table(
         "refresh_tokens",
         sa.Column("token_hash", sa.String(length=64), nullable=False),
         sa.Column("session_id", sa.Uuid(), nullable=False),
@@ -85,12 +86,12 @@ def _create_refresh_tokens() -> None:
         ),
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_refresh_tokens")),
     )
-    op.create_index("ix_refresh_tokens_expires_at", "refresh_tokens", ["expires_at"])
-    op.create_index("ix_refresh_tokens_session_id", "refresh_tokens", ["session_id"])
+    create_index("ix_refresh_tokens_expires_at", "refresh_tokens", ["expires_at"])
+    create_index("ix_refresh_tokens_session_id", "refresh_tokens", ["session_id"])
 
 
 def _create_api_keys() -> None:
-    op.create_table(
+    create_table(
         "api_keys",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("user_id", sa.Uuid(), nullable=False),
@@ -105,11 +106,11 @@ def _create_api_keys() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
         sa.UniqueConstraint("key_id", name=op.f("uq_api_keys_key_id")),
     )
-    op.create_index("ix_api_keys_user_id", "api_keys", ["user_id"])
+    create_index("ix_api_keys_user_id", "api_keys", ["user_id"])
 
 
 def _create_login_delays() -> None:
-    op.create_table(
+    create_table(
         "login_delays",
         sa.Column("subject_hash", sa.String(length=64), nullable=False),
         sa.Column("failures", sa.Integer(), nullable=False),
@@ -117,11 +118,11 @@ def _create_login_delays() -> None:
         sa.Column("updated_at", UtcDateTime(), nullable=False),
         sa.PrimaryKeyConstraint("subject_hash", name=op.f("pk_login_delays")),
     )
-    op.create_index("ix_login_delays_updated_at", "login_delays", ["updated_at"])
+    create_index("ix_login_delays_updated_at", "login_delays", ["updated_at"])
 
 
 def _create_leases() -> None:
-    op.create_table(
+    create_table(
         "leases",
         sa.Column("name", sa.String(length=50), nullable=False),
         sa.Column("owner", sa.String(length=64), nullable=False),
@@ -131,7 +132,7 @@ def _create_leases() -> None:
 
 
 def _create_outbox() -> None:
-    op.create_table(
+    create_table(
         "outbox",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("kind", sa.String(length=30), nullable=False),
@@ -142,4 +143,4 @@ def _create_outbox() -> None:
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
     )
-    op.create_index("ix_outbox_kind_available_at", "outbox", ["kind", "available_at"])
+    create_index("ix_outbox_kind_available_at", "outbox", ["kind", "available_at"])

@@ -6,6 +6,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from app.db.base import UtcDateTime
+from app.db.tables import create_index, create_table, drop_table
 
 revision = "0002"
 down_revision = "0001"
@@ -21,13 +22,13 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.drop_table("idempotency_keys")
-    op.drop_table("photo_tags")
-    op.drop_table("photos")
+    drop_table("idempotency_keys")
+    drop_table("photo_tags")
+    drop_table("photos")
 
 
 def _create_photos() -> None:
-    op.create_table(
+    create_table(
         "photos",
         sa.Column("id", sa.Uuid(), nullable=False),
         sa.Column("owner_id", sa.Uuid(), nullable=False),
@@ -65,35 +66,35 @@ def _create_photos() -> None:
 
 
 def _index_photos() -> None:
-    op.create_index(
+    create_index(
         "ix_photos_lease_until",
         "photos",
         ["lease_until"],
         postgresql_where=sa.text("state = 'pending'"),
         sqlite_where=sa.text("state = 'pending'"),
     )
-    op.create_index(
+    create_index(
         "ix_photos_trashed",
         "photos",
         ["owner_id", "created_at", "id"],
         postgresql_where=sa.text("state = 'ready' AND trashed_at IS NOT NULL"),
         sqlite_where=sa.text("state = 'ready' AND trashed_at IS NOT NULL"),
     )
-    op.create_index(
+    create_index(
         "ix_photos_trashed_at",
         "photos",
         ["trashed_at"],
         postgresql_where=sa.text("state = 'ready' AND trashed_at IS NOT NULL"),
         sqlite_where=sa.text("state = 'ready' AND trashed_at IS NOT NULL"),
     )
-    op.create_index(
+    create_index(
         "ix_photos_visible_created",
         "photos",
         ["owner_id", "created_at", "id"],
         postgresql_where=sa.text("state = 'ready' AND trashed_at IS NULL"),
         sqlite_where=sa.text("state = 'ready' AND trashed_at IS NULL"),
     )
-    op.create_index(
+    create_index(
         "ix_photos_visible_timeline",
         "photos",
         ["owner_id", "timeline_at", "id"],
@@ -103,7 +104,7 @@ def _index_photos() -> None:
 
 
 def _create_photo_tags() -> None:
-    op.create_table(
+    create_table(
         "photo_tags",
         sa.Column("photo_id", sa.Uuid(), nullable=False),
         sa.Column("tag", sa.String(length=50), nullable=False),
@@ -111,11 +112,11 @@ def _create_photo_tags() -> None:
         sa.ForeignKeyConstraint(["photo_id"], ["photos.id"], name=op.f("fk_photo_tags_photo_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("photo_id", "tag", name=op.f("pk_photo_tags")),
     )
-    op.create_index("ix_photo_tags_owner_tag", "photo_tags", ["owner_id", "tag", "photo_id"])
+    create_index("ix_photo_tags_owner_tag", "photo_tags", ["owner_id", "tag", "photo_id"])
 
 
 def _create_idempotency_keys() -> None:
-    op.create_table(
+    create_table(
         "idempotency_keys",
         sa.Column("owner_id", sa.Uuid(), nullable=False),
         sa.Column("key", sa.String(length=255), nullable=False),
@@ -129,5 +130,5 @@ def _create_idempotency_keys() -> None:
         ),
         sa.PrimaryKeyConstraint("owner_id", "key", name=op.f("pk_idempotency_keys")),
     )
-    op.create_index("ix_idempotency_keys_expires_at", "idempotency_keys", ["expires_at"])
-    op.create_index("ix_idempotency_keys_photo_id", "idempotency_keys", ["photo_id"])
+    create_index("ix_idempotency_keys_expires_at", "idempotency_keys", ["expires_at"])
+    create_index("ix_idempotency_keys_photo_id", "idempotency_keys", ["photo_id"])
