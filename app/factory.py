@@ -50,7 +50,15 @@ from app.ops.maintenance import MaintenanceThread, Task
 from app.ops.metric_files import Role
 from app.ops.metric_workers import WorkerCollector
 from app.ops.metrics import Metrics
-from app.ops.mode_reasons import DatabaseWord, LastResult, MemoryLeft, OperatorWord, SpoolRoom, StorageWrites
+from app.ops.mode_reasons import (
+    DatabaseWord,
+    LastResult,
+    MemoryLeft,
+    OperatorWord,
+    SpoolRoom,
+    StorageWrites,
+    free_bytes,
+)
 from app.ops.modes import Changes, Modes, Source
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
@@ -173,7 +181,8 @@ class Foundation:
         breaker = self.pipelines.find_all(CircuitBreaker).get("storage_write")
         if breaker is not None:
             sources.append(StorageWrites(breaker))
-        sources += [SpoolRoom(self.spool), MemoryLeft(self.memory)]
+        room = SpoolRoom(self.spool, lambda: free_bytes(uploads.spool_dir), uploads.max_bytes)
+        sources += [room, MemoryLeft(self.memory)]
         self.modes = Modes(sources, metrics.mode, note_refused=self.database_word.note_refused)
 
     def _pipelines_of(self, dependency: str, *endings: str) -> list[Pipeline]:

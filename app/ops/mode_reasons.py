@@ -9,7 +9,9 @@ no page, or it is lost, a process goes by what it knows.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Protocol
 
 from app.errors import (
@@ -318,24 +320,40 @@ class SpoolRoom:
     """Whether this host has room for incoming bodies. A source of modes; thread-safe.
 
     Args:
-        spool: The check of the spool, which fails when there is no room.
+        spool: The check of the spool, which fails when room is short.
+        room: Returns how many bytes are free there at this moment; None when that cannot be told.
+        max_bytes: The largest upload, which one that does not say its length may become.
     """
 
-    def __init__(self, spool: LastResult) -> None:
+    def __init__(self, spool: LastResult, room: Callable[[], int | None], max_bytes: int) -> None:
         self._spool = spool
+        self._room = room
+        self._max_bytes = max_bytes
 
     def look(self) -> Reason | None:
-        """Return the reason while there is no room."""
+        """Return the reason while room is short."""
         last = self._spool.last
         return Reason("spool", ModeName.DEGRADED, last.output) if last.status is Status.FAIL else None
 
     def refuse(self, changes: Changes, size_bytes: int | None) -> None:
-        """Refuse uploads that need the spool: the large ones, and those that do not say how large they are."""
-        if _is_large_upload(changes, size_bytes) and self._spool.last.status is Status.FAIL:
+        """Refuse uploads that need the spool and do not fit into what is free there at this moment."""
+        if not _is_large_upload(changes, size_bytes):
+            return
+        room = self._room()
+        if room is not None and room < min(size_bytes or self._max_bytes, self._max_bytes):
             raise SpoolFullError(
-                "This server has no room for uploads just now. Try again in a moment.",
+                "This server has no room for that upload just now. Try again in a moment.",
                 retry_after_seconds=_LOCAL_SECONDS,
             )
+
+
+def free_bytes(folder: Path) -> int | None:
+    """Return how many bytes are free where a folder is; None when that cannot be told."""
+    try:
+        figures = os.statvfs(folder)
+    except OSError:
+        return None
+    return figures.f_bavail * figures.f_frsize
 
 
 class MemoryLeft:

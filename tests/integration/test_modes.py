@@ -84,7 +84,7 @@ def at_work(reason: str) -> Source:
     sources: dict[str, Source] = {
         "operator": OperatorWord(board),  # type: ignore[arg-type]  # it is asked for what a board of memory has
         "database": DatabaseWord(board),  # type: ignore[arg-type]  # likewise
-        "spool": SpoolRoom(full),
+        "spool": SpoolRoom(full, lambda: 0, 30_000_000),
         "memory": MemoryLeft(full),
     }
     return sources[reason]

@@ -14,7 +14,6 @@ from app.errors import (
     DatabaseUnavailableError,
     OverloadedError,
     ReadOnlyError,
-    SpoolFullError,
     UnavailableError,
 )
 from app.ops.host_board import MODES, READ_ONLY, HostBoard
@@ -27,6 +26,7 @@ from app.ops.mode_reasons import (
     OperatorWord,
     SpoolRoom,
     StorageWrites,
+    free_bytes,
 )
 from app.ops.modes import Changes, ModeName, Source
 from app.ops.sampling import CheckResult, Status
@@ -323,25 +323,49 @@ def checked(result: CheckResult) -> LastResult:
     return check
 
 
-@pytest.mark.parametrize("size", [SMALL_BYTES + 1, None], ids=["large", "not said"])
-def test_a_full_spool_refuses_the_uploads_that_need_it(size: int | None) -> None:
-    source = SpoolRoom(checked(FULL))
+MAX_BYTES = 30 * SMALL_BYTES
 
-    with pytest.raises(SpoolFullError):
-        source.refuse(Changes.BYTES, size)
 
-    reason = source.look()
-    assert refused(source, size) == {Changes.BYTES}
-    assert refused(source, SMALL_BYTES) == set()
+@pytest.mark.parametrize(
+    ("room", "size", "is_refused"),
+    [
+        (0, SMALL_BYTES, False),
+        (0, SMALL_BYTES + 1, True),
+        (3 * SMALL_BYTES, 3 * SMALL_BYTES, False),
+        (3 * SMALL_BYTES - 1, 3 * SMALL_BYTES, True),
+        (MAX_BYTES - 1, None, True),
+        (MAX_BYTES, None, False),
+        (MAX_BYTES, 2 * MAX_BYTES, False),  # too large for anybody, which is another answer
+        (None, 3 * SMALL_BYTES, False),
+    ],
+    ids=["small", "none left", "fits", "a byte less", "not said", "any fits", "too large", "not known"],
+)
+def test_an_upload_that_needs_the_spool_has_to_fit_into_what_is_free_now(
+    room: int | None, size: int | None, is_refused: bool
+) -> None:
+    source = SpoolRoom(checked(WELL), lambda: room, MAX_BYTES)
+
+    assert refused(source, size) == ({Changes.BYTES} if is_refused else set())
+
+
+def test_a_spool_that_is_short_of_room_is_a_reason_by_its_check() -> None:
+    reason = SpoolRoom(checked(FULL), lambda: MAX_BYTES, MAX_BYTES).look()
+
     assert reason is not None
     assert (reason.mode, reason.output, reason.stops_background) == (ModeName.DEGRADED, "no room", False)
 
 
 @pytest.mark.parametrize("result", [WELL, CheckResult(Status.WARN, "it cannot be written")], ids=["well", "warns"])
 def test_a_spool_with_room_is_no_reason(result: CheckResult) -> None:
-    source = SpoolRoom(checked(result))
+    assert SpoolRoom(checked(result), lambda: 0, MAX_BYTES).look() is None
 
-    assert (source.look(), refused(source)) == (None, set())
+
+def test_what_is_free_is_asked_of_the_file_system(tmp_path: Path) -> None:
+    free = free_bytes(tmp_path)
+
+    assert free is not None
+    assert free > 0
+    assert free_bytes(tmp_path / "none") is None
 
 
 @pytest.mark.parametrize(("result", "stops"), [(SHORT, False), (RED, True)], ids=["short", "red"])
