@@ -74,6 +74,7 @@ from app.photos.original_routes import OriginalRoutes
 from app.photos.purges import PhotoPurges
 from app.photos.routes import PhotoRoutes
 from app.photos.service import PhotoService
+from app.photos.sampling import RUN_SECONDS, DailySample
 from app.photos.serving_routes import PhotoServing
 from app.photos.signed_links import SignedLinks
 from app.photos.upkeep import PhotoUpkeep
@@ -198,6 +199,7 @@ class Runtime(Foundation):
         monitor: Health.
         probes: What the paths of probes are answered with.
         upkeep: The maintenance tasks, for running one by hand.
+        sample: The task that reads some photos every day.
         signer: What signs URLs of the CDN; None without one.
         purges: The task that has removed photos purged from the CDN; None where nothing is.
         operations: What the HTTP API can do, for its document.
@@ -231,6 +233,9 @@ class Runtime(Foundation):
             trash_days=settings.photos.trash_days,
             observer=self.metrics,
             purges=self.purges is not None,
+        )
+        self.sample = DailySample(
+            self.database, self.store, per_day=settings.photos.sample_per_day, observer=self.metrics
         )
         self.keeper = LeaseKeeper(self.database, settings.uploads.lease_seconds)
         self._closing.callback(self.keeper.close)
@@ -527,6 +532,7 @@ def _photo_tasks(runtime: Runtime) -> list[Task]:
         Task("empty_old_trash", 60.0, upkeep.empty_old_trash),
         Task("empty_closed_accounts", 30.0, upkeep.empty_closed_accounts),
         Task("forget_expired", 300.0, upkeep.forget_expired),
+        Task("daily_sample", RUN_SECONDS, runtime.sample.run),
     ]
     return tasks if purges is None else [*tasks, Task("relay_purges", 2.0, purges.relay_purges)]
 

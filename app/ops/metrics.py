@@ -18,7 +18,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, get_args
 
 from flask import Flask, Request, request
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -83,6 +83,9 @@ _OTHER_METHOD = "OTHER"
 _REQUEST_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _EXTERNAL_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 _QUERY_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 1.0, 5.0)
+
+SampleOutcome = Literal["sound", "damaged", "missing"]
+"""What the daily sample finds of a photo."""
 
 _Across = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 _SKIPPED = "metric_files_skipped_total"
@@ -250,6 +253,13 @@ class Metrics:
         self.checksum_mismatches = self._counter(
             "checksum_mismatch_total", "Objects whose bytes were not those that were stored."
         )
+        self.missing_objects = self._counter(
+            "missing_objects_total", "Objects of ready photos that the daily sample did not find in the store."
+        )
+        self.samples = self._counter("sampled_photos_total", "Ready photos read by the daily sample.", ("outcome",))
+        self.singleflight_shared = self._counter(
+            "singleflight_shared_total", "Reads of small originals answered with bytes that another one had fetched."
+        )
 
     def _begin_at_zero(self) -> None:
         """Expose what is known to be countable before it happens: a first event must be a rise from 0."""
@@ -260,6 +270,8 @@ class Metrics:
             self.db_errors.labels(kind)
         for during in ("upload", "download"):
             self.client_disconnects.labels(during)
+        for sampled in get_args(SampleOutcome):
+            self.samples.labels(sampled)
         for result in ("hit", "miss"):
             self.etag_requests.labels(result)
         for reason in Reason:
@@ -418,6 +430,18 @@ class Metrics:
     def checksum_mismatch(self) -> None:
         """Count an object whose bytes were not those that were stored."""
         self.checksum_mismatches.inc()
+
+    def shared_read(self) -> None:
+        """Count an original that was answered with bytes that another request had fetched."""
+        self.singleflight_shared.inc()
+
+    def sample_checked(self, outcome: SampleOutcome) -> None:
+        """Count a photo that the daily sample has read; damage counts as a mismatch, too."""
+        self.samples.labels(outcome).inc()
+        if outcome == "damaged":
+            self.checksum_mismatches.inc()
+        elif outcome == "missing":
+            self.missing_objects.inc()
 
     def uploads_reaped(self, count: int) -> None:
         """Count unfinished uploads that were cleaned up."""

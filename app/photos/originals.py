@@ -28,6 +28,10 @@ class ServingObserver(Protocol):
         """A stored photo's bytes are not those that were stored."""
         ...
 
+    def shared_read(self) -> None:
+        """An original was answered with bytes that another request had fetched."""
+        ...
+
     def client_left(self, during: Literal["upload", "download"]) -> None:
         """A client left before it had all bytes."""
         ...

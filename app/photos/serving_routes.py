@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -22,7 +22,14 @@ from app.http.operations import Media, Reply
 from app.http.ranges import ByteRange, parse_range
 from app.photos.acceleration import Acceleration
 from app.photos.originals import OriginalStream, ServingObserver
-from app.storage.base import ObjectCorruptError, ObjectNotFoundError, ObjectStore, StorageTimeoutError
+from app.photos.small_originals import SMALL_BYTES, SmallOriginals
+from app.storage.base import (
+    ObjectCorruptError,
+    ObjectNotFoundError,
+    ObjectReader,
+    ObjectStore,
+    StorageTimeoutError,
+)
 
 ANSWERS: Final[Mapping[int, Media | None]] = {
     200: Media(("image/*",), "The bytes as they were uploaded."),
@@ -88,6 +95,7 @@ class PhotoServing:
     def __init__(self, store: ObjectStore, observer: ServingObserver) -> None:
         self._store = store
         self._observer = observer
+        self._small = SmallOriginals(store, observer)
         self._acceleration = Acceleration(store)
 
     def answer(self, photo: ServedPhoto, caching: Mapping[str, str]) -> Reply | Response:
@@ -111,13 +119,14 @@ class PhotoServing:
         headers = {**_headers_of(photo), **validators}
         named = self._acceleration.headers_for(
             photo.object_key,
+            headers,
             sha256=photo.sha256,
             content_type=photo.content_type,
             size_bytes=photo.size_bytes,
             is_partial=span is not None,
         )
         if named is not None:
-            return Response(None, 200, {**headers, **named}, content_type=photo.content_type)
+            return Response(None, 200, named, content_type=photo.content_type)
         headers["Accept-Ranges"] = "bytes"
         headers["Content-Length"] = str(span.length if span else photo.size_bytes)
         if span is not None:
@@ -131,9 +140,11 @@ class PhotoServing:
         return response
 
     def _stream(self, photo: ServedPhoto, span: ByteRange | None) -> OriginalStream:
-        opening = partial(self._store.open, photo.object_key)
+        opening: Callable[[], ObjectReader] = partial(self._store.open, photo.object_key)
         if span is not None:
-            opening = partial(opening, start=span.start, length=span.length)
+            opening = partial(self._store.open, photo.object_key, start=span.start, length=span.length)
+        elif photo.size_bytes <= SMALL_BYTES:
+            opening = partial(self._small.open, photo.object_key, sha256=photo.sha256, size_bytes=photo.size_bytes)
         stream = OriginalStream(opening, sha256=photo.sha256, observer=self._observer)
         try:
             stream.open()

@@ -68,6 +68,12 @@ class Observer:
     def checksum_mismatch(self) -> None:
         self.heard["mismatch"] += 1
 
+    def shared_read(self) -> None:
+        self.heard["shared"] += 1
+
+    def sample_checked(self, outcome: str) -> None:
+        self.heard[f"sampled {outcome}"] += 1
+
     def client_left(self, during: Literal["upload", "download"]) -> None:
         self.heard[f"left {during}"] += 1
 
