@@ -23,6 +23,10 @@ class HandClock:
         self.slept.append(seconds)
         self.advance(seconds)
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock alone, forward or back, as an operator or a time server does."""
+        self._wall += dt.timedelta(seconds=seconds)
+
     def advance(self, seconds: float) -> None:
         self._wall += dt.timedelta(seconds=seconds)
         self._monotonic += seconds
