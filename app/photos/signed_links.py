@@ -66,7 +66,7 @@ class LinkedObject:
         object_key: Where the store has it.
         sha256: Lower-case hex digest of the bytes.
         content_type: Their media type.
-        seconds_left: How long the link still holds, 0 to 7200.
+        seconds_left: How long the link still holds, 0 to 3600.
     """
 
     object_key: str

@@ -1,25 +1,41 @@
-"""Links while the object store or the database is away: they lead another way, never to a 404, and come back."""
+"""Links while the CDN, the store or the database is away: they lead another way, never to a 404, and come back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
 
+from app.cdn.nginx_secure_link import SecureLinkSigner
+from app.photos.links import LinkService, cdn_way
 from tests.fakes.fault_proxy import FaultProxy, Status
 from tests.integration.judging import assert_problem
+from tests.servers.cdn import CdnEdge
 from tests.servers.client import Client, new_photo
+from tests.servers.nhn_cdn import APP_KEY, ENCRYPT_KEY, SECRET_KEY, NhnCdn
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product, until
 from tests.servers.stacks import cloud_stack
-from tests.servers.swift import SwiftServer
+from tests.servers.swift import ACCOUNT_PATH, SwiftServer
 
 CONTENT = new_photo(200_000)
-BACK_SECONDS = 30
+OTHER_CONTENT = new_photo(100_000)
+BACK_SECONDS = 40
+SECRET = "a-secret-of-this-edge-alone"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a link needs to know of a photo."""
+
+    object_key: str
+    sha256: str = "0" * 64
+    content_type: str = "image/jpeg"
 
 
 class Gallery:
@@ -52,9 +68,20 @@ class Gallery:
     def follow(self, url: str) -> requests.Response:
         return requests.get(self.product.url + url if url.startswith("/") else url, timeout=30)
 
-    def fallbacks(self) -> float:
-        labels = {"name": "links", "from": "storage", "to": "origin"}
+    def fallbacks(self, source: str, target: str) -> float:
+        labels = {"name": "links", "from": source, "to": target}
         return self.product.metric("photo_api_fallback_total", **labels)
+
+    def until_via(self, via: str) -> dict[str, Any]:
+        """Wait until all workers give links by a way, and return one."""
+        twins = [self.client.twin() for _ in range(4)]  # connections of their own reach several workers
+
+        def vias() -> set[str]:
+            path = f"/api/v1/photos/{self.photo_id}/links"
+            return {str(twin.get(path).json()["links"]["original"]["via"]) for twin in twins}
+
+        until(lambda: vias() == {via}, f"links by {via}", BACK_SECONDS)
+        return self.link()
 
 
 @pytest.fixture
@@ -66,6 +93,123 @@ def gallery(s3_server: SwiftServer, postgres_server: PostgresServer, tmp_path: P
         postgres_server.start()
 
 
+@pytest.fixture
+def edge_of_all(
+    s3_server: SwiftServer, postgres_server: PostgresServer, tmp_path: Path
+) -> Iterator[tuple[Gallery, CdnEdge]]:
+    """A gallery behind a CDN, whose origin is the bucket."""
+    with cloud_stack(s3_server, postgres_server) as stack:
+        assert stack.s3_config is not None
+        bucket = stack.s3_config.bucket
+        s3_server.ask("POST", bucket, headers={"X-Container-Read": ".r:*"})
+        (tmp_path / "edge").mkdir()
+        edge = CdnEdge(tmp_path / "edge", f"{s3_server.url}{ACCOUNT_PATH}/{bucket}", SECRET, "secure_link")
+        settings = {
+            "PHOTO_API_CDN__BACKEND": "nginx_secure_link",
+            "PHOTO_API_CDN__BASE_URL": edge.url,
+            "PHOTO_API_CDN__SECURE_LINK_SECRET": SECRET,
+        }
+        try:
+            with closing(Product(stack, tmp_path, settings=settings)) as product:
+                yield Gallery(product), edge
+        finally:
+            edge.stop()
+
+
+def test_all_three_ways_give_the_same_bytes_and_each_is_taken_again_by_itself(
+    edge_of_all: tuple[Gallery, CdnEdge],
+) -> None:
+    gallery, edge = edge_of_all
+    cdn = gallery.until_via("cdn")
+    by_cdn = gallery.follow(cdn["url"])
+
+    edge.stop()
+    storage = gallery.until_via("storage")
+    by_storage = gallery.follow(storage["url"])
+    gallery.proxy.refuse()
+    origin = gallery.until_via("origin")
+    refused = gallery.follow(origin["url"])
+    gallery.proxy.heal()
+    gallery.until_via("storage")
+    edge.start()
+    again = gallery.until_via("cdn")
+    until(lambda: gallery.follow(origin["url"]).status_code == 200, "the store to be back", BACK_SECONDS)
+
+    answers = [by_cdn, by_storage, gallery.follow(origin["url"]), gallery.follow(again["url"])]
+    assert [(answer.status_code, answer.content) for answer in answers] == [(200, CONTENT)] * 4
+    assert cdn["url"].startswith(edge.url)
+    assert_problem(refused, 503)
+    assert int(refused.headers["Retry-After"]) > 0
+    until(lambda: gallery.fallbacks("cdn", "storage") > 0, "the metric of the first step")
+    until(lambda: gallery.fallbacks("storage", "origin") > 0, "the metric of the second step")
+
+
+def test_without_a_look_at_the_edge_links_lead_to_where_nobody_answers(
+    edge_of_all: tuple[Gallery, CdnEdge],
+) -> None:
+    """The control of the tests around it."""
+    gallery, edge = edge_of_all
+    edge.stop()
+    blind = LinkService([cdn_way(SecureLinkSigner(edge.url, secret=SECRET), lambda: True)], window_seconds=600)
+    (key,) = gallery.product.stack.object_keys()
+
+    (link,) = blind.links([Stored(key)])
+
+    with pytest.raises(requests.ConnectionError):
+        gallery.follow(link.url)
+
+
+def test_links_lead_past_a_cdn_whose_tokens_are_not_to_be_had_and_back(
+    s3_server: SwiftServer, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    (tmp_path / "edge").mkdir()
+    with cloud_stack(s3_server, postgres_server) as stack, NhnCdn() as api:
+        assert stack.s3_config is not None
+        bucket = stack.s3_config.bucket
+        s3_server.ask("POST", bucket, headers={"X-Container-Read": ".r:*"})
+        edge = CdnEdge(tmp_path / "edge", f"{s3_server.url}{ACCOUNT_PATH}/{bucket}", ENCRYPT_KEY)
+        settings = {
+            "PHOTO_API_CDN__BACKEND": "nhn",
+            "PHOTO_API_CDN__BASE_URL": edge.url,
+            "PHOTO_API_CDN__EDGE_AUTH_KEY": ENCRYPT_KEY,
+            "PHOTO_API_CDN__NHN_APP_KEY": APP_KEY,
+            "PHOTO_API_CDN__NHN_SECRET_KEY": SECRET_KEY,
+            "PHOTO_API_CDN__NHN_API_URL": api.url,
+        }
+        try:
+            with closing(Product(stack, tmp_path, settings=settings)) as product:
+                gallery = Gallery(product)
+                by_cdn = gallery.until_via("cdn")
+                gallery.photo_id = str(gallery.client.upload(OTHER_CONTENT)["id"])  # no token of it is remembered
+                api.status = 500
+                past_it = gallery.until_via("storage")
+                asked = len(api.asked)
+                for _ in range(20):
+                    assert gallery.via() == "storage"
+                calls = len(api.asked) - asked
+                api.status = 200
+                back = gallery.until_via("cdn")
+
+                links = (by_cdn, past_it, back)
+                contents = [requests.get(link["url"], timeout=30).content for link in links]
+        finally:
+            edge.stop()
+
+    assert contents == [CONTENT, OTHER_CONTENT, OTHER_CONTENT]
+    assert calls < 20  # the breaker keeps links from waiting for what does not come
+
+
+def test_an_edge_that_only_fails_is_skipped_as_one_that_is_gone(edge_of_all: tuple[Gallery, CdnEdge]) -> None:
+    gallery, edge = edge_of_all
+    gallery.until_via("cdn")
+
+    edge.answer_everything(503)
+    gallery.until_via("storage")
+    edge.start()
+
+    assert gallery.follow(gallery.until_via("cdn")["url"]).content == CONTENT
+
+
 def test_links_lead_here_while_storage_is_away_and_back_by_themselves(gallery: Gallery) -> None:
     before = gallery.link()
     gallery.proxy.refuse()
@@ -73,7 +217,7 @@ def test_links_lead_here_while_storage_is_away_and_back_by_themselves(gallery: G
     until(lambda: gallery.via() == "origin", "links that lead here", BACK_SECONDS)
     during = gallery.link()
     refused = gallery.follow(during["url"])
-    until(lambda: gallery.fallbacks() > 0, "the metric to tell of it")
+    until(lambda: gallery.fallbacks("storage", "origin") > 0, "the metric to tell of it")
     gallery.proxy.heal()
     until(lambda: gallery.via() == "storage", "links that lead to storage again", BACK_SECONDS)
     after = gallery.link()
