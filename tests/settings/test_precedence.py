@@ -215,9 +215,8 @@ def test_what_an_example_leaves_to_the_reader_is_refused_in_production(sandbox: 
 
     mistakes = sandbox.mistakes()
 
-    assert len(mistakes) == example.count("=change-me") + example.count(":change-me@") - example.count(
-        "# PHOTO_API_AUTH"
-    )
+    given = "\n".join(line for line in example.splitlines() if not line.startswith("#"))
+    assert len(mistakes) == given.count("=change-me") + given.count(":change-me@") > 0
 
 
 def test_every_line_that_an_example_comments_out_is_right_as_well(sandbox: Sandbox) -> None:
