@@ -25,9 +25,10 @@ RUN_READY := .venv/.installed-run
 TEST_READY := .venv/.installed-test
 BENCH_READY := .venv/.installed-bench
 SWIFT_READY := .venv-swift/.installed
+KEYSTONE_READY := .venv-keystone/.installed
 
 # An environment whose interpreter went away (a system upgrade, a moved folder) is made anew.
-STALE := $(foreach folder,.venv .venv-swift,$(shell [ ! -e $(folder) ] || $(folder)/bin/python -c 'import pip' 2>/dev/null || echo $(folder)))
+STALE := $(foreach folder,.venv .venv-swift .venv-keystone,$(shell [ ! -e $(folder) ] || $(folder)/bin/python -c 'import pip' 2>/dev/null || echo $(folder)))
 ifneq ($(strip $(STALE)),)
 $(shell rm -rf $(STALE))
 endif
@@ -122,12 +123,12 @@ drain-drill: $(TEST_READY) servers ## Rehearse stops and reloads behind a load b
 	@$(BIN)/python -m tests.drills.drain_drill $(ARGS)
 
 .PHONY: extended
-extended: $(TEST_READY) servers compatibility mutation ## Run the long proofs that are not part of every CI run
+extended: $(TEST_READY) servers $(KEYSTONE_READY) compatibility mutation ## Run the long proofs that are not part of every CI run
 	@$(BIN)/python -m pytest -m extended $(ARGS)
 
 .PHONY: servers
 servers: $(SWIFT_READY) ## Install the real servers the tests start (PostgreSQL, MariaDB, nginx, …)
-	@tests/servers/install-debian-packages postgresql mariadb-server nginx haproxy openssl systemd
+	@tests/servers/install-debian-packages postgresql mariadb-server nginx libnginx-mod-http-js haproxy openssl systemd
 
 .PHONY: requirements
 requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (ARGS=--upgrade for newer versions)
@@ -138,11 +139,12 @@ requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (
 	compile --output-file requirements.txt requirements.in
 	compile --constraint requirements.txt --output-file requirements-dev.txt requirements-dev.in
 	compile --output-file requirements-swift.txt requirements-swift.in
+	compile --output-file requirements-keystone.txt requirements-keystone.in
 	compile --output-file requirements-bench.txt requirements-bench.in
 
 .PHONY: clean
 clean: ## Remove the environments and caches; var/, which holds your photos, stays
-	@rm -rf .venv .venv-swift .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage* mutants
+	@rm -rf .venv .venv-swift .venv-keystone .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .coverage* mutants
 	find app tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(RUN_READY): requirements.txt
@@ -161,6 +163,13 @@ $(BENCH_READY): $(TEST_READY) requirements-bench.txt
 $(SWIFT_READY): requirements-swift.txt
 	@if ! ( $(call install,.venv-swift,requirements-swift.txt) ); then
 		echo "NOTE: OpenStack Swift could not be installed: the tests that need it will be skipped, or fail with CI=true" >&2
+		exit 0
+	fi
+	touch $@
+
+$(KEYSTONE_READY): requirements-keystone.txt
+	@if ! ( $(call install,.venv-keystone,requirements-keystone.txt) ); then
+		echo "NOTE: Keystone could not be installed: the tests that need it will be skipped, or fail with CI=true" >&2
 		exit 0
 	fi
 	touch $@
