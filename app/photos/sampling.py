@@ -30,6 +30,8 @@ _DAY_SECONDS = 86_400.0
 _RUN_MAX = 20
 _PIECE_SECONDS = 10.0  # of reading in one run; the thread has other tasks
 _ID_BITS = 128
+_VERSION_BITS = 0xF << 76 | 0b11 << 62  # RFC 9562, section 5.7
+_VERSION_7 = 7 << 76 | 0b10 << 62
 
 _Sampled: TypeAlias = Row[UUID, str, str, int]
 
@@ -93,7 +95,7 @@ class DailySample:
         """Return the ready photo that follows a random id, around the end; None when there is none.
 
         Ids begin with the time they were made: the place is chosen between the first and the last one, so that
-        each stretch of time is as likely as any other.
+        each stretch of time is as likely as any other. It looks like an id: MariaDB sorts what does not otherwise.
         """
         columns = select(Photo.id, Photo.object_key, Photo.sha256, Photo.size_bytes).where(Photo.state == READY)
         with self._database.read() as connection:
@@ -102,8 +104,9 @@ class DailySample:
             if first is None or last is None:
                 return None
             span = last.id.int - first.id.int + 1
-            place = UUID(int=first.id.int + self._random_id().int % span)
-            return connection.execute(columns.where(Photo.id >= place).order_by(Photo.id).limit(1)).first()
+            place = UUID(int=(first.id.int + self._random_id().int % span) & ~_VERSION_BITS | _VERSION_7)
+            following = columns.where(Photo.id >= place).order_by(Photo.id).limit(1)
+            return connection.execute(following).first() or last
 
     def _check(self, row: _Sampled) -> bool:
         """Read one photo; return whether the store did its work, be the photo sound or not."""
