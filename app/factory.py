@@ -162,7 +162,7 @@ class Foundation:
         self._closing.callback(self.database.close)
         # Health asks past the breakers: it is to say how the store is, and its questions take no trial call.
         self.unguarded_store: ObjectStore = ObservedObjectStore(
-            build_store(settings, self.pipelines["swift_auth"]), self.metrics
+            build_store(settings, self.pipelines["swift_auth"], self.metrics), self.metrics
         )
         self._closing.callback(self.unguarded_store.close)
         self.cdn_probe = build_probe(settings.cdn, pipelines=self.pipelines, observer=self.metrics)
@@ -401,12 +401,15 @@ def create_management_app(settings: Settings) -> Flask:
     return app
 
 
-def build_store(settings: Settings, swift_auth: Pipeline | None = None) -> ObjectStore:
+def build_store(
+    settings: Settings, swift_auth: Pipeline | None = None, observer: Metrics | None = None
+) -> ObjectStore:
     """Build the object store that the settings name; each vendor's library is loaded only when it is used.
 
     Args:
         settings: Valid ones.
         swift_auth: The pipeline before the calls of Swift's identity service; None for nothing.
+        observer: Who hears of those calls.
     """
     storage = settings.storage
     if storage.backend == "local":
@@ -418,7 +421,7 @@ def build_store(settings: Settings, swift_auth: Pipeline | None = None) -> Objec
     if storage.backend == "swift":
         from app.storage.swift_build import build_swift_store  # noqa: PLC0415  # as above
 
-        return build_swift_store(storage, max_connections=max_connections, swift_auth=swift_auth)
+        return build_swift_store(storage, max_connections=max_connections, swift_auth=swift_auth, observer=observer)
     from app.storage.s3 import S3Config, S3ObjectStore  # noqa: PLC0415  # boto3 takes a while and much memory
 
     return S3ObjectStore(

@@ -22,7 +22,6 @@ from http import HTTPStatus
 from typing import BinaryIO, Final, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
-from app.stability import Pipeline
 from app.storage.base import (
     Body,
     DenialReason,
@@ -126,15 +125,12 @@ class SwiftObjectStore:
 
     Args:
         config: Where the container is and how to reach it.
-        swift_auth: The pipeline before every call of the identity service; None for nothing.
-        tokens: Where tokens come from instead, for tests.
+        tokens: Where tokens come from; None for the identity service itself, with nothing before it.
     """
 
-    def __init__(
-        self, config: SwiftConfig, *, swift_auth: Pipeline | None = None, tokens: SwiftTokens | None = None
-    ) -> None:
+    def __init__(self, config: SwiftConfig, *, tokens: SwiftTokens | None = None) -> None:
         self._config = config
-        self._tokens = tokens or SwiftTokens(IdentityService(config.identity), pipeline=swift_auth)
+        self._tokens = tokens or SwiftTokens(IdentityService(config.identity))
         self._lock = threading.Lock()
         self._endpoint: _Endpoint | None = None
 

@@ -9,12 +9,14 @@ from pydantic import SecretStr
 from app.settings_delivery import StorageSettings
 from app.stability import Pipeline
 from app.storage.swift import SwiftConfig, SwiftObjectStore
-from app.storage.swift_identity import SwiftIdentity
+from app.storage.swift_auth import SwiftTokens
+from app.storage.swift_identity import IdentityService, SwiftIdentity
 from app.storage.swift_links import LinkingSwiftStore
+from app.upstream.observing import CallObserver, SilentObserver
 
 
 def build_swift_store(
-    storage: StorageSettings, *, max_connections: int, swift_auth: Pipeline | None
+    storage: StorageSettings, *, max_connections: int, swift_auth: Pipeline | None, observer: CallObserver | None
 ) -> SwiftObjectStore:
     """Return the store that the settings describe; with a key for temporary URLs it also hands out links.
 
@@ -22,6 +24,7 @@ def build_swift_store(
         storage: Valid ones, whose backend is ``swift``.
         max_connections: How many requests may be under way at once in this process.
         swift_auth: The pipeline before the calls of the identity service; None for nothing.
+        observer: Who hears of those calls; None for nobody.
     """
     config = SwiftConfig(
         identity=SwiftIdentity(
@@ -40,13 +43,14 @@ def build_swift_store(
         upload_timeout_seconds=storage.upload_timeout_seconds,
         download_timeout_seconds=storage.download_timeout_seconds,
     )
+    tokens = SwiftTokens(IdentityService(config.identity, observer or SilentObserver()), pipeline=swift_auth)
     if storage.swift_temp_url_key is None:
-        return SwiftObjectStore(config, swift_auth=swift_auth)
+        return SwiftObjectStore(config, tokens=tokens)
     return LinkingSwiftStore(
         config,
         temp_url_key=_plain(storage.swift_temp_url_key),
         temp_url_digest=storage.swift_temp_url_digest,
-        swift_auth=swift_auth,
+        tokens=tokens,
     )
 
 

@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 from app.errors import UnavailableError, UpstreamDeniedError
 from app.storage.base import DenialReason, StorageDeniedError, StorageTokenError
 from app.upstream.json_service import JsonAnswer, JsonService
+from app.upstream.observing import CallObserver, SilentObserver, observed
 
 _CATALOGUE_TYPE = "object-store"
 _TOKEN = re.compile(r"[\x21-\x7e]{1,8192}")
@@ -31,6 +32,7 @@ _URL = re.compile(r"https?://[A-Za-z0-9.\-\[\]:]+(?:/[\x21-\x7e]*)?")
 _UNSTATED_LIFE_SECONDS = 3600.0
 _LONGEST_LIFE_SECONDS = 7 * 86_400.0
 _RETRY_AFTER_SECONDS = 2.0
+_SILENT = SilentObserver()
 
 DENIED: Final = "The object store refuses this server; its operator must act."
 """What clients are told; why stands in the ``__cause__``."""
@@ -100,10 +102,12 @@ class IdentityService:
 
     Args:
         identity: Where, and who asks.
+        observer: Who hears of the calls.
     """
 
-    def __init__(self, identity: SwiftIdentity) -> None:
+    def __init__(self, identity: SwiftIdentity, observer: CallObserver = _SILENT) -> None:
         self._identity = identity
+        self._observer = observer
         self._service = JsonService(
             identity.auth_url,
             name="The object store's identity service",
@@ -113,6 +117,14 @@ class IdentityService:
 
     def authenticate(self) -> SwiftAccess:
         """Ask once; see :meth:`TokenSource.authenticate`."""
+        with observed(self._observer, "swift_auth", "token"):
+            return self._authenticate()
+
+    def close(self) -> None:
+        """Give back connections."""
+        self._service.close()
+
+    def _authenticate(self) -> SwiftAccess:
         try:
             return self._ask()
         except UpstreamDeniedError as error:
@@ -124,10 +136,6 @@ class IdentityService:
             raise token_error(error.retry_after_seconds) from error
         except (AttributeError, KeyError, IndexError, OverflowError, TypeError, ValueError) as error:
             raise token_error() from error
-
-    def close(self) -> None:
-        """Give back connections."""
-        self._service.close()
 
     def _ask_v1(self) -> SwiftAccess:
         headers = {"X-Auth-User": _latin(self._identity.username), "X-Auth-Key": _latin(self._identity.password)}

@@ -14,7 +14,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 from urllib.parse import quote, unquote, urlsplit
 
-from app.stability import Pipeline
 from app.storage.base import DenialReason, StorageDeniedError, check_key
 from app.storage.swift import SwiftConfig, SwiftObjectStore
 from app.storage.swift_auth import SwiftTokens
@@ -72,7 +71,6 @@ class LinkingSwiftStore(SwiftObjectStore):
         config: Where the container is and how to reach it.
         temp_url_key: The key of its temporary URLs.
         temp_url_digest: Of signatures.
-        swift_auth: As for the store.
         tokens: As for the store.
     """
 
@@ -82,10 +80,9 @@ class LinkingSwiftStore(SwiftObjectStore):
         *,
         temp_url_key: str,
         temp_url_digest: Digest = "sha256",
-        swift_auth: Pipeline | None = None,
         tokens: SwiftTokens | None = None,
     ) -> None:
-        super().__init__(config, swift_auth=swift_auth, tokens=tokens)
+        super().__init__(config, tokens=tokens)
         self._temp_url_key = temp_url_key
         self._links = TempUrls(config.container, temp_url_key, temp_url_digest)
 

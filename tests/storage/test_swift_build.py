@@ -36,7 +36,7 @@ def settings(**changes: Any) -> StorageSettings:
 
 
 def test_every_setting_arrives() -> None:
-    store = build_swift_store(settings(), max_connections=5, swift_auth=None)
+    store = build_swift_store(settings(), max_connections=5, swift_auth=None, observer=None)
 
     assert store._config == SwiftConfig(
         identity=SwiftIdentity(
@@ -60,7 +60,7 @@ def test_every_setting_arrives() -> None:
 
 @pytest.mark.parametrize("key", [None, SecretStr("a-key-of-links")])
 def test_only_a_key_of_temporary_urls_makes_a_store_with_links(key: SecretStr | None) -> None:
-    store = build_swift_store(settings(swift_temp_url_key=key), max_connections=1, swift_auth=None)
+    store = build_swift_store(settings(swift_temp_url_key=key), max_connections=1, swift_auth=None, observer=None)
 
     assert (find_capability(store, PresignedStore) is None) is (key is None)
     store.close()
@@ -76,7 +76,7 @@ def test_what_was_built_works(swift_config: SwiftConfig, s3_server: SwiftServer)
         swift_storage_url=None,
         swift_container=swift_config.container,
     )
-    store = build_swift_store(given, max_connections=2, swift_auth=None)
+    store = build_swift_store(given, max_connections=2, swift_auth=None, observer=None)
 
     verify(store)
     store.close()

@@ -251,3 +251,32 @@ def test_no_secret_stands_in_a_repr_or_an_error(service: IdentityServer, s3_serv
     assert PASSWORD not in told
     assert "a-stolen-secret" not in told
     assert s3_server.url + AUTH_PATH not in told
+
+
+def test_calls_are_counted_with_their_outcome(service: IdentityServer) -> None:
+    heard: list[tuple[str, str, str, str]] = []
+
+    class Observer:
+        def external_call(
+            self,
+            service: str,
+            operation: str,
+            *,
+            outcome: Literal["success", "failure"],
+            seconds: float,
+            kind: str = "",
+        ) -> None:
+            assert seconds >= 0
+            heard.append((service, operation, outcome, kind))
+
+    source = IdentityService(service.identity(), Observer())
+    source.authenticate()
+    service.lie = (401, {}, b"")
+    with pytest.raises(StorageDeniedError):
+        source.authenticate()
+    source.close()
+
+    assert heard == [
+        ("swift_auth", "token", "success", ""),
+        ("swift_auth", "token", "failure", "StorageDeniedError"),
+    ]
