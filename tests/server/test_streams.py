@@ -52,6 +52,28 @@ def read_all(client: socket.socket, size: int) -> bytes:
     return bytes(received)
 
 
+@pytest.mark.parametrize("piece_bytes", [1, 100, 8192, 65_536, 300_000])
+def test_a_body_comes_in_pieces_of_the_size_asked_for_and_nothing_is_lost(
+    pair: tuple[socket.socket, socket.socket], piece_bytes: int
+) -> None:
+    server, client = pair
+    content = os.urandom(200 * min(piece_bytes, 2000) + 7)
+    reader = ClientReader(server, content[:50], 5)
+
+    def send() -> None:
+        client.sendall(content[50:])
+        client.shutdown(socket.SHUT_WR)
+
+    sending = threading.Thread(target=send)
+    sending.start()
+
+    pieces = list(iter(lambda: reader.read(piece_bytes, read_ahead=10**9), b""))
+
+    sending.join()
+    assert b"".join(pieces) == content
+    assert {len(piece) for piece in pieces[:-1]} <= {piece_bytes}
+
+
 def test_what_the_loop_has_read_comes_first(pair: tuple[socket.socket, socket.socket]) -> None:
     server, client = pair
     reader = ClientReader(server, b"early ", 5)
