@@ -8,15 +8,17 @@ to be sent is then named by a path that exists within nginx only::
     X-Photo-Upstream: <query of a presigned link>          what lets nginx fetch it
     X-Photo-Bytes: <size>                                  how many bytes a copy must have to be kept
 
-nginx keeps the answer's other headers and cuts ranges out by itself. When it cannot fetch the bytes it asks again
-without ``X-Sendfile-Type``, and they are streamed from here or the failure is answered from here. See ADR 0028.
+nginx keeps the answer's other headers and cuts ranges out by itself. Those that it would send with every later answer
+to the same request, an error's too, are named ``X-Photo-…``; it gives them their names back with the bytes. When it
+cannot fetch the bytes it asks again without ``X-Sendfile-Type``, and they are streamed from here or the failure is
+answered from here. See ADR 0028.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 from urllib.parse import quote, urlsplit
 
@@ -40,6 +42,9 @@ LINK_SECONDS: Final = 90
 LINK_WINDOW_SECONDS: Final = 30
 """For so long the same link is given, so that little of it has to be computed; it lives 60 seconds more at least."""
 
+STICKY: Final = ("Cache-Control", "Content-Disposition", "Accept-Ranges")
+"""Headers that nginx takes over from an answer with ``X-Accel-Redirect``, and cannot get rid of."""
+
 _TYPE = "x-accel-redirect"
 _OWN_CONDITIONS = ("HTTP_IF_MATCH", "HTTP_IF_UNMODIFIED_SINCE")  # nginx would judge them by the file's facts
 _PLAIN_RANGE = re.compile(r"bytes=(?:\d{1,18}-\d{0,18}|-\d{1,18})", re.ASCII)
@@ -59,12 +64,20 @@ class Acceleration:
         self._now = now
 
     def headers_for(
-        self, key: str, *, sha256: str, content_type: str, size_bytes: int, is_partial: bool
+        self,
+        key: str,
+        headers: Mapping[str, str],
+        *,
+        sha256: str,
+        content_type: str,
+        size_bytes: int,
+        is_partial: bool,
     ) -> dict[str, str] | None:
-        """Return the headers that name an object to nginx, or None when the bytes are to be streamed from here.
+        """Return the headers of an answer that nginx sends, or None when the bytes are to be streamed from here.
 
         Args:
             key: The object's key; whether there is an object is not looked at.
+            headers: What the answer says besides length and range.
             sha256: The digest of the object, lower-case hex.
             content_type: Its media type.
             size_bytes: Its size.
@@ -72,11 +85,9 @@ class Acceleration:
         """
         if not _is_for_nginx(is_partial=is_partial):
             return None
-        # nginx says this itself with a whole, and not at all with a part.
-        ranges = {"Accept-Ranges": "bytes"} if is_partial else {}
         if self._files is not None:
             place = quote(f"{LOCAL_PATH}{self._files.folder_of(key)}/{sha256}", safe="/,~")
-            return {"X-Accel-Redirect": place, **ranges}
+            return {"X-Accel-Redirect": place, **_kept(headers, is_partial=is_partial)}
         query = self._query(key, content_type)
         if query is None:
             return None
@@ -84,7 +95,7 @@ class Acceleration:
             "X-Accel-Redirect": STORAGE_PATH + key,
             "X-Photo-Upstream": query,
             "X-Photo-Bytes": str(size_bytes),
-            **ranges,
+            **_kept(headers, is_partial=is_partial),
         }
 
     def _query(self, key: str, content_type: str) -> str | None:
@@ -98,6 +109,13 @@ class Acceleration:
         except UnavailableError:
             return None
         return urlsplit(url).query
+
+
+def _kept(headers: Mapping[str, str], *, is_partial: bool) -> dict[str, str]:
+    """Return headers under the names by which nginx is told of them."""
+    # Of ranges nginx speaks itself with a whole, and not at all with a part.
+    said = {**headers, "Accept-Ranges": "bytes"} if is_partial else headers
+    return {f"X-Photo-{name}" if name in STICKY else name: value for name, value in said.items()}
 
 
 def _is_for_nginx(*, is_partial: bool) -> bool:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from app.errors import ConfigurationError
+from app.photos.acceleration import STICKY
 from app.photos.signed_links import EXTENSIONS
 
 if TYPE_CHECKING:
@@ -23,16 +24,22 @@ KEYS_FILE: Final = "photo-api-keys.conf"
 """The file beside ``nginx.conf`` that has the keys of signed links."""
 
 KEPT_HEADERS: Final = (
-    "ETag",
-    "Last-Modified",
-    "Content-Security-Policy",
-    "Cross-Origin-Resource-Policy",
-    "X-Content-Type-Options",
-    "Referrer-Policy",
-    "Vary",
-    "X-Request-Id",
+    *(
+        (name, name.lower().replace("-", "_"))
+        for name in (
+            "ETag",
+            "Last-Modified",
+            "Content-Security-Policy",
+            "Cross-Origin-Resource-Policy",
+            "X-Content-Type-Options",
+            "Referrer-Policy",
+            "Vary",
+            "X-Request-Id",
+        )
+    ),
+    *((name, f"x_photo_{name.lower().replace('-', '_')}") for name in STICKY),
 )
-"""What nginx has to keep of the server's answer besides what it keeps anyway: type, disposition and caching."""
+"""What nginx has to keep of the server's answer besides its type, and the end of the variable that has it."""
 
 HIDDEN_HEADERS: Final = (
     # What the server's answer says instead.
@@ -144,7 +151,7 @@ class Delivery:
     has_cache: bool
     has_links: bool
     keys_file: str = KEYS_FILE
-    kept_headers: tuple[str, ...] = KEPT_HEADERS
+    kept_headers: tuple[tuple[str, str], ...] = KEPT_HEADERS
     hidden_headers: tuple[str, ...] = HIDDEN_HEADERS
     media_types: tuple[tuple[str, str], ...] = MEDIA_TYPES
     link_headers: tuple[tuple[str, str], ...] = LINK_HEADERS

@@ -2,20 +2,38 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from sqlalchemy import text
 
-from tests.edge.deliveries import Delivery, bucket_delivery, folder_delivery
+from app.storage.local import LocalObjectStore
+from tests.edge.deliveries import UNLIMITED, Delivery, bucket_delivery, folder_delivery
+from tests.edge.test_answers import answer_to
 from tests.servers.client import new_photo
+from tests.servers.edge import Edge
+from tests.servers.product import Product
+from tests.servers.stacks import embedded_stack
 
 SIZE = 200_000
 # nginx's own on every answer, a new one each time, or how the connection goes on.
 NOT_COMPARED = {"date", "server", "connection", "keep-alive", "ratelimit-policy", "x-request-id"}
+
+
+BUCKET = {
+    "STORAGE__BACKEND": "s3",
+    "STORAGE__S3_ENDPOINT_URL": "http://127.0.0.1:9",
+    "STORAGE__S3_BUCKET": "photos",
+    "STORAGE__S3_ACCESS_KEY_ID": "photos",
+    "STORAGE__S3_SECRET_ACCESS_KEY": "secret",
+    "EDGE__CACHE_MEGABYTES": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -122,3 +140,86 @@ def test_the_server_does_not_touch_the_bytes(delivery: Delivery, photo: Photo) -
     assert answer.headers["X-Request-Id"] == "named"
     assert delivery.opened() == before + 1  # for the one who asked past nginx
     assert [line["status"] for line in delivery.logged("named") if "status" in line] == [200]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/.bytes/",
+        "/.bytes/local/",
+        "/.bytes/local/$FOLDER",
+        "/.bytes/storage/$KEY",
+        "/.bytes/storage/$KEY?X-Amz-Signature=00",
+        "//.bytes/storage/$KEY",
+        "/x/../.bytes/storage/$KEY",
+        "/%2ebytes/local/$FOLDER",
+        "/.bytes%2flocal%2f$FOLDER",
+    ],
+    ids=range(9),
+)
+def test_what_nginx_alone_may_name_is_not_there_for_clients(delivery: Delivery, photo: Photo, path: str) -> None:
+    with delivery.product.stack.database() as connection:
+        key = connection.execute(text("SELECT object_key FROM photos ORDER BY created_at DESC LIMIT 1")).scalar_one()
+    folder = LocalObjectStore(delivery.product.folder / "unused").folder_of(key) + "/" + photo.etag.strip('"')
+    target = path.replace("$KEY", key).replace("$FOLDER", folder)
+    headers = "".join(
+        f"{name}: {value}\r\n"
+        for name, value in {
+            "Host": "localhost",
+            "X-Accel-Redirect": "/.bytes/local/",
+            "X-Photo-Upstream": "x=1",
+            "X-Sendfile-Type": "X-Accel-Redirect",
+        }.items()
+    )
+
+    status, answered, body = answer_to(delivery.edge, f"GET {target} HTTP/1.1\r\n{headers}\r\n")
+
+    assert status == 404
+    assert answered["content-type"] == "application/problem+json"
+    assert "not-found" in body
+
+
+def test_what_clients_say_of_sending_files_is_not_passed_on(delivery: Delivery, photo: Photo) -> None:
+    forged = {"X-Sendfile-Type": "X-Sendfile", "X-Accel-Redirect": "/health", "X-Accel-Mapping": "/=/"}
+
+    answer = delivery.through.get(photo.path, headers=forged)
+
+    assert answer.content == photo.content
+    assert [name for name in answer.headers if "accel" in name.lower() or name.lower().startswith("x-photo")] == []
+
+
+def test_a_server_without_nginx_sends_the_bytes_to_whoever_claims_to_be_one(tmp_path: Path) -> None:
+    nobody = {"PHOTO_API_SERVER__TRUSTED_PROXIES": "192.0.2.1"}
+    with closing(Product(embedded_stack(tmp_path), tmp_path, workers=1, settings=nobody)) as product:
+        client, content = product.new_user(), new_photo(SIZE)
+        path = f"/api/v1/photos/{client.upload(content)['id']}/original"
+
+        answer = client.get(path, headers={"X-Sendfile-Type": "X-Accel-Redirect"})
+
+    assert answer.content == content
+    assert "X-Accel-Redirect" not in answer.headers
+
+
+@pytest.mark.parametrize("trouble", ["nginx may not read it", "nginx looks elsewhere", "nginx knows another store"])
+def test_what_nginx_cannot_read_the_server_sends(
+    delivery: Delivery, photo: Photo, tmp_path: Path, trouble: str
+) -> None:
+    settings = {**UNLIMITED, "STORAGE__LOCAL_GROUP_READABLE": "true", "STORAGE__LOCAL_ROOT": str(tmp_path / "other")}
+    if trouble == "nginx may not read it":
+        (tmp_path / "other" / "objects").mkdir(parents=True)
+        (tmp_path / "other" / "objects").chmod(0)
+        if os.getuid() == 0:  # whom no mode stops
+            settings["EDGE__USER"] = "www-data"  # Debian has it always
+    elif trouble == "nginx knows another store":
+        settings |= BUCKET
+    tmp_path.chmod(0o755)
+    edge = Edge(tmp_path, delivery.product.url.removeprefix("http://"), settings)
+    try:
+        headers = {**delivery.through.http.headers, "Range": "bytes=10-19"}
+        answers = [requests.get(edge.url + photo.path, headers=headers, timeout=20) for _ in range(2)]
+    finally:
+        edge.stop()
+
+    assert [answer.content for answer in answers] == [photo.content[10:20]] * 2
+    direct = delivery.client.get(photo.path, headers={"Range": "bytes=10-19"})
+    assert [compared(answer) for answer in answers] == [compared(direct)] * 2

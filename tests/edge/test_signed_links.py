@@ -14,6 +14,7 @@ import requests
 
 from app.accounts.keyring import LINK
 from app.photos.signed_links import secret_of
+from tests.edge.conftest import NewEdge
 from tests.edge.deliveries import Delivery, bucket_delivery, folder_delivery
 from tests.edge.test_answers import answer_to
 from tests.edge.test_bytes import compared, problem
@@ -219,3 +220,12 @@ def test_a_link_to_a_removed_photo_says_so(delivery: Delivery) -> None:
     answers = {requests.get(url + link, timeout=20).status_code for url in (delivery.edge.url, delivery.product.url)}
 
     assert answers <= {200, 404}  # its bytes go a moment later
+
+
+def test_links_are_limited_as_images_are(new_edge: NewEdge) -> None:
+    edge = new_edge()
+
+    answer = requests.get(f"{edge.url}/o/x", timeout=20)
+
+    assert answer.status_code in {403, 404}
+    assert answer.headers["RateLimit-Policy"].startswith('"image";')

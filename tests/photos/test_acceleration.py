@@ -15,6 +15,8 @@ from tests.fakes.object_store import MemoryObjectStore
 
 KEY = "photos/0197/original"
 SHA256 = "ab" * 32
+SAID = {"ETag": '"x"', "Cache-Control": "private", "Content-Disposition": "inline"}
+KEPT = {"ETag": '"x"', "X-Photo-Cache-Control": "private", "X-Photo-Content-Disposition": "inline"}
 ASKED = {"X-Sendfile-Type": "X-Accel-Redirect"}
 NOW = dt.datetime(2026, 3, 1, 12, 0, 44, 500_000, tzinfo=dt.UTC)
 
@@ -47,7 +49,7 @@ def named(
     acceleration = Acceleration(store, lambda: NOW)  # type: ignore[arg-type]  # asked for what it can do only
     with Flask(__name__).test_request_context("/", method=method, headers={**ASKED, **(headers or {})}):
         return acceleration.headers_for(
-            KEY, sha256=SHA256, content_type="image/jpeg", size_bytes=7, is_partial=is_partial
+            KEY, SAID, sha256=SHA256, content_type="image/jpeg", size_bytes=7, is_partial=is_partial
         )
 
 
@@ -56,7 +58,7 @@ def test_a_file_is_named_by_its_place_below_the_folder_of_objects(tmp_path: Path
 
     found = named(Wrapper(Wrapper(store)))
 
-    assert found == {"X-Accel-Redirect": f"/.bytes/local/{store.folder_of(KEY)}/{SHA256}"}
+    assert found == {"X-Accel-Redirect": f"/.bytes/local/{store.folder_of(KEY)}/{SHA256}", **KEPT}
 
 
 def test_an_object_is_named_by_its_key_with_a_link_and_its_size() -> None:
@@ -66,6 +68,7 @@ def test_an_object_is_named_by_its_key_with_a_link_and_its_size() -> None:
         "X-Accel-Redirect": f"/.bytes/storage/{KEY}",
         "X-Photo-Upstream": f"from=120030&lives={LINK_SECONDS}&type=image/jpeg",
         "X-Photo-Bytes": "7",
+        **KEPT,
     }
 
 
@@ -100,7 +103,7 @@ def test_with_a_part_the_answer_says_that_parts_can_be_had(asked: str) -> None:
     found = named(PresigningStore(), {"Range": asked}, is_partial=True)
 
     assert found is not None
-    assert found["Accept-Ranges"] == "bytes"
+    assert found["X-Photo-Accept-Ranges"] == "bytes"
 
 
 def test_a_store_that_can_do_neither_is_read_here() -> None:
