@@ -25,6 +25,8 @@ from app.accounts.sessions import SessionService
 from app.accounts.tokens import AccessTokens
 from app.admin.routes import BreakerRoutes, ModeRoutes
 from app.admin.service import BreakerService, ModeService
+from app.cache.build import TierSet, open_ping
+from app.cache.tiers import TIER_CLASSIFICATION
 from app.cdn.base import UrlSigner
 from app.cdn.build import CDN_CLASSIFICATIONS, build_probe, build_purger, build_signer
 from app.db import leases
@@ -63,6 +65,7 @@ from app.ops.modes import Changes, Modes, Source
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
 from app.ops.routes import operations_blueprint
+from app.ops.stamps import open_stamps
 from app.ops.state import find_page
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import UploadLedger
@@ -71,10 +74,11 @@ from app.photos.links import LinkService, Way, cdn_way, is_closed, may_pass, ori
 from app.photos.listing import PhotoLists
 from app.photos.origin_routes import OriginLinks
 from app.photos.original_routes import OriginalRoutes
+from app.photos.photo_cache import PhotoCache, PhotoCodec, memory_of
 from app.photos.purges import PhotoPurges
 from app.photos.routes import PhotoRoutes
-from app.photos.service import PhotoService
 from app.photos.sampling import RUN_SECONDS, DailySample
+from app.photos.service import PhotoService
 from app.photos.serving_routes import PhotoServing
 from app.photos.signed_links import SignedLinks
 from app.photos.upkeep import PhotoUpkeep
@@ -198,6 +202,8 @@ class Runtime(Foundation):
         store: The object store, behind its pipelines.
         monitor: Health.
         probes: What the paths of probes are answered with.
+        known: What is remembered of photos.
+        tiers: What it is remembered in.
         upkeep: The maintenance tasks, for running one by hand.
         sample: The task that reads some photos every day.
         signer: What signs URLs of the CDN; None without one.
@@ -226,12 +232,14 @@ class Runtime(Foundation):
         self.probes = ProbeAnswers(self.monitor, self.instance, mode=self.modes.summary)
         self._closing.callback(self.monitor.close)
         self.signer, self.purges = self._open_cdn()
+        self.known = self._open_cache()
         self.upkeep = PhotoUpkeep(
             self.database,
             self.store,
             self.pipelines["events"],
             trash_days=settings.photos.trash_days,
             observer=self.metrics,
+            changing=self.known.changing,
             purges=self.purges is not None,
         )
         self.sample = DailySample(
@@ -240,6 +248,23 @@ class Runtime(Foundation):
         self.keeper = LeaseKeeper(self.database, settings.uploads.lease_seconds)
         self._closing.callback(self.keeper.close)
         self.operations: list[operations.Operation] = []
+
+    def _open_cache(self) -> PhotoCache:
+        settings = self.settings
+        stamps = open_stamps(os.environ, owing_seconds=settings.cache.redis_seconds + settings.cache.stale_seconds)
+        self.tiers = TierSet(
+            settings.redis, settings.cache, stamps, PhotoCodec(), self.pipelines["redis"], size_of=memory_of
+        )
+        self._closing.callback(self.tiers.close)
+        known = PhotoCache(
+            self.database,
+            self.tiers.tiers,
+            self.tiers.announcer,
+            fresh_seconds=self.tiers.fresh_seconds,
+            stale_seconds=settings.cache.stale_seconds,
+        )
+        self.metrics.stability.add_source(known.figures)
+        return known
 
     def _open_cdn(self) -> tuple[UrlSigner | None, PhotoPurges | None]:
         cdn, pipelines, metrics = self.settings.cdn, self.pipelines, self.metrics
@@ -324,6 +349,7 @@ def _open_pipelines(settings: Settings, bus: EventBus, board: HostBoard | None) 
     """Build the pipelines of this process, and name its breakers to the commands of its host."""
     classifications = dict.fromkeys(STORAGE_PIPELINES, STORAGE_CLASSIFICATION) | DATABASE_CLASSIFICATIONS
     classifications["swift_auth"] = TOKEN_CLASSIFICATION
+    classifications["redis"] = TIER_CLASSIFICATION
     classifications |= CDN_CLASSIFICATIONS
     context = PolicyContext(name="", bus=bus, board=board)
     pipelines = load_pipelines(settings, classifications=classifications, context=context)
@@ -385,6 +411,7 @@ def create_management_app(settings: Settings) -> Flask:
                     "breakers": details.breaker_section(runtime.pipelines.find_all(CircuitBreaker)),
                     "pool": details.pool_section(runtime.pool.last),
                     "mode": runtime.modes.details,
+                    "caches": details.host_caches(runtime.metrics),
                     **details.host_sections(HostLife(runtime.page).look),
                 },
                 admit=lambda request: admit(request, "admin:ops", authenticator),
@@ -486,7 +513,7 @@ class _Photos:
 
     def __init__(self, runtime: Runtime, rings: KeyRings) -> None:
         settings, database, store, metrics = runtime.settings, runtime.database, runtime.store, runtime.metrics
-        photos = PhotoService(database, purges=runtime.purges is not None)
+        photos = PhotoService(database, runtime.known, purges=runtime.purges is not None)
         cursors = CursorSigner(lambda: rings.secrets(CURSOR))
         ledger = UploadLedger(
             database,
@@ -559,6 +586,9 @@ def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
     monitor.register("memory", foundation.memory, local=True, interval_seconds=2.0, endpoints=_EVERY_ENDPOINT)
     monitor.register("mode", foundation.modes.check, local=False, interval_seconds=1.0)
     monitor.register("log", checks.log_check(foundation.logs), local=False)
+    ping = open_ping(foundation.settings.redis)
+    if ping is not None:
+        monitor.register("redis", checks.answers(ping), local=False, gates=_gates(foundation, "redis"))
 
 
 def _gates(foundation: Foundation, dependency: str) -> dict[str, CircuitBreaker]:

@@ -7,6 +7,7 @@ else away: who asks for details has trouble already.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from typing import Any, Final, Protocol, TypeAlias
@@ -25,6 +26,8 @@ Section: TypeAlias = Callable[[], Any]
 """Returns one member of the document, made of what JSON has."""
 
 
+_CACHE_METRIC: Final = "photo_api_cache_requests_total"
+_LABEL: Final = re.compile(r'([a-z_]+)="([^"]*)"')
 _POOL_METRICS: Final = {
     "active": "photo_api_db_pool_active_connections",
     "idle": "photo_api_db_pool_idle_connections",
@@ -109,6 +112,26 @@ def host_pool(metrics: Exposed) -> Callable[[], PoolFigures]:
         return PoolFigures(**{part: int(float(found[name])) for part, name in _POOL_METRICS.items()})
 
     return figures
+
+
+def host_caches(metrics: Exposed) -> Section:
+    """Return the section of caches: by cache and tier what became of look-ups, in all workers together.
+
+    Args:
+        metrics: Those of all processes of this server. Reading them takes some milliseconds.
+    """
+
+    def section() -> dict[str, dict[str, dict[str, int]]]:
+        text, _ = metrics.exposition(None, [_CACHE_METRIC])
+        found: dict[str, dict[str, dict[str, int]]] = {}
+        for line in text.decode().splitlines():
+            labels = dict(_LABEL.findall(line))
+            if not line.startswith("#") and {"name", "tier", "result"} <= labels.keys():
+                of_tier = found.setdefault(labels["name"], {}).setdefault(labels["tier"], {})
+                of_tier[labels["result"]] = int(float(line.rpartition(" ")[2]))
+        return found
+
+    return section
 
 
 class LastFigures:

@@ -1,159 +1,242 @@
-"""Stamps that all processes of a host share: who remembers something learns by one look that it has changed.
+"""What the workers of a host tell each other of changes: stamps of 65,536 groups of keys, in a small file.
 
-::
+Whoever remembers something remembers the stamp of its key with it, read before the source was asked, and has
+forgotten it once the stamp is another one. Whoever changes something writes twice::
 
-    reader   read the stamp of a key  ─▶  ask the database  ─▶  remember the answer together with the stamp
-    later    read the stamp again     ─▶  another one: what is remembered counts as not there
-    writer   commit the change        ─▶  write a new stamp
+    settled ──begin()──▶ changing ──commit──settle()──▶ settled, with a stamp that never was
+                             └ its process dies: nothing of this group is remembered for two minutes
 
-A stamp is a random number of eight bytes; keys share one of 65,536 places by their hash, and who shares a place with
-a changed key asks once more than needed, never once too few. There is no lock: a stamp is written in one call, and a
-mixture of two is another one than both. The file lies beside the state page, is read and written and not mapped (a
-mapped file that somebody cuts off ends the process), and keeps what it says over restarts.
+A stamp is drawn at random, so that nothing is read before it is written: there is no lock, and no order between
+writers that could be wrong. *Owing* is as settled, and says besides that a store which several hosts share may still
+have what is old.
 
-Without a server (one process alone) the stamps are in memory. A file that cannot be read or written makes every look
-answer None: then nothing may be remembered.
+The file is read and written, not mapped: touching a mapping of a file that has become shorter kills the process, and
+a call to the kernel takes less than a microsecond. A file that is gone, replaced or cut off is noticed at the next
+look, as the one that is open has no name any more or no such place, and another one is made, with other stamps: all
+that was remembered is forgotten. Where none can be made, nothing is remembered. It keeps what it says over restarts.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import random
-import threading
+import secrets
+import stat
+import tempfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from app.ops.state import VARIABLE
-from app.stability import SYSTEM_CLOCK, Clock
+from app.stability.clock import SYSTEM_CLOCK, Clock
 
 _log = logging.getLogger(__name__)
 
 STAMPS_NAME: Final = "stamps-1"
-"""Name of the file in the folder of the state page; another layout gets another name."""
+"""The file's name in the folder of the host's state; another layout gets another name."""
 
-PLACES: Final = 65_536
+GROUPS: Final = 65_536
+"""How many stamps there are; keys of one group are forgotten together."""
+
 STAMP_BYTES: Final = 8
 
-_FILE_BYTES: Final = PLACES * STAMP_BYTES
-_LOOK_SECONDS: Final = 1.0
-_RANDOM = random.SystemRandom()
+FILE_BYTES: Final = GROUPS * STAMP_BYTES
+"""How long the file is."""
+
+CHANGING_SECONDS: Final = 120.0
+"""How long nothing is remembered of a group whose change did not come to its end; longer than any change takes."""
+
+_TRY_SECONDS = 1.0
+_SETTLED, _CHANGING, _OWING = 1, 2, 3
+_KIND_AT = 62
+_SINCE_AT = 30
+_SINCE = 0xFFFFFFFF
+_AS_SETTLED = bytes((byte & 0x3F) | (_SETTLED << 6) for byte in range(256))
+_Place: TypeAlias = "_Opened | _Own"
 
 
 class Stamps:
-    """The stamps of this host. Thread-safe; never raises; opened at the first use.
-
-    A forked child may use its parent's: no position in the file is shared.
+    """One process's view of the stamps. Thread-safe; never raises; good after a fork.
 
     Args:
-        path: The file; None keeps them in this process.
-        clock: Times how often it is looked whether the file is still the one at its path.
+        path: The file, in a folder that exists; None for a process that shares them with no other.
+        owing_seconds: After which a shared store has forgotten by itself what was old.
+        clock: Its monotonic time is that of all processes of the host.
+
+    Attributes:
+        losses: How often the file was not there, not whole or not writable.
     """
 
-    def __init__(self, path: Path | None, *, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(self, path: Path | None, *, owing_seconds: float = 0.0, clock: Clock = SYSTEM_CLOCK) -> None:
+        self.losses = 0
         self._path = path
+        self._seconds = {_SETTLED: 0.0, _CHANGING: CHANGING_SECONDS, _OWING: owing_seconds}
         self._monotonic = clock.monotonic
-        self._lock = threading.Lock()
-        self._alone: dict[int, int] | None = {} if path is None else None
-        self._opened: int | None = None
-        self._retired: list[int] = []
-        self._look_at = float("-inf")
+        self._try_at = float("-inf")
+        self._opened: _Place | None = _Own() if path is None else None
 
-    def read(self, key: str) -> int | None:
-        """Return the stamp of a key now; None when it cannot be told."""
-        place = _place_of(key)
-        if self._alone is not None:
-            return self._alone.get(place, 0)
-        descriptor = self._descriptor()
-        if descriptor is None:
+    def stamp(self, key: str) -> int | None:
+        """Return the stamp of a key; None when nothing may be remembered under it now."""
+        found = self._read(_group_of(key))
+        kind = found >> _KIND_AT
+        if not kind or (kind == _CHANGING and self._holds(found)):
             return None
-        try:
-            raw = os.pread(descriptor, STAMP_BYTES, place * STAMP_BYTES)
-        except OSError:
-            return None
-        return int.from_bytes(raw, "little") if len(raw) == STAMP_BYTES else None
+        return found
 
-    def renew(self, key: str) -> bool:
-        """Give a key a new stamp; call it after the change is committed.
+    def is_owing(self, stamp: int) -> bool:
+        """Return whether a stamp says that a shared store may have what is old."""
+        return stamp >> _KIND_AT == _OWING and self._holds(stamp)
 
-        Returns:
-            Whether the others can see it.
+    def begin(self, keys: Iterable[str]) -> bool:
+        """Say that what stands under some keys is about to change; return whether the others can see it."""
+        return self._write(keys, _CHANGING)
+
+    def settle(self, keys: Iterable[str], *, owing: bool = False) -> bool:
+        """Say that it has changed, or was left as it was; return whether the others can see it.
+
+        Args:
+            keys: Those of :meth:`begin`, or what another host has changed.
+            owing: Whether a shared store may have what is old.
         """
-        place, stamp = _place_of(key), _RANDOM.getrandbits(8 * STAMP_BYTES)
-        if self._alone is not None:
-            self._alone[place] = stamp
+        return self._write(keys, _OWING if owing else _SETTLED)
+
+    def _holds(self, found: int) -> bool:
+        # What lies ahead was written before the host was started anew.
+        age = int(self._monotonic()) - ((found >> _SINCE_AT) & _SINCE)
+        return 0 <= age < self._seconds[found >> _KIND_AT]
+
+    def _write(self, keys: Iterable[str], kind: int) -> bool:
+        since = (int(self._monotonic()) & _SINCE) << _SINCE_AT
+        is_written = True
+        for group in {_group_of(key) for key in keys}:
+            drawn = secrets.randbits(_KIND_AT) if kind == _SETTLED else since | secrets.randbits(_SINCE_AT)
+            is_written &= self._write_one(group, ((kind << _KIND_AT) | drawn).to_bytes(STAMP_BYTES, "little"))
+        return is_written
+
+    def _write_one(self, group: int, raw: bytes) -> bool:
+        opened = self._attended()
+        if opened is not None and opened.write(group, raw):
             return True
-        descriptor = self._descriptor()
-        if descriptor is None:
-            return False
+        # One that cannot be written loses its place: all that is remembered by it is forgotten then.
+        opened = self._reopened(opened, replaces=True)
+        return opened is not None and opened.write(group, raw)
+
+    def _read(self, group: int) -> int:
+        opened = self._attended()
+        raw = None if opened is None else opened.read(group)
+        if raw is None:
+            opened = self._reopened(opened)
+            raw = None if opened is None else opened.read(group)
+        return 0 if raw is None else int.from_bytes(raw, "little")
+
+    def _attended(self) -> _Place | None:
+        opened = self._opened
+        return self._reopened(None) if opened is None else opened
+
+    def _reopened(self, lost: _Place | None, *, replaces: bool = False) -> _Place | None:
+        if self._path is None or (lost is None and self._monotonic() < self._try_at):
+            return self._opened
+        if self._opened is not lost:  # another thread did it
+            return self._opened
+        is_first = self._try_at == float("-inf")
+        self._try_at = self._monotonic() + _TRY_SECONDS
         try:
-            raw = stamp.to_bytes(STAMP_BYTES, "little")
-            return os.pwrite(descriptor, raw, place * STAMP_BYTES) == STAMP_BYTES
-        except OSError:
-            return False
-
-    def close(self) -> None:
-        """Give the file back; the stamps are not used afterwards."""
-        with self._lock:
-            for descriptor in (self._opened, *self._retired):
-                if descriptor is not None:
-                    os.close(descriptor)
-            self._opened, self._retired, self._look_at = None, [], float("inf")
-
-    def _descriptor(self) -> int | None:
-        """Return the open file; looks now and then whether it is still the one at its path."""
-        if self._monotonic() >= self._look_at:
-            with self._lock:
-                if self._monotonic() >= self._look_at:
-                    self._look_after()
-                    self._look_at = self._monotonic() + _LOOK_SECONDS
-        return self._opened
-
-    def _look_after(self) -> None:
-        if self._path is None or (self._opened is not None and _is_at(self._opened, self._path)):
-            return
-        if self._opened is not None:
-            # Not closed: a thread may be about to write to it, and its number could be a photo's file by then.
-            self._retired.append(self._opened)
-        try:
-            self._opened = _open(self._path)
+            self._opened = (_replaced if replaces and lost is not None else _open_or_make)(self._path)
         except OSError as error:
             self._opened = None
-            _log.warning("workers cannot tell each other of changes; less is remembered: %s", error.strerror)
+            self._note(f"workers remember nothing: {error.strerror or error}")
+        else:
+            if lost is not None or not is_first:
+                self._note("all that was remembered is forgotten")
+        return self._opened
+
+    def _note(self, outcome: str) -> None:
+        self.losses += 1
+        _log.warning("the stamps of this host were lost; %s", outcome)
 
 
-def open_stamps(environ: Mapping[str, str]) -> Stamps:
+def open_stamps(environ: Mapping[str, str], *, owing_seconds: float = 0.0) -> Stamps:
     """Return the stamps that this process's server shares; those of this process alone when it has no server.
 
     Args:
         environ: The process's environment.
+        owing_seconds: As for :class:`Stamps`.
     """
     folder = environ.get(VARIABLE)
-    return Stamps(Path(folder) / STAMPS_NAME if folder else None)
+    return Stamps(Path(folder) / STAMPS_NAME if folder else None, owing_seconds=owing_seconds)
 
 
-def _place_of(key: str) -> int:
-    return zlib.crc32(key.encode()) % PLACES
+def _group_of(key: str) -> int:
+    return zlib.crc32(key.encode()) % GROUPS
 
 
-def _open(path: Path) -> int:
-    """Open the file, made whole when it is missing or short, so that no later write meets a full disk."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+def _open_or_make(path: Path) -> _Opened:
     try:
-        if os.fstat(descriptor).st_size < _FILE_BYTES:
-            os.posix_fallocate(descriptor, 0, _FILE_BYTES)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        found = path.stat(follow_symlinks=False)
+        return _Opened(path)
     except OSError:
-        return False
-    opened = os.fstat(descriptor)
-    return (found.st_dev, found.st_ino) == (opened.st_dev, opened.st_ino) and opened.st_size >= _FILE_BYTES
+        return _replaced(path)
+
+
+def _replaced(path: Path) -> _Opened:
+    """Put a file of new stamps in place of whatever is there, at once, and open it."""
+    raw = bytearray(os.urandom(FILE_BYTES))
+    raw[STAMP_BYTES - 1 :: STAMP_BYTES] = raw[STAMP_BYTES - 1 :: STAMP_BYTES].translate(_AS_SETTLED)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{STAMPS_NAME}-", dir=path.parent)
+    try:
+        os.pwrite(descriptor, raw, 0)
+        Path(temporary).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(temporary).unlink()
+        raise
+    finally:
+        os.close(descriptor)
+    return _Opened(path)
+
+
+class _Opened:
+    """The open file; closed with the last reference, as another thread may still read."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = -1
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        found = os.fstat(self._descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_size != FILE_BYTES:
+            raise OSError("the file is not whole")
+
+    def __del__(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+
+    def read(self, group: int) -> bytes | None:
+        try:
+            raw = os.pread(self._descriptor, STAMP_BYTES, group * STAMP_BYTES)
+            # Asked after reading: one that had its name until then was the one that all others read, too.
+            is_there = os.fstat(self._descriptor).st_nlink > 0
+        except OSError:
+            return None
+        return raw if is_there and len(raw) == STAMP_BYTES else None
+
+    def write(self, group: int, raw: bytes) -> bool:
+        try:
+            is_written = os.pwrite(self._descriptor, raw, group * STAMP_BYTES) == STAMP_BYTES
+            return is_written and os.fstat(self._descriptor).st_nlink > 0
+        except OSError:
+            return False
+
+
+class _Own:
+    """The stamps of a process that shares them with no other."""
+
+    def __init__(self) -> None:
+        self._first = ((_SETTLED << _KIND_AT) | secrets.randbits(_KIND_AT)).to_bytes(STAMP_BYTES, "little")
+        self._changed: dict[int, bytes] = {}
+
+    def read(self, group: int) -> bytes:
+        return self._changed.get(group, self._first)
+
+    def write(self, group: int, raw: bytes) -> bool:
+        self._changed[group] = raw
+        return True

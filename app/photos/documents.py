@@ -39,7 +39,8 @@ COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.latitude, Photo.longitude, Photo.vers
 """What a query selects whose rows become documents."""
 
 _NAMES = tuple(column.key for column in _SHOWN)
-_FORM = conditional.tag_of(" ".join(_NAMES).encode())  # another form of document, another tag
+FORM = conditional.tag_of(" ".join(_NAMES).encode())
+"""Another one for each form of document: so that no tag and no cache takes one for the other."""
 
 
 def photo_document(photo: Any, *, with_place: bool) -> dict[str, Any]:
@@ -74,7 +75,7 @@ def page_tag(photos: Iterable[Any], next_cursor: str | None, scopes: Collection[
         next_cursor: As the page says it.
         scopes: Of the caller.
     """
-    facts = [_FORM, next_cursor, GEO_SCOPE in scopes, [(photo.id, photo.version) for photo in photos]]
+    facts = [FORM, next_cursor, GEO_SCOPE in scopes, [(photo.id, photo.version) for photo in photos]]
     return conditional.tag_of(orjson.dumps(facts))
 
 

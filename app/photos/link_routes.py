@@ -39,7 +39,7 @@ class LinkRoutes:
         Which way works now is found out by the server; `via` says it. The same photo has the same link for half of
         a link's life, so that caches on the way help.
         """
-        row = self._photos.get_original(principal.user_id, photo_id)
+        row = self._photos.get(principal.user_id, photo_id).original
         (link,) = self._links.links([row])
         return Reply(200, PhotoLinks(id=photo_id, links=_link_set(link)), _NOT_KEPT)
 

@@ -42,7 +42,7 @@ class OriginalRoutes:
     )
     def original(self, principal: Principal, photo_id: UUID) -> Reply | Response:
         """Download the bytes exactly as they were uploaded."""
-        row = self._photos.get_original(principal.user_id, photo_id)
+        row = self._photos.get(principal.user_id, photo_id).original
         photo = ServedPhoto(
             object_key=row.object_key,
             sha256=row.sha256,

@@ -25,11 +25,8 @@ FIND: Query = select(*COLUMNS).where(
 LOCK = FIND.with_for_update()
 """The same, held until the transaction ends."""
 
-SHOW = PreparedSelect(FIND)
-"""The same, for reading only."""
-
-SHOW_VERSION = PreparedSelect(FIND.with_only_columns(Photo.version))
-"""What the entity tag is made of, and no more: each column costs on the way."""
+SHOW_WHOLE = PreparedSelect(FIND.with_only_columns(*COLUMNS, Photo.object_key))
+"""The same and where the bytes are, for reading only."""
 
 _ORIGINAL = (
     Photo.id,
@@ -41,15 +38,12 @@ _ORIGINAL = (
     Photo.created_at,
 )
 
-SHOW_ORIGINAL = PreparedSelect(FIND.with_only_columns(*_ORIGINAL))
-"""What serving the bytes needs, and no more."""
-
 FIND_ORIGINALS: Query = select(*_ORIGINAL).where(
     Photo.id.in_(bindparam("photo_ids", expanding=True)),
     Photo.owner_id == bindparam("owner_id"),
     Photo.state == READY,
 )
-"""The same of many photos, by ``photo_ids`` and ``owner_id``; in no order."""
+"""What serving the bytes of many photos needs, and no more, by ``photo_ids`` and ``owner_id``; in no order."""
 
 SHOW_STORED = PreparedSelect(
     select(Photo.id).where(Photo.object_key == bindparam("object_key"), Photo.state == READY)

@@ -20,7 +20,7 @@ from app.http.identity import Principal
 from app.http.operations import Changes, Reply, delete, get, patch, post
 from app.photos import documents, schemas
 from app.photos.listing import PhotoLists
-from app.photos.service import PhotoRow, PhotoService
+from app.photos.service import PhotoService
 
 _ONE = "/api/v1/photos/<uuid:photo_id>"
 _IF_MATCH = {"If-Match": "The ETag you read; 412 when the photo has changed since."}
@@ -107,13 +107,12 @@ class PhotoRoutes:
     )
     def show(self, principal: Principal, photo_id: UUID) -> Reply:
         """Show what is known of a photo, also while it is in the trash."""
-        if conditional.has_tags():  # the version alone tells whether the client's copy is still good
-            version = self._photos.get_version(principal.user_id, photo_id)
-            tag = documents.entity_tag(version, principal.scopes)
-            if conditional.is_unchanged(tag):
-                return self._unchanged(tag)
-        row = self._photos.get(principal.user_id, photo_id)
-        return self._changed(_tag(principal, row), _photo_json(principal, row), {})
+        known = self._photos.get(principal.user_id, photo_id)
+        tag = documents.entity_tag(known.version, principal.scopes)
+        if conditional.is_unchanged(tag):
+            return self._unchanged(tag)
+        with_place = documents.GEO_SCOPE in principal.scopes
+        return self._changed(tag, known.with_place if with_place else known.plain, {})
 
     @patch(
         _ONE,
@@ -173,17 +172,10 @@ def _require_delete(principal: Principal) -> None:
         raise MissingScopeError("This needs the scope 'photos:delete', which the token or key does not have.")
 
 
-def _tag(principal: Principal, row: PhotoRow) -> str:
-    return documents.entity_tag(row.version, principal.scopes)
-
-
-def _photo_json(principal: Principal, row: PhotoRow) -> bytes:
-    document = documents.photo_document(row, with_place=documents.GEO_SCOPE in principal.scopes)
-    return documents.write_json(document)
-
-
 def _photo_reply(principal: Principal, row: Row[Any]) -> Reply:
-    return Reply(200, _photo_json(principal, row), {"ETag": conditional.quoted(_tag(principal, row))})
+    document = documents.photo_document(row, with_place=documents.GEO_SCOPE in principal.scopes)
+    tag = documents.entity_tag(row.version, principal.scopes)
+    return Reply(200, documents.write_json(document), {"ETag": conditional.quoted(tag)})
 
 
 def _require_match(row: Row[Any]) -> None:

@@ -16,14 +16,12 @@ from app.db.engine import Database
 from app.errors import NotFoundError, ValidationFailedError
 from app.photos import rows
 from app.photos.models import Photo
+from app.photos.photo_cache import KnownPhoto, PhotoCache
 from app.photos.queries import (
     FIND,
     FIND_ORIGINALS,
     LOCK,
-    SHOW,
-    SHOW_ORIGINAL,
     SHOW_STORED,
-    SHOW_VERSION,
     PhotoRow,
     Query,
 )
@@ -49,36 +47,22 @@ class PhotoService:
 
     Args:
         database: Where they are.
+        known: What is remembered of them.
         purges: Whether copies of removed photos are purged from a CDN.
     """
 
-    def __init__(self, database: Database, *, purges: bool = False) -> None:
+    def __init__(self, database: Database, known: PhotoCache, *, purges: bool = False) -> None:
         self._database = database
+        self._known = known
         self._purges = purges
 
-    def get(self, owner_id: UUID, photo_id: UUID) -> PhotoRow:
+    def get(self, owner_id: UUID, photo_id: UUID) -> KnownPhoto:
         """Return one photo, also from the trash.
 
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        return _only(self._database.ask(SHOW, {"photo_id": photo_id, "owner_id": owner_id}))
-
-    def get_version(self, owner_id: UUID, photo_id: UUID) -> int:
-        """Return the version of one photo, which grows with every change.
-
-        Raises:
-            NotFoundError: Unknown, not ready, or another owner's.
-        """
-        return int(_only(self._database.ask(SHOW_VERSION, {"photo_id": photo_id, "owner_id": owner_id})).version)
-
-    def get_original(self, owner_id: UUID, photo_id: UUID) -> PhotoRow:
-        """Return what serving one photo's bytes needs, and no more: each column costs on the way.
-
-        Raises:
-            NotFoundError: Unknown, not ready, or another owner's.
-        """
-        return _only(self._database.ask(SHOW_ORIGINAL, {"photo_id": photo_id, "owner_id": owner_id}))
+        return self._known.get(owner_id, photo_id)
 
     def get_originals(self, owner_id: UUID, photo_ids: Sequence[UUID]) -> dict[UUID, PhotoRow]:
         """Return the same of many photos, by their ids; what is not there is left out."""
@@ -123,7 +107,7 @@ class PhotoService:
                 rows.retag(connection, owner_id, photo_id, values["tags"])
             return _found(connection, owner_id, photo_id)
 
-        return self._database.run_write(work)
+        return self._write(owner_id, [photo_id], work)
 
     def delete(self, owner_id: UUID, photo_id: UUID, guard: Guard, *, is_permanent: bool) -> None:
         """Move a photo to the trash, or remove it for good.
@@ -136,7 +120,7 @@ class PhotoService:
             guard(_found(connection, owner_id, photo_id, LOCK))
             self._delete(connection, owner_id, photo_id, is_permanent=is_permanent)
 
-        self._database.run_write(work)
+        self._write(owner_id, [photo_id], work)
 
     def restore(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
         """Take a photo out of the trash; one that is not in it stays as it is.
@@ -144,7 +128,7 @@ class PhotoService:
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        return self._database.run_write(lambda connection: _restore(connection, owner_id, photo_id))
+        return self._write(owner_id, [photo_id], lambda connection: _restore(connection, owner_id, photo_id))
 
     def batch(self, owner_id: UUID, request: BatchDelete | BatchRestore | BatchTag) -> list[BatchItem]:
         """Do one thing to many photos, in one transaction; what is not there is said in its item."""
@@ -158,8 +142,12 @@ class PhotoService:
                 for photo_id in sorted(request.ids)
             }
 
-        done = self._database.run_write(work)
+        done = self._write(owner_id, request.ids, work)
         return [done[photo_id] for photo_id in request.ids]
+
+    def _write(self, owner_id: UUID, photo_ids: Sequence[UUID], work: Callable[[Connection], FoundT]) -> FoundT:
+        with self._known.changing(owner_id, photo_ids):
+            return self._database.run_write(work)
 
     def _batch_item(
         self, connection: Connection, owner_id: UUID, photo_id: UUID, request: BatchDelete | BatchRestore | BatchTag

@@ -8,7 +8,10 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import logging
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, TypeAlias
+from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, delete, exists, func, select, update
 from sqlalchemy.orm import InstrumentedAttribute
@@ -42,6 +45,10 @@ class UpkeepObserver(Protocol):
         ...
 
 
+Changing: TypeAlias = Callable[[UUID, Sequence[UUID]], AbstractContextManager[None]]
+"""Surrounds a change of an owner's photos; see :class:`app.photos.photo_cache.PhotoCache`."""
+
+
 class PhotoUpkeep:
     """The tasks. Thread-safe.
 
@@ -51,6 +58,7 @@ class PhotoUpkeep:
         relay: What each piece of the outbox's work runs through.
         trash_days: How long a photo stays in the trash.
         observer: Who hears of it.
+        changing: Surrounds the removal of an owner's photos.
         purges: Whether copies of removed photos are purged from a CDN.
     """
 
@@ -62,6 +70,7 @@ class PhotoUpkeep:
         *,
         trash_days: int,
         observer: UpkeepObserver,
+        changing: Changing,
         purges: bool = False,
     ) -> None:
         self._database = database
@@ -69,6 +78,7 @@ class PhotoUpkeep:
         self._relay = relay
         self._trash_days = trash_days
         self._observer = observer
+        self._changing = changing
         self._purges = purges
 
     def reap_ended_leases(self) -> int:
@@ -144,11 +154,11 @@ class PhotoUpkeep:
 
     def _remove(self, *conditions: Any) -> int:
         with self._database.read() as connection:
-            found = select(Photo.id).where(Photo.state == READY, *conditions).limit(_PIECE)
-            ids = connection.execute(found).scalars().all()
+            found = select(Photo.owner_id, Photo.id).where(Photo.state == READY, *conditions).limit(_PIECE)
+            photos = connection.execute(found).all()
         removed = 0
-        for photo_id in ids:
-            with self._database.write() as connection:
+        for owner_id, photo_id in photos:
+            with self._changing(owner_id, [photo_id]), self._database.write() as connection:
                 removed += remove_ready(connection, photo_id, *conditions, purges=self._purges)
         return removed
 

@@ -16,7 +16,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 from uuid import UUID
@@ -199,7 +199,12 @@ def opened_upkeep(stack: Stack, store: ObjectStore | None = None) -> Iterator[Ph
     """Open the tasks of maintenance on the product's database, on its store or on another one."""
     with opened_database(stack) as database, closing(stack.open_store()) as own:
         yield PhotoUpkeep(
-            database, own if store is None else store, Pipeline("events"), trash_days=30, observer=Heard()
+            database,
+            own if store is None else store,
+            Pipeline("events"),
+            trash_days=30,
+            observer=Heard(),
+            changing=lambda _owner, _photos: nullcontext(),
         )
 
 

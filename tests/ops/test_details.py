@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from app.db.pool import PoolFigures
 from app.ops.build import find_instance
-from app.ops.details import HealthDetails, LastFigures, breaker_section, host_pool, host_sections, pool_section
+from app.ops.details import (
+    HealthDetails,
+    LastFigures,
+    breaker_section,
+    host_caches,
+    host_pool,
+    host_sections,
+    pool_section,
+)
 from app.ops.health import HealthMonitor
 from app.ops.lifecycle import HostReport, Lifecycle, Phase, ServerWord, State, WorkerWord
 from app.ops.metrics import Metrics
@@ -112,3 +122,19 @@ def test_a_pool_that_cannot_be_read_any_more_is_unknown() -> None:
         figures.read()
 
     assert pool_section(figures.last)() is None
+
+
+def test_caches_are_told_by_name_tier_and_result() -> None:
+    lines = (
+        "# TYPE photo_api_cache_requests_total counter\n"
+        'photo_api_cache_requests_total{name="photos",result="hit",tier="memory"} 7.0\n'
+        'photo_api_cache_requests_total{name="photos",result="miss",tier="memory"} 2.0\n'
+        'photo_api_cache_requests_total{name="photos",result="error",tier="redis"} 1.0\n'
+    )
+
+    class Told:
+        def exposition(self, accept: str | None = None, names: Iterable[str] = ()) -> tuple[bytes, str]:
+            assert (accept, [*names]) == (None, ["photo_api_cache_requests_total"])
+            return lines.encode(), "text/plain"
+
+    assert host_caches(Told())() == {"photos": {"memory": {"hit": 7, "miss": 2}, "redis": {"error": 1}}}

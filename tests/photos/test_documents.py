@@ -40,7 +40,7 @@ def fill(world: World, photo_id: UUID) -> None:
 
 def document(world: World, photo_id: UUID, *, with_place: bool) -> dict[str, object]:
     (row,) = [row for row in world.rows() if row.id == photo_id]
-    found = world.photos.get(row.owner_id, photo_id)
+    found = world.row(row.owner_id, photo_id)
     return photo_document(found, with_place=with_place)
 
 

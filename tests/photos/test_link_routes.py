@@ -93,7 +93,7 @@ def album(tmp_path: Path) -> Iterator[Album]:
 def test_a_link_says_where_until_when_and_by_which_way(album: Album) -> None:
     answer = album.get(album.mine[0])
 
-    row = album.world.photos.get_original(album.owner_id, UUID(album.mine[0]))
+    row = album.world.photos.get(album.owner_id, UUID(album.mine[0])).original
     document = answer.get_json()
     link = document["links"]["original"]
     assert document == {"id": album.mine[0], "links": {"original": link}}

@@ -58,7 +58,7 @@ class Origin:
         self.world = World(database)
         self.owner_id = self.world.new_user()
         photo_id = self.world.upload(self.owner_id, CONTENT).document["id"]
-        self.row = self.world.photos.get_original(self.owner_id, photo_id)
+        self.row = self.world.photos.get(self.owner_id, photo_id).original
         self.links = SignedLinks(KeyRings(DerivedRings(b"k" * 32)))
         self.link = self.link_to(self.row.object_key)
         self.client = self.client_of(self.world.photos)
@@ -220,13 +220,13 @@ def test_a_removed_photo_is_gone_and_one_that_lost_its_bytes_is_an_outage(origin
 def test_what_nobody_can_tell_is_not_told_to_be_gone(origin: Origin) -> None:
     origin.world.store.delete(origin.row.object_key)
 
-    answer = origin.client_of(DeadDatabase(origin.world.database)).get(origin.link)
+    answer = origin.client_of(DeadDatabase(origin.world.database, origin.world.known)).get(origin.link)
 
     assert slug(answer) == (503, "unavailable")
 
 
 def test_the_bytes_come_while_the_database_does_not_answer(origin: Origin) -> None:
-    answer = origin.client_of(DeadDatabase(origin.world.database)).get(origin.link)
+    answer = origin.client_of(DeadDatabase(origin.world.database, origin.world.known)).get(origin.link)
 
     assert (answer.status_code, answer.data) == (200, CONTENT)
 

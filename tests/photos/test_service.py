@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable
+from dataclasses import astuple
 from typing import Any
 from uuid import UUID
 
@@ -42,7 +43,7 @@ def tag_index(world: World, photo_id: UUID) -> set[str]:
 def test_a_change_touches_what_was_sent_and_nothing_else(any_world: World) -> None:
     owner_id = any_world.new_user()
     photo_id = upload(any_world, owner_id, title="Pier", description="Wind", tags=["sea"])
-    before = any_world.photos.get(owner_id, photo_id)
+    before = any_world.row(owner_id, photo_id)
 
     after = any_world.photos.change(owner_id, photo_id, PhotoChanges(title="Pier 2"), allow)
 
@@ -109,7 +110,7 @@ def test_a_guard_that_refuses_prevents_every_change(any_world: World) -> None:
         with pytest.raises(PreconditionFailedError):
             any_world.photos.delete(owner_id, photo_id, refuse, is_permanent=is_permanent)
 
-    row = any_world.photos.get(owner_id, photo_id)
+    row = any_world.row(owner_id, photo_id)
     assert (row.version, row.title, row.trashed_at) == (1, None, None)
     assert tag_index(any_world, photo_id) == {"sea"}
 
@@ -128,7 +129,7 @@ def test_of_ten_guarded_changes_of_one_version_at_once_one_is_made(any_world: Wo
     )
 
     assert sum(isinstance(result, PreconditionFailedError) for result in results) == 9
-    assert any_world.photos.get(owner_id, photo_id).version == 2
+    assert any_world.row(owner_id, photo_id).version == 2
 
 
 def test_the_trash_keeps_the_photo_its_room_and_its_object(any_world: World) -> None:
@@ -139,7 +140,7 @@ def test_the_trash_keeps_the_photo_its_room_and_its_object(any_world: World) -> 
     any_world.photos.delete(owner_id, photo_id, allow, is_permanent=False)
     any_world.photos.delete(owner_id, photo_id, allow, is_permanent=False)
 
-    row = any_world.photos.get(owner_id, photo_id)
+    row = any_world.row(owner_id, photo_id)
     assert row.trashed_at is not None
     assert row.version == 2  # the second time there was nothing to do
     assert any_world.used(owner_id) == used
@@ -228,7 +229,7 @@ def test_a_batch_answers_each_item_in_the_order_asked(any_world: World) -> None:
     assert [(item.id, item.status) for item in deleted] == [(theirs, 404), (trashed, 204), (mine, 204)]
     assert [(item.id, item.status) for item in restored] == [(theirs, 404), (trashed, 200), (mine, 200)]
     assert [item.status for item in removed] == [404, 204, 204]
-    assert any_world.photos.get(other_id, theirs).version == 1
+    assert any_world.row(other_id, theirs).version == 1
     any_world.assert_quota()
 
 
@@ -240,7 +241,7 @@ def test_a_batch_of_tags_adds_removes_and_grows_versions_only_where_something_ch
         owner_id, BatchTag(action="tag", ids=[first, second], add=["new"], remove=["old", "never there"])
     )
 
-    rows = [any_world.photos.get(owner_id, photo_id) for photo_id in (first, second)]
+    rows = [any_world.row(owner_id, photo_id) for photo_id in (first, second)]
     assert [(row.tags, row.version) for row in rows] == [(["sea", "new"], 2), (["new"], 1)]
     assert tag_index(any_world, first) == {"sea", "new"}
     assert tag_index(any_world, second) == {"new"}
@@ -254,8 +255,8 @@ def test_a_photo_with_too_many_tags_is_left_as_it_is_and_the_rest_done(any_world
     items = any_world.photos.batch(owner_id, BatchTag(action="tag", ids=[full, free], add=["more"]))
 
     assert [item.status for item in items] == [422, 200]
-    assert len(any_world.photos.get(owner_id, full).tags) == TAGS_MAX
-    assert any_world.photos.get(owner_id, free).tags == ["more"]
+    assert len(any_world.row(owner_id, full).tags) == TAGS_MAX
+    assert any_world.row(owner_id, free).tags == ["more"]
 
 
 def test_batches_over_the_same_photos_in_any_order_queue(any_world: World) -> None:
@@ -271,7 +272,7 @@ def test_batches_over_the_same_photos_in_any_order_queue(any_world: World) -> No
     )
 
     assert all(isinstance(result, list) for result in results)
-    assert {len(any_world.photos.get(owner_id, photo_id).tags) for photo_id in ids} == {8}
+    assert {len(any_world.row(owner_id, photo_id).tags) for photo_id in ids} == {8}
 
 
 def test_many_originals_are_found_at_once_and_only_the_owners_ready_ones(any_world: World) -> None:
@@ -284,13 +285,13 @@ def test_many_originals_are_found_at_once_and_only_the_owners_ready_ones(any_wor
     found = any_world.photos.get_originals(owner_id, [theirs, second, new_id(), removed, first])
 
     assert set(found) == {first, second}
-    assert found[first] == any_world.photos.get_original(owner_id, first)
+    assert tuple(found[first]) == astuple(any_world.photos.get(owner_id, first).original)
 
 
 def test_bytes_belong_to_a_photo_until_it_is_removed(any_world: World) -> None:
     owner_id = any_world.new_user()
     photo_id = upload(any_world, owner_id)
-    key = any_world.photos.get_original(owner_id, photo_id).object_key
+    key = any_world.photos.get(owner_id, photo_id).original.object_key
     before = any_world.photos.has_original(key)
 
     any_world.photos.delete(owner_id, photo_id, allow, is_permanent=True)

@@ -186,7 +186,12 @@ def test_a_photo_restored_before_its_turn_stays(world: World) -> None:
             return super()._remove(*conditions)
 
     keeper = RestoredMeanwhile(
-        world.database, world.store, Pipeline("events"), trash_days=30, observer=world.observer
+        world.database,
+        world.store,
+        Pipeline("events"),
+        trash_days=30,
+        observer=world.observer,
+        changing=world.known.changing,
     )
 
     assert keeper.empty_old_trash() == 0

@@ -10,21 +10,25 @@ from uuid import UUID
 from sqlalchemy import Row, func, insert, select, update
 
 from app.accounts.models import User
+from app.cache.announcements import Announcer
 from app.db.base import Base, new_id, utc_now
 from app.db.engine import Database
 from app.db.outbox import OBJECT_DELETE, OutboxRow
 from app.http.cursors import CursorSigner
 from app.images.probe import DEFAULT_LIMITS, ProbedImage, probe
+from app.ops.stamps import Stamps
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import Answer, UploadLedger
 from app.photos.listing import PhotoLists
 from app.photos.models import PENDING, READY, IdempotencyKey, Photo
+from app.photos.photo_cache import PhotoCache
+from app.photos.queries import FIND
 from app.photos.rows import NewPhoto, Reservation
 from app.photos.schemas import UploadForm
 from app.photos.service import PhotoService
 from app.photos.upkeep import PhotoUpkeep
 from app.photos.upload import UploadService
-from app.stability import Pipeline
+from app.stability import MemoryTier, Pipeline
 from app.storage.probe import BytesBody
 from tests.fakes.images import png, png_chunk
 from tests.fakes.object_store import MemoryObjectStore
@@ -90,9 +94,23 @@ class World:
         self.uploads = UploadService(
             self.ledger, self.store, self.keeper, limits=DEFAULT_LIMITS, observer=self.observer
         )
-        self.photos = PhotoService(database)
+        announcer = Announcer(Stamps(None), None, Pipeline("redis"))
+        self.known = PhotoCache(database, [MemoryTier()], announcer, fresh_seconds=60.0, stale_seconds=0.0)
+        self.photos = PhotoService(database, self.known)
         self.lists = PhotoLists(database, CursorSigner(lambda: [b"k" * 32]))
-        self.upkeep = PhotoUpkeep(database, self.store, Pipeline("events"), trash_days=30, observer=self.observer)
+        self.upkeep = PhotoUpkeep(
+            database,
+            self.store,
+            Pipeline("events"),
+            trash_days=30,
+            observer=self.observer,
+            changing=self.known.changing,
+        )
+
+    def row(self, owner_id: UUID, photo_id: UUID) -> Any:
+        """Return a photo as it stands in the database."""
+        with self.database.read() as connection:
+            return connection.execute(FIND, {"photo_id": photo_id, "owner_id": owner_id}).one()
 
     def new_user(self, *, quota_bytes: int | None = None) -> UUID:
         """Open an account."""
