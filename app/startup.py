@@ -13,17 +13,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from app.cdn import verify
 from app.db.engine import Database, SilentObserver
 from app.db.migrate import current_revision, head_revision
 from app.errors import ConfigurationError, DatabaseUnavailableError
 from app.factory import MANAGEMENT_CONNECTIONS, build_store
-from app.settings import Settings
 from app.stability import Deadline, deadline_scope
 from app.storage import probe
 from app.storage.base import DenialReason, ObjectCorruptError, StorageDeniedError, StorageError, StorageFullError
+
+if TYPE_CHECKING:
+    from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +57,8 @@ def verify_startup(settings: Settings) -> None:
     # A local store is a folder; a remote one is asked where a wrong answer would reach users.
     if settings.profile == "production" or settings.storage.backend == "local":
         mistakes += _storage_mistakes(settings)
+    if settings.profile == "production":
+        mistakes += verify.find_mistakes(settings.cdn)
     if mistakes:
         raise ConfigurationError(mistakes)
 

@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from typing import Final, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import quote, unquote_to_bytes
 
+from pydantic import SecretStr
+
 _PATH_BYTES_MAX: Final = 2048
 _CONTROL: Final = re.compile("%(?:[01].|7F)")
 
@@ -89,6 +91,11 @@ class Purger(Protocol):
     def close(self) -> None:
         """Give back connections."""
         ...
+
+
+def secret_of(given: SecretStr | None) -> str:
+    """Return the text of a setting that the chosen vendor needs."""
+    return "" if given is None else given.get_secret_value()
 
 
 PURGED_AT_ONCE: Final = 100

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Final
-from urllib.parse import urlsplit
-
-from pydantic import SecretStr
+from importlib import import_module
+from typing import Any, Final
 
 from app.cdn.base import Purger, UrlSigner
 from app.cdn.cached import CachedSigner, SizeGauge
@@ -28,6 +26,19 @@ CDN_CLASSIFICATIONS: Final[Mapping[str, Classification]] = dict.fromkeys(
     ("cdn", "cdn_token", "cdn_purge"), CDN_CLASSIFICATION
 )
 """What is a failure, by pipeline."""
+
+# A vendor's module has open_signer() or open_purger(), which take the settings and who hears of calls.
+_SIGNERS: Final = {
+    "edge_auth": "app.cdn.edge_auth",
+    "nhn": "app.cdn.nhn",
+    "cloudfront": "app.cdn.cloudfront",
+    "nginx_secure_link": "app.cdn.nginx_secure_link",
+}
+_PURGERS: Final = {
+    "edge_auth": "app.cdn.nhn_purge",
+    "nhn": "app.cdn.nhn_purge",
+    "cloudfront": "app.cdn.cloudfront_purge",
+}
 
 
 def build_signer(
@@ -57,36 +68,11 @@ def build_signer(
 
 def build_bare_signer(cdn: CdnSettings, observer: CallObserver) -> UrlSigner | None:
     """Build the vendor's signer alone, which remembers nothing and asks each time; as :func:`build_signer`."""
-    base_url = cdn.base_url or ""
-    match cdn.backend:
-        case "edge_auth":
-            from app.cdn.edge_auth import EdgeAuthSigner  # noqa: PLC0415  # only the vendor in use is loaded
-
-            return EdgeAuthSigner(base_url, key_hex=_text(cdn.edge_auth_key), parameter=cdn.edge_auth_parameter)
-        case "nhn":
-            from app.cdn.nhn import NhnSigner  # noqa: PLC0415  # as above
-            from app.cdn.nhn_api import open_api  # noqa: PLC0415  # as above
-
-            return NhnSigner(
-                open_api(cdn, observer),
-                base_url,
-                key_hex=_text(cdn.edge_auth_key),
-                parameter=cdn.edge_auth_parameter,
-                now=_now,
-            )
-        case "cloudfront":
-            from app.cdn.cloudfront import CloudFrontUrlSigner, load_private_key  # noqa: PLC0415  # as above
-
-            private_key = load_private_key(cdn.cloudfront_private_key_file)
-            return CloudFrontUrlSigner(
-                base_url, key_pair_id=cdn.cloudfront_key_pair_id or "", private_key=private_key
-            )
-        case "nginx_secure_link":
-            from app.cdn.nginx_secure_link import SecureLinkSigner  # noqa: PLC0415  # as above
-
-            return SecureLinkSigner(base_url, secret=_text(cdn.secure_link_secret))
-        case "none":
-            return None
+    if cdn.backend == "none":
+        return None
+    vendor: Any = import_module(_SIGNERS[cdn.backend])
+    signer: UrlSigner = vendor.open_signer(cdn, observer)
+    return signer
 
 
 def is_purged(cdn: CdnSettings) -> bool:
@@ -109,22 +95,8 @@ def build_purger(cdn: CdnSettings, *, pipelines: Mapping[str, Pipeline], observe
     """
     if not is_purged(cdn):
         return None
-    base_url = cdn.base_url or ""
-    purger: Purger
-    if cdn.backend == "cloudfront":
-        from app.cdn.cloudfront_purge import CloudFrontPurger  # noqa: PLC0415  # boto3 takes much memory
-
-        purger = CloudFrontPurger(
-            cdn.cloudfront_distribution_id or "",
-            base_path=urlsplit(base_url).path,
-            timeout_seconds=cdn.timeout_seconds,
-            observer=observer,
-        )
-    else:
-        from app.cdn.nhn_api import open_api  # noqa: PLC0415  # only the vendor in use is loaded
-        from app.cdn.nhn_purge import NhnPurger  # noqa: PLC0415  # as above
-
-        purger = NhnPurger(open_api(cdn, observer), base_url)
+    vendor: Any = import_module(_PURGERS[cdn.backend])
+    purger: Purger = vendor.open_purger(cdn, observer)
     return GuardedPurger(purger, pipelines["cdn_purge"])
 
 
@@ -148,10 +120,6 @@ def build_probe(cdn: CdnSettings, *, pipelines: Mapping[str, Pipeline], observer
         pipeline=pipelines["cdn"],
         observer=observer,
     )
-
-
-def _text(secret: SecretStr | None) -> str:
-    return "" if secret is None else secret.get_secret_value()
 
 
 def _now() -> datetime:

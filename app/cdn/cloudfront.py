@@ -19,8 +19,10 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 
-from app.cdn.base import SignedUrl, check_path, epoch_of, instant_of
+from app.cdn.base import SignedUrl, UrlSigner, check_path, epoch_of, instant_of
 from app.errors import ConfigurationError
+from app.settings_delivery import CdnSettings
+from app.upstream.observing import CallObserver
 
 _FILE: Final = "PHOTO_API_CDN__CLOUDFRONT_PRIVATE_KEY_FILE"
 _KEY_BITS: Final = 2048
@@ -54,6 +56,19 @@ class CloudFrontUrlSigner:
 
     def close(self) -> None:
         """Do nothing: there are no connections."""
+
+
+def open_signer(cdn: CdnSettings, observer: CallObserver) -> UrlSigner:
+    """Build the signer that the settings name; it calls nobody, so the observer hears nothing.
+
+    Raises:
+        ConfigurationError: The key's file cannot be used.
+    """
+    del observer
+    private_key = load_private_key(cdn.cloudfront_private_key_file)
+    return CloudFrontUrlSigner(
+        cdn.base_url or "", key_pair_id=cdn.cloudfront_key_pair_id or "", private_key=private_key
+    )
 
 
 def load_private_key(file: Path | None) -> rsa.RSAPrivateKey:

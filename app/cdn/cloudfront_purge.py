@@ -9,13 +9,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
 
-from app.cdn.base import check_path
+from app.cdn.base import Purger, check_path
 from app.errors import UnavailableError, UpstreamDeniedError, UpstreamTimeoutError
+from app.settings_delivery import CdnSettings
 from app.upstream.observing import CallObserver, observed
 
 _CONNECT_SECONDS: Final = 3.0
@@ -81,3 +83,13 @@ class CloudFrontPurger:
             raise UpstreamTimeoutError("CloudFront did not answer. Try again.") from error
         except BotoCoreError as error:
             raise UnavailableError("CloudFront cannot be asked now. Try again.") from error
+
+
+def open_purger(cdn: CdnSettings, observer: CallObserver) -> Purger:
+    """Build the purger that the settings name, with nothing before it."""
+    return CloudFrontPurger(
+        cdn.cloudfront_distribution_id or "",
+        base_path=urlsplit(cdn.base_url or "").path,
+        timeout_seconds=cdn.timeout_seconds,
+        observer=observer,
+    )

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final
 from urllib.parse import urlsplit
 
-from app.cdn.base import SignedUrl, check_path, epoch_of, instant_of
+from app.cdn.base import SignedUrl, UrlSigner, check_path, epoch_of, instant_of, secret_of
 from app.cdn.edge_auth import CLOCK_SECONDS, read_expiry
-from app.cdn.nhn_api import NhnApi
+from app.cdn.nhn_api import NhnApi, open_api
 from app.errors import UpstreamContentError
+from app.settings_delivery import CdnSettings
+from app.upstream.observing import CallObserver
 
 _SKEW_SECONDS: Final = 30
 """How far the API's clock may be ahead: it counts from its own now, and the answer takes its time."""
@@ -78,3 +80,14 @@ class NhnSigner:
     def close(self) -> None:
         """Close the connections to the API."""
         self._api.close()
+
+
+def open_signer(cdn: CdnSettings, observer: CallObserver) -> UrlSigner:
+    """Build the signer that the settings name, with nothing before it."""
+    return NhnSigner(
+        open_api(cdn, observer),
+        cdn.base_url or "",
+        key_hex=secret_of(cdn.edge_auth_key),
+        parameter=cdn.edge_auth_parameter,
+        now=lambda: datetime.now(UTC),
+    )

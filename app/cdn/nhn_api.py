@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
+from app.cdn.base import secret_of
 from app.errors import UnavailableError, UpstreamContentError, UpstreamDeniedError
 from app.settings_delivery import CdnSettings
 from app.upstream.json_service import JsonAnswer, JsonService
@@ -85,11 +86,10 @@ def open_api(cdn: CdnSettings, observer: CallObserver) -> NhnApi:
         cdn: Valid settings, with an app key.
         observer: Who hears of the calls.
     """
-    secret_key = cdn.nhn_secret_key
     return NhnApi(
         cdn.nhn_api_url or "",
         app_key=cdn.nhn_app_key or "",
-        secret_key="" if secret_key is None else secret_key.get_secret_value(),
+        secret_key=secret_of(cdn.nhn_secret_key),
         timeout_seconds=cdn.timeout_seconds,
         observer=observer,
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
-from app.cdn.base import check_path
-from app.cdn.nhn_api import NhnApi
+from app.cdn.base import Purger, check_path
+from app.cdn.nhn_api import NhnApi, open_api
+from app.settings_delivery import CdnSettings
+from app.upstream.observing import CallObserver
 
 
 class NhnPurger:
@@ -32,3 +34,8 @@ class NhnPurger:
     def close(self) -> None:
         """Close the connections to the API."""
         self._api.close()
+
+
+def open_purger(cdn: CdnSettings, observer: CallObserver) -> Purger:
+    """Build the purger that the settings name, with nothing before it."""
+    return NhnPurger(open_api(cdn, observer), cdn.base_url or "")
