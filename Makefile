@@ -122,13 +122,17 @@ load: $(TEST_READY) servers ## Offer 1, 2, 5 and 10 times what the server can ca
 drain-drill: $(TEST_READY) servers ## Rehearse stops and reloads behind a load balancer: no request may be lost
 	@$(BIN)/python -m tests.drills.drain_drill $(ARGS)
 
+.PHONY: delivery-drill
+delivery-drill: $(TEST_READY) servers ## Rehearse a CDN, a store and a Redis that go and come back, under load
+	@$(BIN)/python -m tests.drills.delivery_drill $(ARGS)
+
 .PHONY: extended
 extended: $(TEST_READY) servers $(KEYSTONE_READY) compatibility mutation ## Run the long proofs that are not part of every CI run
 	@$(BIN)/python -m pytest -m extended $(ARGS)
 
 .PHONY: servers
 servers: $(SWIFT_READY) ## Install the real servers the tests start (PostgreSQL, MariaDB, nginx, …)
-	@tests/servers/install-debian-packages postgresql mariadb-server nginx libnginx-mod-http-js haproxy openssl systemd
+	@tests/servers/install-debian-packages postgresql mariadb-server nginx libnginx-mod-http-js redis-server haproxy openssl systemd
 
 .PHONY: requirements
 requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (ARGS=--upgrade for newer versions)

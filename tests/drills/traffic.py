@@ -60,7 +60,7 @@ class Traffic:
             "POST", "/api/v1/photos", data=content, headers={**self._headers(), "Content-Type": "image/jpeg"}
         )
         if answer.status_code != 201:
-            return Answer(answer.status_code, seconds, _retry_after(answer))
+            return Answer(answer.status_code, seconds, retry_after_of(answer))
         self._photos.append((answer.json(), content))
         return Answer(201, seconds, photo=answer.json())
 
@@ -69,7 +69,7 @@ class Traffic:
         wanted = self._photos[0][0]["id"] if photo is None else photo["id"]
         content = next(content for known, content in self._photos if known["id"] == wanted)
         answer, seconds = self._send("GET", f"/api/v1/photos/{wanted}/original", headers=self._headers())
-        return Answer(answer.status_code, seconds, _retry_after(answer), sent_back=answer.content == content)
+        return Answer(answer.status_code, seconds, retry_after_of(answer), sent_back=answer.content == content)
 
     def look(self, path: str) -> int:
         """Return the status of anything else."""
@@ -115,6 +115,7 @@ def milliseconds(answers: list[Answer], share: float) -> float:
     return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))]
 
 
-def _retry_after(answer: requests.Response) -> int | None:
+def retry_after_of(answer: requests.Response) -> int | None:
+    """Return the seconds that ``Retry-After`` says; None without one."""
     said = answer.headers.get("Retry-After")
     return None if said is None else int(said)

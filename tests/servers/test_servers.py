@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import psycopg
+import pymysql
 import pytest
 
 from app.storage.probe import verify
 from app.storage.s3 import S3Config, S3ObjectStore
+from tests.servers import mariadb
 from tests.servers.haproxy import Haproxy, Probing
+from tests.servers.mariadb import MariadbServer
 from tests.servers.nginx import Nginx
 from tests.servers.postgres import USER, PostgresServer
 from tests.servers.product import until
+from tests.servers.redis import RedisServer
 from tests.servers.scheduling import group_of
 
 
@@ -40,6 +46,34 @@ def test_postgres_makes_databases_and_comes_back_after_a_kill(postgres_server: P
             assert connection.execute("SHOW server_encoding").fetchone() == ("UTF8",)
 
 
+def test_mariadb_makes_databases_and_comes_back_after_a_kill(mariadb_server: MariadbServer) -> None:
+    with mariadb_server.database() as url:
+        name = url.rpartition("/")[2]
+
+        mariadb_server.kill()
+        with pytest.raises(pymysql.err.OperationalError):
+            pymysql.connect(host="127.0.0.1", port=mariadb_server.port, user=mariadb.USER, database=name)
+        mariadb_server.start()
+
+        link = pymysql.connect(host="127.0.0.1", port=mariadb_server.port, user=mariadb.USER, database=name)
+        with closing(link), link.cursor() as cursor:
+            cursor.execute("SELECT database()")
+            assert cursor.fetchone() == (name,)
+    assert (name,) not in mariadb_server.execute("SHOW DATABASES")
+
+
+def test_redis_answers_and_comes_back_after_a_kill(tmp_path: Path) -> None:
+    server = RedisServer(tmp_path)
+    try:
+        server.kill()
+        server.start()
+        with socket.create_connection(("127.0.0.1", server.port), 5) as connection:
+            connection.sendall(b"PING\r\n")
+            assert connection.recv(7) == b"+PONG\r\n"
+    finally:
+        server.stop()
+
+
 def test_nginx_serves_what_its_configuration_says(nginx: Callable[[str], Nginx]) -> None:
     server = nginx('server { listen 127.0.0.1:$PORT; location / { return 200 "hello"; } }')
 
@@ -50,6 +84,7 @@ def test_nginx_serves_what_its_configuration_says(nginx: Callable[[str], Nginx])
 def test_tests_of_one_stack_share_a_process_and_others_share_it_by_file() -> None:
     assert group_of("tests/integration/test_lists.py::test_x[cloud-limit0]") == "cloud"
     assert group_of("tests/chaos/test_disk.py::test_y[5-embedded]") == "embedded"
+    assert group_of("tests/integration/test_lists.py::test_x[mariadb-limit0]") == "mariadb"
     assert group_of("tests/chaos/test_disk.py::test_y") == "tests/chaos/test_disk.py"
     assert group_of("tests/cli/test_x.py::test_y[clouds]") == "tests/cli/test_x.py"
 
