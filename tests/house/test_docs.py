@@ -196,7 +196,9 @@ def test_tests_run_with_the_versions_of_production() -> None:
     assert {name: development.get(name) for name in production} == production
 
 
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt", "requirements-swift.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-dev.txt", "requirements-swift.txt", "requirements-keystone.txt"]
+)
 def test_every_pin_has_a_hash(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
 

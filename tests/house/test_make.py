@@ -25,7 +25,13 @@ def make(folder: Path, *arguments: str, path: str = "/usr/bin:/bin") -> subproce
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
     """A folder with the Makefile and requirements, and no environment."""
-    for name in ("Makefile", "requirements.txt", "requirements-dev.txt", "requirements-swift.txt"):
+    for name in (
+        "Makefile",
+        "requirements.txt",
+        "requirements-dev.txt",
+        "requirements-swift.txt",
+        "requirements-keystone.txt",
+    ):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 

@@ -1,8 +1,9 @@
 """The four OpenStack Swift servers in one process, run by the interpreter of ``.venv-swift``.
 
-Usage: ``swift_process.py FOLDER``. Everything is written under the folder; all ports are free ones of
-127.0.0.1. When the servers accept connections, one line with the proxy's port goes to standard output.
-SIGTERM ends it, and so does the end of standard input: the servers do not outlive who started them.
+Usage: ``swift_process.py FOLDER [KEYSTONE_URL]``. With the address of a Keystone it believes that one's tokens, not
+TempAuth's. Everything is written under the folder; all ports are free ones of 127.0.0.1. When the servers accept
+connections, one line with the proxy's port goes to standard output. SIGTERM ends it, and so does the end of standard
+input: the servers do not outlive who started them.
 """
 
 # mypy: ignore-errors
@@ -52,7 +53,7 @@ PROXY_CONF = """
 swift_dir = {folder}
 log_level = ERROR
 [pipeline:main]
-pipeline = catch_errors gatekeeper cache etag-quoter listing_formats s3api tempurl tempauth
+pipeline = catch_errors gatekeeper cache etag-quoter listing_formats s3api tempurl {auth}
     copy container-quotas slo dlo proxy-server
 [app:proxy-server]
 use = egg:swift#proxy
@@ -82,6 +83,22 @@ use = egg:swift#tempurl
 use = egg:swift#tempauth
 user_test_tester = testing .admin
 user_test_stranger = testing
+[filter:authtoken]
+paste.filter_factory = keystonemiddleware.auth_token:filter_factory
+www_authenticate_uri = {keystone_url}
+auth_url = {keystone_url}
+auth_type = password
+project_domain_id = default
+user_domain_id = default
+project_name = service
+username = swift
+password = swift-asks
+delay_auth_decision = true
+token_cache_time = -1
+include_service_catalog = false
+[filter:keystoneauth]
+use = egg:swift#keystoneauth
+operator_roles = admin, member
 [filter:copy]
 use = egg:swift#copy
 [filter:container-quotas]
@@ -171,14 +188,17 @@ def write_rings(folder: Path, ports: dict[str, int]) -> None:
         builder.get_ring().save(str(folder / f"{name}.ring.gz"))
 
 
-def serve(folder: Path) -> None:
+def serve(folder: Path, keystone_url: str | None = None) -> None:
+    auth = "tempauth" if keystone_url is None else "authtoken keystoneauth"
     (folder / "devices" / "disk").mkdir(parents=True, exist_ok=True)
     listeners = {name: eventlet.listen(("127.0.0.1", 0), backlog=512) for name in ("account", "container", "object")}
     write_rings(folder, {name: listener.getsockname()[1] for name, listener in listeners.items()})
     (folder / "swift.conf").write_text(SWIFT_CONF)
     for name in listeners:
         (folder / f"{name}-server.conf").write_text(STORAGE_CONF.format(folder=folder, name=name))
-    (folder / "proxy-server.conf").write_text(PROXY_CONF.format(folder=folder, region=REGION))
+    (folder / "proxy-server.conf").write_text(
+        PROXY_CONF.format(folder=folder, region=REGION, auth=auth, keystone_url=keystone_url or "")
+    )
     listeners["proxy"] = eventlet.listen(("127.0.0.1", 0), backlog=512)
 
     os.environ["SWIFT_CONF_DIR"] = str(folder)
@@ -218,4 +238,4 @@ def end_with_parent() -> None:
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     sys.modules["swift_process"] = sys.modules["__main__"]
-    serve(Path(sys.argv[1]))
+    serve(Path(sys.argv[1]), *sys.argv[2:3])

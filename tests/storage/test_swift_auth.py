@@ -103,6 +103,13 @@ def test_fifty_callers_without_a_token_make_one_call(tokens: SwiftTokens, source
     assert source.calls == 1
 
 
+def test_who_boards_just_after_the_call_has_ended_takes_what_it_brought(tokens: SwiftTokens, source: Source) -> None:
+    tokens.current()
+
+    assert tokens._sign_in().token == "token-1"
+    assert source.calls == 1
+
+
 def test_token_near_its_end_is_used_while_one_thread_renews_it(
     tokens: SwiftTokens, source: Source, clock: HandClock
 ) -> None:
