@@ -3,7 +3,9 @@
 ``make bench ARGS=--quick`` takes a minute instead of ten and says less. Needs wrk and nginx (Debian), PostgreSQL,
 and rclone (PyPI, ``requirements-bench.txt``); everything runs on 127.0.0.1 and ends with the run.
 ``make bench ARGS='--only stability'`` measures the library alone, in a minute and without servers, and
-``ARGS='--only cost'`` what a request pays for identity, metrics, log and admission, in some seconds.
+``ARGS='--only cost'`` what a request pays for identity, metrics, log and admission, in some seconds; ``--only links``
+what a presigned link costs. ``ARGS='--only delivery'`` measures how photos come in and leave, ``ARGS='--only memory'`` or another word measures the cases of the server that have it in
+their names, such as ``download``, ``upload``, ``link`` or ``nginx``.
 """
 
 from __future__ import annotations
@@ -15,11 +17,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
-from benchmarks import request_cost
+from benchmarks import delivery, links_cost, memory, request_cost
 from benchmarks.compare import Case, Comparison, compare
 from benchmarks.report import say, write
 from benchmarks.rows import write_photos
-from benchmarks.servers import SIZES_BYTES, Servers, object_key, running
+from benchmarks.servers import Servers, running
 from benchmarks.stability.findings import Finding, print_table
 from benchmarks.stability.lines import measure
 from benchmarks.stability.timing import QUICK, Effort
@@ -28,8 +30,8 @@ from tests.servers.client import Client
 
 _ROWS, _QUICK_ROWS = 1_000_000, 20_000
 _DEPTH_SHARE = 0.9
-_JPEG = "image/jpeg"
 _LIBRARY = "stability"
+_ROWS_NAMES = ("metadata", "50 of", "50 at", "304")
 _COST = "cost"
 
 
@@ -54,22 +56,30 @@ def main() -> int:
     if arguments.only in {"", _COST}:
         of_request = request_cost.measure(is_quick=arguments.quick)
         print_table(of_request)
-    if arguments.only not in {_LIBRARY, _COST}:
-        of_server = _measure_server(arguments.only, is_quick=arguments.quick)
+    if arguments.only in {"", delivery.NAME, links_cost.NAME}:
+        of_links = links_cost.measure(QUICK if arguments.quick else Effort())
+        print_table(of_links)
+        of_request += of_links
+    if arguments.only not in {_LIBRARY, _COST, links_cost.NAME}:
+        of_server, of_memory = _measure_server(arguments.only, is_quick=arguments.quick)
         _print_table(of_server)
+        print_table(of_memory)
+        of_request += of_memory
     write(results=of_server, stability=of_library, request_cost=of_request)
     return 0
 
 
-def _measure_server(word: str, *, is_quick: bool) -> list[Comparison]:
+def _measure_server(word: str, *, is_quick: bool) -> tuple[list[Comparison], list[Finding]]:
     rounds, seconds = (1, 2.0) if is_quick else (3, 3.0)
     with tempfile.TemporaryDirectory() as folder, running(_readable(Path(folder))) as servers:
         client = servers.product.new_user()
-        return [
+        identity = {"Authorization": f"Bearer {client.tokens['access_token']}"}
+        found = [
             compare(case, rounds=rounds, seconds=seconds, say=say)
-            for case in _cases(servers, client, _QUICK_ROWS if is_quick else _ROWS)
-            if word in case.name
+            for case in _cases(servers, client, identity, word, _QUICK_ROWS if is_quick else _ROWS)
+            if word == delivery.NAME or word in case.name
         ]
+        return found, memory.measure(servers, identity, word.replace(delivery.NAME, ""))
 
 
 def _readable(folder: Path) -> Path:
@@ -77,41 +87,17 @@ def _readable(folder: Path) -> Path:
     return folder
 
 
-def _cases(servers: Servers, client: Client, row_count: int) -> Iterator[Case]:
-    identity = {"Authorization": f"Bearer {client.tokens['access_token']}"}
+def _cases(servers: Servers, client: Client, identity: dict[str, str], word: str, row_count: int) -> Iterator[Case]:
     photos = {size: client.upload(path.read_bytes()) for size, path in servers.files.items()}
-    yield from _photo_cases(servers, identity, photos)
+    if memory.NAME not in word:
+        yield from delivery.cases(servers, client, photos)
+    if word not in _ROWS_NAMES and word:
+        return
     say(f"writing {row_count} rows")
     owner_id = UUID(client.get("/api/v1/users/me").json()["id"])
     with servers.product.stack.database() as connection:
         write_photos(connection, owner_id, row_count)
     yield from _metadata_cases(servers, client, identity, photos["200 KB"], row_count)
-
-
-def _photo_cases(servers: Servers, identity: dict[str, str], photos: dict[str, dict[str, object]]) -> Iterator[Case]:
-    product, baselines = servers.product.url, servers.baselines_url
-    for size, photo in photos.items():
-        connections = 8 if SIZES_BYTES[size] < 1_000_000 else 2
-        small = size == "200 KB"
-        upload = Request(f"{product}/api/v1/photos", {**identity, "Content-Type": _JPEG}, servers.files[size])
-        download = Request(f"{product}/api/v1/photos/{photo['id']}/original", identity)
-        for beside, path, goal in (
-            ("boto3 upload_fileobj in Flask", "upload-fileobj", 2.0 if small else None),
-            ("boto3 put_object in Flask", "put-object", None),
-        ):
-            plain = Request(f"{baselines}/{path}", {"Content-Type": _JPEG}, servers.files[size])
-            yield Case(f"upload {size}", upload, plain, beside, goal, connections)
-        streamed = Request(f"{baselines}/download/{object_key(size)}")
-        yield Case(f"download {size}", download, streamed, "boto3 body in Flask", 1.5 if small else None, connections)
-        static = Request(f"{servers.nginx_url}/{servers.files[size].name}")
-        yield Case(f"download {size}", download, static, "nginx static", None, connections)
-        unchanged = Request(download.url, {**identity, "If-None-Match": f'"{photo["sha256"]}"'})
-        hello = Request(f"{baselines}/hello")
-        yield Case(f"304 of {size}", unchanged, hello, "Flask hello", 0.6, connections)
-        if small:
-            by_nginx = Request(f"{servers.nginx_url}/api/v1/photos/{photo['id']}/original", identity)
-            hello_by_nginx = Request(f"{servers.nginx_url}/hello")
-            yield Case(f"{size} through nginx", by_nginx, hello_by_nginx, "Flask hello through nginx", 0.85)
 
 
 def _metadata_cases(
@@ -141,13 +127,14 @@ def _deep_cursor(client: Client, row_count: int) -> str:
 
 def _print_table(results: list[Comparison]) -> None:
     print(f"\n{'case':<26}{'beside':<32}{'ours/s':>9}{'theirs/s':>10}", end="")
-    print(f"{'p99 ms':>9}{'ratio':>8}{'(min to max)':>17}{'goal':>6}")
+    print(f"{'p99 ms':>9}{'ratio':>8}{'(min to max)':>17}{'by cpu':>8}{'goal':>6}")
     for result in results:
         goal = f"{result.goal:g}" if result.goal is not None else ""
         spread = f"({result.ratio_min:.2f} to {result.ratio_max:.2f})"
         print(
             f"{result.name:<26}{result.beside:<32}{result.ours_per_second:>9.1f}{result.theirs_per_second:>10.1f}"
-            f"{result.ours_p99_seconds * 1000:>9.1f}{result.ratio:>8.2f}{spread:>17}{goal:>6} {result.verdict}"
+            f"{result.ours_p99_seconds * 1000:>9.1f}{result.ratio:>8.2f}{spread:>17}"
+            f"{result.processor_ratio or float('nan'):>8.2f}{goal:>6} {result.verdict}"
         )
 
 

@@ -39,6 +39,12 @@ def hello() -> str:
     return "hello"
 
 
+@app.get("/accel")
+def accel() -> Response:
+    """Let nginx send a file, whoever asks."""
+    return Response(headers={"X-Accel-Redirect": "/files/200KB.jpg"}, content_type="image/jpeg")
+
+
 @app.post("/upload-fileobj")
 def upload_fileobj() -> tuple[str, int]:
     """Store a body the way most tutorials do."""

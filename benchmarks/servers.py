@@ -11,14 +11,20 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from app.accounts.keyring import LINK, KeyRings
+from app.accounts.ring_file import RingFile
+from app.photos.signed_links import secret_of
+from app.server.edge_delivery import LinkKey
+from app.settings import DEFAULT_KEY_RING_FILE
 from app.storage.probe import BytesBody
 from app.storage.s3 import S3Config, S3ObjectStore
 from tests.fakes.images import jpeg
 from tests.servers.base import ServerProcess, find_free_port
+from tests.servers.edge import Edge
 from tests.servers.nginx import Nginx
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product
-from tests.servers.stacks import CLOUD, Stack
+from tests.servers.stacks import CLOUD, Stack, embedded_stack
 
 BUCKET = "bench"
 SIZES_BYTES = {"200 KB": 200_000, "20 MB": 20_000_000}
@@ -32,14 +38,28 @@ class Servers:
     Attributes:
         product: On PostgreSQL and S3.
         baselines_url: Flask and boto3.
-        nginx_url: Plain files, ``/200KB.jpg`` and so on; the product below ``/api/``, the baselines at ``/hello``.
+        nginx_url: Plain files, ``/200KB.jpg`` and so on, and the baselines at ``/hello`` and ``/accel``.
         files: The photos by name of their size.
+        local: The product on files and SQLite.
+        edges: nginx with the product's own configuration: ``local`` before that one; before the other one ``cached``
+            with and ``uncached`` without copies of its own.
+        baselines_pids: The ids of the baselines' server.
+        nginx_pids: The ids of nginx with plain files.
     """
 
     product: Product
     baselines_url: str
     nginx_url: str
     files: dict[str, Path]
+    local: Product
+    edges: dict[str, Edge]
+    baselines_pids: tuple[int, ...]
+    nginx_pids: tuple[int, ...]
+
+    @property
+    def product_pids(self) -> tuple[int, ...]:
+        """The ids of the product's server."""
+        return (self.product.pid,)
 
 
 def object_key(size: str) -> str:
@@ -66,12 +86,35 @@ def running(folder: Path) -> Iterator[Servers]:
         stack.callback(postgres.remove)
         stack.callback(postgres.stop)
         database = stack.enter_context(postgres.database())
-        baselines = stack.enter_context(_baselines(folder, config))
-        product = Product(_stack(config, database), _made(folder / "product"), workers=WORKERS, settings=_SETTINGS)
-        stack.callback(product.close)
-        nginx = Nginx(_made(folder / "nginx"), _nginx(folder / "files", product=product.url, baselines=baselines))
+        baselines, baselines_pid = stack.enter_context(_baselines(folder, config))
+        nginx = Nginx(_made(folder / "nginx"), _nginx(folder / "files", baselines=baselines))
         stack.callback(nginx.stop)
-        yield Servers(product, baselines, nginx.url, files)
+        product = _product(stack, _stack(config, database), folder / "product")
+        local = _product(stack, embedded_stack(_made(folder / "local")), folder / "local")
+        copies = {"EDGE__CACHE_FOLDER": str(folder / "copies")}
+        edges = {
+            "cached": _edge(stack, product, folder / "cached", copies),
+            "uncached": _edge(stack, product, folder / "uncached", {}),
+            "local": _edge(stack, local, folder / "edge", {"STORAGE__LOCAL_GROUP_READABLE": "true"}),
+        }
+        yield Servers(product, baselines, nginx.url, files, local, edges, (baselines_pid,), (nginx.pid,))
+
+
+def _product(closing: ExitStack, stack: Stack, folder: Path) -> Product:
+    product = Product(stack, _made(folder), workers=WORKERS, settings=_SETTINGS)
+    closing.callback(product.close)
+    return product
+
+
+def _edge(closing: ExitStack, product: Product, folder: Path, settings: dict[str, str]) -> Edge:
+    """Start nginx before a product as ``python -m app render nginx`` has it, without limits for this client."""
+    rings = KeyRings(RingFile(product.folder / DEFAULT_KEY_RING_FILE))
+    keys = [LinkKey(key.kid, secret_of(key)) for key in rings.holding(LINK)]
+    ours = {name.removeprefix("PHOTO_API_"): value for name, value in product.stack.environ.items()}
+    server = product.url.removeprefix("http://")
+    edge = Edge(_made(folder), server, {**ours, "EDGE__UNLIMITED_NETWORKS": "127.0.0.0/8", **settings}, keys)
+    closing.callback(edge.stop)
+    return edge
 
 
 _SETTINGS = {
@@ -79,6 +122,9 @@ _SETTINGS = {
     "PHOTO_API_PHOTOS__QUOTA_BYTES": str(2**50),
     "PHOTO_API_AUTH__ACCESS_TOKEN_SECONDS": "3600",
     "PHOTO_API_UPLOADS__LEASE_SECONDS": "15",
+    "PHOTO_API_UPLOADS__MAX_BYTES": "268435456",
+    "PHOTO_API_LINKS__PRESIGNED": "false",
+    "PHOTO_API_STORAGE__LOCAL_GROUP_READABLE": "true",
 }
 
 
@@ -99,7 +145,6 @@ def _write_photos(folder: Path) -> dict[str, Path]:
 _NGINX = """
 sendfile on;
 tcp_nopush on;
-upstream product {{ server {product}; keepalive 32; }}
 upstream baselines {{ server {baselines}; keepalive 32; }}
 server {{
     listen 127.0.0.1:$PORT;
@@ -107,16 +152,16 @@ server {{
     proxy_http_version 1.1;
     proxy_set_header Connection "";
     proxy_set_header Host $http_host;
-    location /api/ {{ proxy_pass http://product; }}
     location = /hello {{ proxy_pass http://baselines; }}
+    location = /accel {{ proxy_pass http://baselines; }}
+    location /files/ {{ internal; alias {files}/; }}
 }}
 """
 
 
-def _nginx(files: Path, *, product: str, baselines: str) -> str:
-    """Return a configuration that serves files, and passes on to both servers in one and the same way."""
-    product, baselines = product.removeprefix("http://"), baselines.removeprefix("http://")
-    return _NGINX.format(files=files, product=product, baselines=baselines)
+def _nginx(files: Path, *, baselines: str) -> str:
+    """Return a configuration that serves files, and passes on to the baselines."""
+    return _NGINX.format(files=files, baselines=baselines.removeprefix("http://"))
 
 
 @contextmanager
@@ -142,7 +187,7 @@ def _fast_s3(folder: Path) -> Iterator[S3Config]:
 
 
 @contextmanager
-def _baselines(folder: Path, config: S3Config) -> Iterator[str]:
+def _baselines(folder: Path, config: S3Config) -> Iterator[tuple[str, int]]:
     port = find_free_port()
     environ = {
         **os.environ,
@@ -164,7 +209,7 @@ def _baselines(folder: Path, config: S3Config) -> Iterator[str]:
     server = ServerProcess(command, log=folder / "baselines.log", environ=environ)
     try:
         server.wait_until_listening(port)
-        yield f"http://127.0.0.1:{port}"
+        yield f"http://127.0.0.1:{port}", server.pid
     finally:
         server.stop()
 

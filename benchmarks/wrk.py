@@ -8,6 +8,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.processes import processor_seconds
+
 _UPLOAD = """
 local counter = 0
 function setup(thread)
@@ -24,6 +26,14 @@ function request()
   return wrk.format("POST", nil, nil, body .. string.format("%d-%d-%s", number, sent, "{run}"))
 end
 """
+_IN_TURN = """
+local paths = {{{paths}}}
+local turn = 0
+function request()
+  turn = turn % #paths + 1
+  return wrk.format("GET", paths[turn])
+end
+"""
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 
 
@@ -35,11 +45,15 @@ class Request:
         url: On 127.0.0.1.
         headers: With each request.
         body: A file that is posted, made unique each time; None for GET.
+        paths: Asked for in turn instead of the URL's own path; none for that.
+        pids: The servers that work for it, whose processor time is told.
     """
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     body: Path | None = None
+    paths: tuple[str, ...] = ()
+    pids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,10 +63,12 @@ class Load:
     Attributes:
         per_second: Requests answered, all with 2xx or 3xx.
         p99_seconds: 99 % of the answers came within this.
+        processor_seconds: Of the servers, for one request; 0 where none is named.
     """
 
     per_second: float
     p99_seconds: float
+    processor_seconds: float = 0.0
 
 
 class UnexpectedAnswersError(Exception):
@@ -80,14 +96,22 @@ def measure(request: Request, *, seconds: float, connections: int, run: str) -> 
             script.write(_UPLOAD.replace("{body}", str(request.body)).replace("{run}", run))
             script.flush()
             command += ["-s", script.name]
+        elif request.paths:
+            script.write(_IN_TURN.format(paths=",".join(f'"{path}"' for path in request.paths)))
+            script.flush()
+            command += ["-s", script.name]
+        before = processor_seconds(request.pids)
         done = subprocess.run([*command, request.url], capture_output=True, text=True, check=True)
-    return _read(done.stdout, request.url)
+        taken = processor_seconds(request.pids) - before
+    return _read(done.stdout, request.url, taken)
 
 
-def _read(output: str, url: str) -> Load:
+def _read(output: str, url: str, processor: float) -> Load:
     if "Non-2xx" in output or "Socket errors" in output:
         raise UnexpectedAnswersError(f"{url}\n{output}")
     rate = re.search(r"Requests/sec:\s+([\d.]+)", output)
     latency = re.search(r"99%\s+([\d.]+)(us|ms|s|m)", output)
-    assert rate is not None and latency is not None, output  # noqa: PT018  # both or neither
-    return Load(float(rate.group(1)), float(latency.group(1)) * _UNITS[latency.group(2)])
+    total = re.search(r"(\d+) requests in", output)
+    assert rate is not None and latency is not None and total is not None, output  # noqa: PT018  # all or none
+    p99_seconds = float(latency.group(1)) * _UNITS[latency.group(2)]
+    return Load(float(rate.group(1)), p99_seconds, processor / max(1, int(total.group(1))))

@@ -50,6 +50,11 @@ class Edge:
         )
         self._server.wait_until_listening(self.port)
 
+    @property
+    def pid(self) -> int:
+        """The process id of the master."""
+        return self._server.pid
+
     def connect(self, source: str = "127.0.0.1") -> socket.socket:
         """Open a connection, from any address of the loopback network."""
         return socket.create_connection(("127.0.0.1", self.port), 20, source_address=(source, 0))

@@ -58,6 +58,11 @@ class Nginx:
         self._server.wait_until_listening(self.port)
 
     @property
+    def pid(self) -> int:
+        """The process id of the master."""
+        return self._server.pid
+
+    @property
     def log(self) -> str:
         """What nginx has said."""
         return (self.folder / "nginx.log").read_text(errors="replace")
