@@ -18,6 +18,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from app.db.engine import Database
+from app.db.time_limits import long_patience
 from app.errors import DatabaseBusyError
 
 _LOCK_NUMBER = 7_046_911_502
@@ -61,13 +62,13 @@ def upgrade(database: Database, revision: str = "head") -> None:
         DatabaseUnavailableError: It cannot be reached, or a statement failed; nothing was changed where the
             database can roll back its schema (all but MariaDB, where the same again goes on from there).
     """
-    with database.write() as connection, _locked(connection):
+    with database.write() as connection, long_patience(), _locked(connection):
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Take the schema back to a revision; rows of dropped tables are lost."""
-    with database.write() as connection, _locked(connection):
+    with database.write() as connection, long_patience(), _locked(connection):
         command.downgrade(_config(connection), revision)
 
 

@@ -14,8 +14,9 @@ Connecting has libpq's own limit, in whole seconds and two at least.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, MutableMapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import psycopg
@@ -24,6 +25,8 @@ from app.stability import Deadline, current_deadline, deadline_scope, remaining_
 
 _GRACE_SECONDS = 0.5
 _SHORTENED = "photo_api_shortened_limit"
+_PATIENT_SECONDS = 86_400.0
+_IS_PATIENT: ContextVar[bool] = ContextVar("photo_api_is_patient", default=False)
 
 
 def shorten(own_seconds: float) -> float:
@@ -37,9 +40,19 @@ def time_of_its_own(seconds: float | None) -> AbstractContextManager[object]:
     return nullcontext() if seconds is None else deadline_scope(Deadline(seconds))
 
 
+@contextmanager
+def long_patience() -> Iterator[None]:
+    """Wait for answers for a day: in a migration, whose statements the server does not end."""
+    token = _IS_PATIENT.set(True)
+    try:
+        yield
+    finally:
+        _IS_PATIENT.reset(token)
+
+
 def answer_seconds_left(own_seconds: float) -> float:
     """Return how long an answer is worth waiting for: a little longer than its server works on it."""
-    return shorten(own_seconds) + _GRACE_SECONDS
+    return _PATIENT_SECONDS if _IS_PATIENT.get() else shorten(own_seconds) + _GRACE_SECONDS
 
 
 def patient_connection(answer_seconds: float) -> type[psycopg.Connection[Any]]:

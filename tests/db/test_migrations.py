@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from pydantic import SecretStr
 from sqlalchemy import Connection, create_engine, inspect, text
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import DropIndex
@@ -19,7 +21,10 @@ from app.accounts.models import User
 from app.db import leases, migrate, outbox
 from app.db.base import Base
 from app.db.engine import Database
+from app.errors import DatabaseUnavailableError
 from app.photos.models import Photo
+from app.settings import DatabaseSettings
+from tests.db.conftest import Observer, ask
 
 # Importing the rooms' models makes the metadata whole.
 MODELS = (User, Photo, leases.Lease, outbox.OutboxRow)
@@ -130,3 +135,23 @@ def test_a_migration_that_fails_can_be_done_again_and_leaves_no_trace_where_a_sc
     assert migrate.current_revision(database) == "0001"
     migrate.upgrade(database)
     assert differences(database) == []
+
+
+def test_a_migration_may_take_longer_than_a_statement_of_a_request(
+    server_url: str, observer: Observer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=0.1)
+    long = {"postgresql": "SELECT 7 FROM pg_sleep(1)", "mysql": "SELECT 7 + sleep(1)"}
+    found: list[int] = []
+
+    def take_long(config: Config, _revision: str) -> None:
+        connection: Connection = config.attributes["connection"]
+        found.append(connection.execute(text(long[connection.dialect.name])).scalar_one())
+
+    monkeypatch.setattr("alembic.command.upgrade", take_long)
+    with closing(Database(settings, observer)) as database:
+        migrate.upgrade(database)
+        with pytest.raises(DatabaseUnavailableError):
+            ask(database, long[database.dialect])
+
+    assert found == [7]
