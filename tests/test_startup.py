@@ -241,6 +241,20 @@ def test_a_swift_that_refuses_is_a_mistake_that_says_what_to_mend(
     assert SECRET not in said
 
 
+def test_key_of_temporary_urls_is_put_there_in_development_too_and_another_key_is_only_logged(
+    tmp_path: Path, sqlite_url: str, swift_config: SwiftConfig, caplog: pytest.LogCaptureFixture
+) -> None:
+    storage = swift(swift_config)
+    assert mistakes(settings(tmp_path, sqlite_url, storage=storage, profile="development")) == []
+    assert mistakes(settings(tmp_path, sqlite_url, storage=storage)) == []
+    assert caplog.records == []
+
+    another = swift(swift_config, swift_temp_url_key=SecretStr("another-key-than-that"))
+    assert mistakes(settings(tmp_path, sqlite_url, storage=another, profile="development")) == []
+
+    assert "PHOTO_API_STORAGE__SWIFT_TEMP_URL_KEY" in caplog.text
+
+
 def test_key_of_temporary_urls_is_put_on_a_container_without_one_and_another_key_is_a_mistake(
     tmp_path: Path, sqlite_url: str, swift_config: SwiftConfig
 ) -> None:

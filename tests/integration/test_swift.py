@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator
 
 import pytest
+import requests
 
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client, new_photo
@@ -52,6 +53,20 @@ def test_photo_is_stored_served_and_removed_for_good(product: Product, stack: St
     assert user.delete(f"/api/v1/photos/{photo}?permanent=true").status_code == 204
     assert_problem(user.get(f"/api/v1/photos/{photo}/original"), 404)
     until(lambda: stack.object_keys() == [], "the object to be removed")
+
+
+def test_links_lead_to_the_container_and_give_the_same_bytes(stack: Stack, user: Client) -> None:
+    content = new_photo()
+    photo = user.send(content, key="linked").json()["id"]
+
+    link = user.get(f"/api/v1/photos/{photo}/links").json()["links"]["original"]
+
+    assert link["via"] == "storage"
+    assert stack.s3_config is not None
+    assert f"/v1/AUTH_test/{stack.s3_config.bucket}/" in link["url"]
+    assert requests.get(link["url"], timeout=20).content == content
+    altered = link["url"].replace("temp_url_sig=", "temp_url_sig=0")
+    assert requests.get(altered, timeout=20).status_code == 401
 
 
 def test_dead_tokens_cost_no_request_and_one_call_of_each_process(
