@@ -52,7 +52,7 @@ HIDDEN_HEADERS: Final = (
         "Access-Control-Allow-Methods",
         "Access-Control-Expose-Headers",
         "Access-Control-Max-Age",
-        "Timing-Allow-Origin",
+        *("Timing-Allow-Origin", "WWW-Authenticate", "Clear-Site-Data"),
     ),
     # S3.
     *("x-amz-id-2", "x-amz-request-id", "x-amz-meta-sha256", "x-amz-missing-meta", "x-amz-version-id"),

@@ -19,6 +19,7 @@ from tests.servers.product import Product
 from tests.servers.stacks import Stack, embedded_stack
 from tests.servers.swift import SwiftServer
 
+TEMP_URL_KEY = "a-key-of-temporary-urls"
 UNLIMITED = {"EDGE__UNLIMITED_NETWORKS": "127.0.0.0/8"}
 
 
@@ -84,6 +85,27 @@ def bucket_delivery(folder: Path, closing: ExitStack, swift: SwiftServer, **sett
         "EDGE__CACHE_FOLDER": str(folder / "copies"),
     }
     stack = replace(embedded_stack(folder), s3_config=config, objects_folder=None, proxy=proxy)
+    return replace(_start(stack, folder, closing, {**storage, **settings}), proxy=proxy)
+
+
+def container_delivery(folder: Path, closing: ExitStack, swift: SwiftServer, **settings: str) -> Delivery:
+    """Start all of it with photos in a container of Swift's own protocol, and a fault proxy before it."""
+    proxy = closing.enter_context(FaultProxy(swift.port))
+    config = swift.swift_config(swift.create_bucket(), url=proxy.url)
+    # As the server's start in production does.
+    swift.ask("POST", config.container, headers={"X-Container-Meta-Temp-Url-Key": TEMP_URL_KEY})
+    storage = {
+        "STORAGE__BACKEND": "swift",
+        "STORAGE__SWIFT_AUTH_URL": config.identity.auth_url,
+        "STORAGE__SWIFT_AUTH_VERSION": config.identity.version,
+        "STORAGE__SWIFT_USERNAME": config.identity.username,
+        "STORAGE__SWIFT_PASSWORD": config.identity.password,
+        "STORAGE__SWIFT_STORAGE_URL": f"{proxy.url}/v1/AUTH_{config.identity.username.partition(':')[0]}",
+        "STORAGE__SWIFT_CONTAINER": config.container,
+        "STORAGE__SWIFT_TEMP_URL_KEY": TEMP_URL_KEY,
+        "EDGE__CACHE_FOLDER": str(folder / "copies"),
+    }
+    stack = replace(embedded_stack(folder), objects_folder=None, proxy=proxy)
     return replace(_start(stack, folder, closing, {**storage, **settings}), proxy=proxy)
 
 

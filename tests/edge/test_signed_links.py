@@ -15,7 +15,7 @@ import requests
 from app.accounts.keyring import LINK
 from app.photos.signed_links import secret_of
 from tests.edge.conftest import NewEdge
-from tests.edge.deliveries import Delivery, bucket_delivery, folder_delivery
+from tests.edge.deliveries import Delivery, bucket_delivery, container_delivery, folder_delivery
 from tests.edge.test_answers import answer_to
 from tests.edge.test_bytes import compared, problem
 from tests.servers.client import new_photo
@@ -34,14 +34,15 @@ class Linked:
     modified: str
 
 
-@pytest.fixture(scope="module", params=["local", "s3"])
+@pytest.fixture(scope="module", params=["local", "s3", "swift"])
 def delivery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Delivery]:
     """nginx in front of the product in front of one kind of store."""
     with ExitStack() as closing:
         if request.param == "local":
             yield folder_delivery(tmp_path_factory.mktemp("local"), closing)
         else:
-            yield bucket_delivery(tmp_path_factory.mktemp("s3"), closing, request.getfixturevalue("s3_server"))
+            start = bucket_delivery if request.param == "s3" else container_delivery
+            yield start(tmp_path_factory.mktemp(request.param), closing, request.getfixturevalue("s3_server"))
 
 
 @pytest.fixture
