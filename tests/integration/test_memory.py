@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
@@ -15,6 +16,8 @@ from tests.servers.product import Product
 
 MIB = 1024 * 1024
 GROWTH_BYTES = 8 * MIB
+STREAM_BYTES = 2 * MIB
+"""One chunk that is sent, one that comes, and what the allocator keeps of those before."""
 
 
 @pytest.fixture(autouse=True)
@@ -98,3 +101,21 @@ def test_twenty_megabytes_are_served_slowly_in_eight(product: Product, owner: Cl
 
     assert bytes(received) == content
     assert growth(product, before) <= GROWTH_BYTES
+
+
+@pytest.mark.parametrize("at_once", [8])
+def test_eight_times_twenty_megabytes_are_served_at_once_in_a_bound(
+    product: Product, owner: Client, at_once: int
+) -> None:
+    contents = [new_photo()[:-16] + secrets.token_bytes(20_000_000) for _ in range(at_once)]
+    photos = [owner.upload(content) for content in contents]
+    twins = [owner.twin() for _ in photos]
+    before = product.reset_peak_memory()
+
+    with ThreadPoolExecutor(at_once) as pool:
+        served = list(pool.map(lambda twin, photo: twin.original(photo).content, twins, photos))
+
+    assert served == contents
+    assert growth(product, before) <= at_once * STREAM_BYTES
+    for twin in twins:
+        twin.close()
