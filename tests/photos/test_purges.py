@@ -178,9 +178,13 @@ def test_a_process_that_dies_after_it_told_the_cdn_tells_it_again(purging: Purgi
 def test_a_removal_that_is_rolled_back_orders_nothing(purging: Purging) -> None:
     photo_id, _ = purging.upload()
 
-    with pytest.raises(KeyError), purging.world.database.write() as connection:
-        remove_ready(connection, photo_id, purges=True)
-        raise KeyError
+    def remove_and_fail() -> None:
+        with purging.world.database.write() as connection:
+            remove_ready(connection, photo_id, purges=True)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        remove_and_fail()
 
     assert purging.rows() == 0
 
@@ -196,9 +200,15 @@ def test_without_a_cdn_nothing_is_written(purging: Purging) -> None:
 
 def test_each_way_to_remove_a_photo_for_good_orders_a_purge_and_the_trash_does_not(purging: Purging) -> None:
     world, owner_id = purging.world, purging.owner_id
-    service = PhotoService(world.database, purges=True)
+    service = PhotoService(world.database, world.known, purges=True)
     upkeep = PhotoUpkeep(
-        world.database, world.store, Pipeline("events"), trash_days=30, observer=world.observer, purges=True
+        world.database,
+        world.store,
+        Pipeline("events"),
+        trash_days=30,
+        observer=world.observer,
+        changing=world.known.changing,
+        purges=True,
     )
     one, many, old, closed = (purging.upload(number)[0] for number in range(4))
 
