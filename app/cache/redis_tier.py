@@ -215,7 +215,7 @@ def _asked(call: Callable[[], ResultT]) -> ResultT:
         return call()
     except redis.exceptions.ResponseError as error:
         # Of a type that is not ours, or of a server that takes no writes: this call came to nothing, Redis is alive.
-        if str(error).startswith("WRONGTYPE"):
+        if "WRONGTYPE" in str(error):
             raise PoisonedEntryError("of another type") from error
         raise TierDownError(type(error).__name__) from error
     except (redis.exceptions.RedisError, OSError) as error:

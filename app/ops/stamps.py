@@ -23,6 +23,7 @@ import os
 import secrets
 import stat
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -49,6 +50,7 @@ CHANGING_SECONDS: Final = 120.0
 """How long nothing is remembered of a group whose change did not come to its end; longer than any change takes."""
 
 _TRY_SECONDS = 1.0
+_LOCK_SECONDS = 0.5
 _SETTLED, _CHANGING, _OWING = 1, 2, 3
 _KIND_AT = 62
 _SINCE_AT = 30
@@ -74,6 +76,7 @@ class Stamps:
         self._path = path
         self._seconds = {_SETTLED: 0.0, _CHANGING: CHANGING_SECONDS, _OWING: owing_seconds}
         self._monotonic = clock.monotonic
+        self._opening = threading.Lock()
         self._try_at = float("-inf")
         self._opened: _Place | None = _Own() if path is None else None
 
@@ -138,12 +141,21 @@ class Stamps:
     def _reopened(self, lost: _Place | None, *, replaces: bool = False) -> _Place | None:
         if self._path is None or (lost is None and self._monotonic() < self._try_at):
             return self._opened
+        # Bounded, as a fork may have come while another thread held it.
+        is_mine = self._opening.acquire(timeout=_LOCK_SECONDS)
+        try:
+            return self._open_again(self._path, lost, replaces=replaces) if is_mine else self._opened
+        finally:
+            if is_mine:
+                self._opening.release()
+
+    def _open_again(self, path: Path, lost: _Place | None, *, replaces: bool) -> _Place | None:
         if self._opened is not lost:  # another thread did it
             return self._opened
         is_first = self._try_at == float("-inf")
         self._try_at = self._monotonic() + _TRY_SECONDS
         try:
-            self._opened = (_replaced if replaces and lost is not None else _open_or_make)(self._path)
+            self._opened = (_replaced if replaces and lost is not None else _open_or_make)(path)
         except OSError as error:
             self._opened = None
             self._note(f"workers remember nothing: {error.strerror or error}")

@@ -10,6 +10,7 @@ While the database fails, entries that are past their time still answer (``cache
 from __future__ import annotations
 
 import datetime as dt
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
@@ -23,6 +24,7 @@ from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, NotFoundError
 from app.photos import documents
 from app.photos.queries import SHOW_WHOLE
+from app.photos.rows import folder_of
 from app.stability import Cache, CacheOptions, Call, Classification, Figure, Pipeline, Tier
 
 
@@ -173,8 +175,9 @@ class PhotoCodec:
             known = self._read(raw)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise PoisonedEntryError("not a photo") from error
-        if name != _name(known.owner_id, known.original.id):
-            raise PoisonedEntryError("another photo")
+        is_owners = known.original.object_key.startswith(folder_of(known.owner_id))
+        if name != _name(known.owner_id, known.original.id) or not is_owners:
+            raise PoisonedEntryError("another photo, or bytes of another owner")
         return known
 
     def _read(self, raw: bytes) -> KnownPhoto:
@@ -192,6 +195,7 @@ class PhotoCodec:
         )
 
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _REST_BYTES = 1000
 _ORIGINAL_NAMES = {field.name for field in fields(Original)}
 
@@ -204,6 +208,7 @@ def _is_sound(said: Any, original: Any) -> bool:
     return (
         all(isinstance(text, str) for text in texts)
         and all(type(number) is int and number >= 0 for number in numbers)
+        and _SHA256.fullmatch(original["sha256"]) is not None
         and (name is None or isinstance(name, str))
         and all(orjson.loads(said[which])["id"] == original["id"] for which in ("plain", "with_place"))
     )

@@ -64,6 +64,11 @@ class Reservation:
         return (Photo.id == self.photo_id, Photo.state == PENDING, Photo.lease_token == self.lease_token)
 
 
+def folder_of(owner_id: UUID) -> str:
+    """Return what the object keys of an owner's photos begin with."""
+    return f"originals/{owner_id.hex}/"
+
+
 def dedup_key(owner_id: UUID, sha256: str) -> str:
     """Return what is unique among an owner's ready photos."""
     return f"{owner_id.hex}:{sha256}"
@@ -83,7 +88,7 @@ def insert_pending(
     connection: Connection, photo: NewPhoto, lease_token: str, lease_until: dt.datetime
 ) -> Reservation:
     """Write the row of an upload that is about to be stored."""
-    reservation = Reservation(new_id(), f"originals/{photo.owner_id.hex}/{secrets.token_hex(16)}", lease_token)
+    reservation = Reservation(new_id(), folder_of(photo.owner_id) + secrets.token_hex(16), lease_token)
     now, image = utc_now(), photo.image
     taken_at = photo.form.taken_at or image.taken_at
     connection.execute(

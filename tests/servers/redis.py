@@ -1,15 +1,18 @@
-"""A real Redis with a folder and a port of its own, which keeps nothing on disk."""
+"""A real Redis on a free port of 127.0.0.1, which keeps nothing on disk."""
 
 from __future__ import annotations
 
 import shutil
+import signal
 from pathlib import Path
+
+import redis
 
 from tests.servers.base import ServerProcess, find_free_port, skip_without
 
 
 class RedisServer:
-    """A running Redis that can be stopped, killed and started again on the same port; what it knew is then gone.
+    """A running server; ended by the id of the process that was started.
 
     Args:
         folder: Its own folder.
@@ -18,43 +21,44 @@ class RedisServer:
     def __init__(self, folder: Path) -> None:
         program = shutil.which("redis-server")
         if program is None:
-            skip_without("Redis is not installed: apt-get install redis-server")
+            skip_without("no redis-server; make servers installs it")
         self._program = program
         self._folder = folder
-        self._server: ServerProcess | None = None
         self.port = find_free_port()
-        self.start()
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process = self._start()
+        # Past every time-out of the product's: what a test does to the server must not end the test.
+        self.client = redis.Redis(port=self.port, socket_timeout=20)
 
-    @property
-    def url(self) -> str:
-        """Its address, as the settings want it."""
-        return f"redis://127.0.0.1:{self.port}/0"
+    def _start(self) -> ServerProcess:
+        options = {"bind": "127.0.0.1", "port": self.port, "save": "", "appendonly": "no", "dir": self._folder}
+        command = [self._program, *(word for name, value in options.items() for word in (f"--{name}", str(value)))]
+        process = ServerProcess(command, log=self._folder / "redis.log")
+        process.wait_until_listening(self.port)
+        return process
 
-    def start(self) -> None:
-        """Start the server; does nothing when it runs."""
-        if self._server is not None:
-            return
-        settings = {
-            "port": str(self.port),
-            "bind": "127.0.0.1",
-            "dir": str(self._folder),
-            "save": "",
-            "appendonly": "no",
-        }
-        self._server = ServerProcess(
-            [self._program, *(part for name, value in settings.items() for part in (f"--{name}", value))],
-            log=self._folder / "redis.log",
-        )
-        self._server.wait_until_listening(self.port)
+    def pause(self, seconds: float) -> None:
+        """Answer no command of a client for a time."""
+        self.client.client_pause(int(seconds * 1000))
 
-    def stop(self) -> None:
-        """Shut down."""
-        if self._server is not None:
-            self._server.stop()
-            self._server = None
+    def freeze(self) -> None:
+        """Stop the process where it is: connections stay, answers do not come."""
+        self._process.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._process.send(signal.SIGCONT)
 
     def kill(self) -> None:
-        """Kill it with SIGKILL."""
-        if self._server is not None:
-            self._server.kill()
-            self._server = None
+        """End it at once; what it had is lost."""
+        self._process.kill()
+
+    def start(self) -> None:
+        """Start it again on the same port, empty."""
+        self._process = self._start()
+
+    def close(self) -> None:
+        """End it."""
+        self.client.close()
+        self._process.send(signal.SIGCONT)
+        self._process.stop()
