@@ -456,7 +456,7 @@ def test_a_store_that_is_down_names_uploads_and_originals_and_nothing_else(fault
     faulty.world.proxy.refuse()
     shown = faulty.wait_for("storage", "warn")
 
-    assert shown["affectedEndpoints"] == [PHOTOS, ORIGINAL]
+    assert shown["affectedEndpoints"] == [PHOTOS, ORIGINAL, "/o/{link}"]
     assert "affectedEndpoints" not in faulty.check("database")
     assert user.get(PHOTOS).status_code == 200
 
