@@ -150,17 +150,15 @@ class Stamps:
                 self._opening.release()
 
     def _open_again(self, path: Path, lost: _Place | None, *, replaces: bool) -> _Place | None:
-        if self._opened is not lost:  # another thread did it
-            return self._opened
-        is_first = self._try_at == float("-inf")
-        self._try_at = self._monotonic() + _TRY_SECONDS
+        if self._opened is not lost or (lost is None and self._monotonic() < self._try_at):
+            return self._opened  # another thread did it, or has tried
         try:
             self._opened = (_replaced if replaces and lost is not None else _open_or_make)(path)
         except OSError as error:
-            self._opened = None
+            self._opened, self._try_at = None, self._monotonic() + _TRY_SECONDS
             self._note(f"workers remember nothing: {error.strerror or error}")
         else:
-            if lost is not None or not is_first:
+            if lost is not None or self.losses:
                 self._note("all that was remembered is forgotten")
         return self._opened
 
