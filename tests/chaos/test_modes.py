@@ -116,7 +116,7 @@ def test_row_2_with_the_store_dead_uploads_end_at_the_door_and_all_that_needs_no
         user.get(kept["links"]["self"]).status_code,
         user.get(f"{kept['links']['self']}/links").status_code,
         user.original(kept, **{"If-None-Match": version}).status_code,
-        user.original(kept).status_code,
+        user.original(trashed).status_code,  # nobody has read it lately, so that no worker has its bytes
         len(user.photos()),
     ]
     until(lambda: world.proxy.count("DELETE") > 0, "the object's removal to be tried")
