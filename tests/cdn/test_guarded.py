@@ -67,8 +67,8 @@ class Api:
 class World:
     """An API behind a pipeline, on a clock of the test's own."""
 
-    def __init__(self, *, has_breaker: bool = True) -> None:
-        self.clock = HandClock()
+    def __init__(self, *, has_breaker: bool = True, clock: HandClock | None = None) -> None:
+        self.clock = clock or HandClock()
         self.api = Api()
         options = CircuitBreakerOptions(
             minimum_number_of_calls=4,
@@ -144,6 +144,24 @@ def test_a_jump_of_the_wall_clock_changes_no_breaker(world: World, hours: int) -
 
     assert world.breaker.state is State.OPEN
     assert world.api.calls == asked
+
+
+def test_a_breaker_on_the_wall_clock_would_ask_again_after_a_jump() -> None:
+    """The control of the rule above."""
+
+    class WallClock(HandClock):
+        def monotonic(self) -> float:
+            return self().timestamp()
+
+    world = World(clock=WallClock())
+    world.api.always = DOWN
+    world.fail(4)
+    asked = world.api.calls
+
+    world.clock.jump(3600)
+    world.fail(1)
+
+    assert world.api.calls > asked
 
 
 def test_an_open_breaker_says_when_to_come_again(world: World) -> None:
