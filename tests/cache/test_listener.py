@@ -91,7 +91,9 @@ def test_what_redis_was_not_told_while_it_was_dead_is_told_after_its_return(
 
     until(lambda: not here.announcer.key(NAME).endswith("!"), "the debt to be paid")
 
-    assert server.client.get(f"photo-api:1:{NAME}")[:2] == b"!s"
+    stone = server.client.get(f"photo-api:1:{NAME}")
+    assert isinstance(stone, bytes)
+    assert stone[:2] == b"!s"
 
 
 def test_words_that_nobody_of_us_said_are_not_heard(here: Process, server: RedisServer) -> None:

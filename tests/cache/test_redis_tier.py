@@ -210,7 +210,7 @@ def test_what_is_too_long_is_not_written(tier: RedisTier) -> None:
 
 
 def test_a_change_is_told_to_all_with_its_names(tier: RedisTier, server: RedisServer) -> None:
-    with closing(server.client.pubsub()) as heard:
+    with closing(server.client.pubsub()) as heard:  # type: ignore[no-untyped-call]  # redis types most of itself
         heard.subscribe(CHANNEL)
         heard.get_message(timeout=5)
 

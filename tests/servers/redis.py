@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+import socket
 from pathlib import Path
 
 import redis
@@ -36,6 +37,12 @@ class RedisServer:
         process = ServerProcess(command, log=self._folder / "redis.log")
         process.wait_until_listening(self.port)
         return process
+
+    def listeners(self, channel: str) -> int:
+        """Return how many listen to a channel."""
+        with socket.create_connection(("127.0.0.1", self.port), 5) as asked:
+            asked.sendall(f"PUBSUB NUMSUB {channel}\r\n".encode())
+            return int(asked.recv(1000).rpartition(b":")[2])
 
     def pause(self, seconds: float) -> None:
         """Answer no command of a client for a time."""
