@@ -6,7 +6,7 @@ Ownership is part of every query: another owner's id finds nothing, exactly as a
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, select, update
@@ -16,7 +16,6 @@ from app.db.engine import Database
 from app.errors import NotFoundError, ValidationFailedError
 from app.photos import rows
 from app.photos.models import Photo
-from app.photos.photo_cache import KnownPhoto, PhotoCache
 from app.photos.queries import (
     FIND,
     FIND_ORIGINALS,
@@ -35,6 +34,9 @@ from app.photos.schemas import (
     CheckItem,
     PhotoChanges,
 )
+
+if TYPE_CHECKING:
+    from app.photos.photo_cache import KnownPhoto, PhotoCache
 
 FoundT = TypeVar("FoundT")
 
