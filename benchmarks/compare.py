@@ -20,6 +20,7 @@ class Case:
         beside: What that is, in words.
         goal: The ratio of ``docs/performance.md``; None where there is none.
         connections: How many requests at once.
+        patience: How many times as long as others its rounds take, so that enough is answered in each.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Case:
     beside: str
     goal: float | None
     connections: int = 8
+    patience: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -75,11 +77,12 @@ def compare(case: Case, *, rounds: int, seconds: float, say: Callable[[str], Non
     Args:
         case: What to measure.
         rounds: How many pairs.
-        seconds: How long one side of a pair takes.
+        seconds: How long one side of a pair takes, as the case's patience asks for.
         say: Told of progress.
     """
     for side in (case.ours, case.theirs):
         measure(side, seconds=1, connections=case.connections, run=f"warm {case.name}")
+    seconds *= case.patience
     pairs: list[tuple[Load, Load]] = []
     for number in range(rounds):
         run = f"{case.name} {number}"

@@ -30,6 +30,7 @@ NAME: Final = "delivery"
 
 _JPEG = "image/jpeg"
 _PHOTOS = 64
+_LARGE_PATIENCE = 3.0
 _SMALL = "200 KB"
 _BOTO3 = "boto3 body in Flask"
 _HELLO = "Flask hello through nginx"
@@ -105,7 +106,7 @@ def _by_python(servers: Servers, stored: _Account, size: str, photo: dict[str, A
     url = f"{servers.product.url}{path}"
     ours = Request(url, stored.identity, paths=paths, pids=servers.product_pids)
     theirs = Request(f"{servers.baselines_url}/download/{object_key(size)}", pids=servers.baselines_pids)
-    yield Case(f"download {size}", ours, theirs, _BOTO3, 1.5, connections)
+    yield Case(f"download {size}", ours, theirs, _BOTO3, 1.5, connections, 1.0 if is_small else _LARGE_PATIENCE)
     if is_small:
         crowd = Request(url, stored.identity, pids=servers.product_pids)
         yield Case(f"download {size}, one for all", crowd, theirs, _BOTO3, None, connections)
@@ -125,4 +126,4 @@ def _uploads(servers: Servers, identity: dict[str, str], size: str) -> Iterator[
         ("boto3 put_object in Flask", "put-object", None),
     ):
         theirs = Request(f"{servers.baselines_url}/{path}", headers, file, pids=servers.baselines_pids)
-        yield Case(f"upload {size}", ours, theirs, beside, goal, connections)
+        yield Case(f"upload {size}", ours, theirs, beside, goal, connections, 1.0 if is_small else _LARGE_PATIENCE)
