@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from app.db import migrate
 from app.errors import ConfigurationError
 from app.settings import DatabaseSettings, Settings, UploadSettings
-from app.settings_delivery import StorageSettings
+from app.settings_delivery import CdnSettings, StorageSettings
 from app.settings_server import ServerSettings
 from app.startup import verify_startup
 from app.storage.s3 import S3Config
@@ -25,6 +25,7 @@ from app.storage.swift import SwiftConfig
 from tests.accounts.world import open_database
 from tests.servers.base import find_free_port
 from tests.servers.mariadb import MariadbServer
+from tests.servers.nhn_cdn import APP_KEY, ENCRYPT_KEY, NhnCdn
 from tests.servers.postgres import PostgresServer
 from tests.servers.swift import STRANGER_ACCESS_KEY_ID
 
@@ -220,6 +221,26 @@ def test_a_store_that_refuses_is_a_mistake_in_production_only(
     assert said.startswith("PHOTO_API_STORAGE__S3_")
     assert SECRET not in said
     assert mistakes(settings(tmp_path, sqlite_url, storage=storage, profile="development")) == []
+
+
+def test_a_cdn_that_refuses_is_a_mistake_in_production_only(tmp_path: Path, sqlite_url: str) -> None:
+    with NhnCdn() as api:
+        cdn = CdnSettings(
+            backend="nhn",
+            base_url="https://cdn.example.org",
+            edge_auth_key=SecretStr(ENCRYPT_KEY),
+            nhn_app_key=APP_KEY,
+            nhn_secret_key=SecretStr(SECRET),
+            nhn_api_url=api.url,
+        )
+        given = settings(tmp_path, sqlite_url).model_copy(update={"cdn": cdn})
+
+        (said,) = mistakes(given)
+
+        assert said.startswith("PHOTO_API_CDN__")
+        assert SECRET not in said
+        assert len(api.asked) == 1
+        assert mistakes(given.model_copy(update={"profile": "development"})) == []
 
 
 @pytest.mark.parametrize(
