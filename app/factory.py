@@ -93,6 +93,7 @@ from app.stability import CircuitBreaker, EventBus, Pipeline, PolicyContext
 from app.stability.integrations.logs import EventLog
 from app.stability.pipelines import Pipelines
 from app.storage.base import ObjectNotFoundError, ObjectStore
+from app.storage.build import build_store
 from app.storage.guarded import (
     STORAGE_CLASSIFICATION,
     STORAGE_PIPELINES,
@@ -165,9 +166,14 @@ class Foundation:
         )
         self._closing.callback(self.database.close)
         # Health asks past the breakers: it is to say how the store is, and its questions take no trial call.
-        self.unguarded_store: ObjectStore = ObservedObjectStore(
-            build_store(settings, self.pipelines["swift_auth"], self.metrics), self.metrics
+        store = build_store(
+            settings.storage,
+            # Two for a request at work, and one for an answer that its client reads slowly, without a thread.
+            max_connections=settings.server.threads * 2 + HALF_WRITTEN_MAX,
+            swift_auth=self.pipelines["swift_auth"],
+            observer=self.metrics,
         )
+        self.unguarded_store: ObjectStore = ObservedObjectStore(store, self.metrics)
         self._closing.callback(self.unguarded_store.close)
         self.cdn_probe = build_probe(settings.cdn, pipelines=self.pipelines, observer=self.metrics)
         if self.cdn_probe is not None:
@@ -426,43 +432,6 @@ def create_management_app(settings: Settings) -> Flask:
     mounted += operations.mount(app, ModeRoutes(modes), authenticator)
     mount_document(app, mounted, version=VERSION)
     return app
-
-
-def build_store(
-    settings: Settings, swift_auth: Pipeline | None = None, observer: Metrics | None = None
-) -> ObjectStore:
-    """Build the object store that the settings name; each vendor's library is loaded only when it is used.
-
-    Args:
-        settings: Valid ones.
-        swift_auth: The pipeline before the calls of Swift's identity service; None for nothing.
-        observer: Who hears of those calls.
-    """
-    storage = settings.storage
-    if storage.backend == "local":
-        from app.storage.local import LocalObjectStore  # noqa: PLC0415  # only the store in use is loaded
-
-        return LocalObjectStore(storage.local_root, group_readable=storage.local_group_readable)
-    # Two for a request at work, and one for an answer that its client reads slowly, without a thread.
-    max_connections = settings.server.threads * 2 + HALF_WRITTEN_MAX
-    if storage.backend == "swift":
-        from app.storage.swift_build import build_swift_store  # noqa: PLC0415  # as above
-
-        return build_swift_store(storage, max_connections=max_connections, swift_auth=swift_auth, observer=observer)
-    from app.storage.s3 import S3Config, S3ObjectStore  # noqa: PLC0415  # boto3 takes a while and much memory
-
-    return S3ObjectStore(
-        S3Config(
-            endpoint_url=storage.s3_endpoint_url,
-            bucket=storage.s3_bucket or "",
-            region=storage.s3_region,
-            access_key_id=storage.s3_access_key_id.get_secret_value() if storage.s3_access_key_id else "",
-            secret_access_key=storage.s3_secret_access_key.get_secret_value() if storage.s3_secret_access_key else "",
-            max_connections=max_connections,
-            upload_timeout_seconds=storage.upload_timeout_seconds,
-            download_timeout_seconds=storage.download_timeout_seconds,
-        )
-    )
 
 
 class _Accounts:

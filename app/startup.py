@@ -21,7 +21,7 @@ from app.cdn import verify
 from app.db.engine import Database, SilentObserver
 from app.db.migrate import current_revision, head_revision
 from app.errors import ConfigurationError, DatabaseUnavailableError
-from app.factory import MANAGEMENT_CONNECTIONS, build_store
+from app.factory import MANAGEMENT_CONNECTIONS
 from app.stability import Deadline, deadline_scope
 from app.storage import probe
 from app.storage.base import (
@@ -32,6 +32,7 @@ from app.storage.base import (
     StorageError,
     StorageFullError,
 )
+from app.storage.build import build_store
 
 if TYPE_CHECKING:
     from app.settings import Settings
@@ -128,7 +129,7 @@ def _storage_mistakes(settings: Settings, *questions: Callable[[ObjectStore], No
     backend = settings.storage.backend
     variable = "PHOTO_API_STORAGE__LOCAL_ROOT" if backend == "local" else f"PHOTO_API_STORAGE__{backend.upper()}_…"
     try:
-        with closing(build_store(settings)) as store, deadline_scope(Deadline(_STORAGE_SECONDS)):
+        with closing(build_store(settings.storage)) as store, deadline_scope(Deadline(_STORAGE_SECONDS)):
             for ask in questions:
                 ask(store)
     except (StorageDeniedError, StorageFullError, ObjectCorruptError) as error:

@@ -53,12 +53,12 @@ def _seconds(text: str) -> float:
 
 def reconcile(arguments: argparse.Namespace) -> int:
     """Run the command and return its exit code."""
-    from app.factory import build_store
     from app.photos import reconcile as reconciliation
     from app.settings import load_settings
+    from app.storage.build import build_store
 
     settings = load_settings()
-    with open_database(settings.database) as database, closing(build_store(settings)) as store:
+    with open_database(settings.database) as database, closing(build_store(settings.storage)) as store:
         found = reconciliation.reconcile(
             database, store, grace_seconds=arguments.grace_seconds, is_dry_run=not arguments.delete
         )
