@@ -23,15 +23,13 @@ from sqlalchemy import Connection, text
 
 from app.db.engine import Database, SilentObserver
 from app.db.guarded import DATABASE_CLASSIFICATION, DatabasePipelines, GuardedDatabase
-from app.errors import DatabaseUnavailableError, OverloadedError
+from app.errors import DatabaseUnavailableError
 from app.ops import checks
 from app.ops.build import find_instance
 from app.ops.health import HealthMonitor
 from app.ops.lifecycle import Lifecycle
 from app.ops.lifecycle import State as LifeState
 from app.ops.memory import Memory
-from app.ops.mode_reasons import SMALL_BYTES, LastResult, MemoryLeft
-from app.ops.modes import Changes
 from app.ops.probes import ProbeAnswers
 from app.ops.sampling import Check, CheckSpec, Sampler, Status
 from app.settings import DatabaseSettings
@@ -525,48 +523,6 @@ def test_row_40_memory_takes_this_host_out_when_it_is_almost_gone_and_only_then(
     assert probes.answer("/health/liveness").status == 200
     word = orjson.loads(probes.answer("/health").body)["checks"]["memory"][0]["status"]
     assert word == {50: "pass", 8: "warn", 2: "fail"}[available]
-
-
-def test_row_40_short_memory_refuses_large_uploads_alone_until_there_is_clearly_more(tmp_path: Path) -> None:
-    check = LastResult(checks.memory_check(memory=Memory(tmp_path / "proc", tmp_path / "groups")))
-    source = MemoryLeft(check)
-    asked: list[tuple[Changes, int | None]] = [
-        (Changes.BYTES, SMALL_BYTES + 1),
-        (Changes.BYTES, None),
-        (Changes.BYTES, SMALL_BYTES),
-        (Changes.RECORDS, None),
-    ]
-    seen = {}
-
-    for available in (50, 8, 12, 14, 2, 5, 7):
-        files = {
-            "proc/meminfo": f"MemTotal: 100 kB\nMemAvailable: {available} kB\n",
-            "proc/self/statm": "50 10 5 1 0 9 0\n",
-        }
-        write_tree(tmp_path, files)
-        check()
-        reason = source.look()
-        refused = [is_refused(source, *each) for each in asked]
-        seen[available] = (refused, reason is not None and reason.stops_background)
-
-    none, large = [False] * 4, [True, True, False, False]
-    assert seen == {
-        50: (none, False),
-        8: (large, False),
-        12: (large, False),  # short from 90 % on, until below 87 %
-        14: (none, False),
-        2: (large, True),
-        5: (large, True),  # red from 97 % on, until below 94 %
-        7: (large, False),
-    }
-
-
-def is_refused(source: MemoryLeft, changes: Changes, size_bytes: int | None) -> bool:
-    try:
-        source.refuse(changes, size_bytes)
-    except OverloadedError:
-        return True
-    return False
 
 
 def management(product: Product, path: str) -> requests.Response:
