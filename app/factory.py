@@ -6,7 +6,6 @@ import os
 import secrets
 from collections.abc import Collection
 from contextlib import ExitStack
-from typing import Final
 
 from flask import Flask
 
@@ -30,7 +29,7 @@ from app.cache.tiers import TIER_CLASSIFICATION
 from app.cdn.base import UrlSigner
 from app.cdn.build import CDN_CLASSIFICATIONS, build_probe, build_purger, build_signer
 from app.db import leases
-from app.db.engine import Database, StatementObserver
+from app.db.engine import MANAGEMENT_CONNECTIONS, Database, StatementObserver
 from app.db.guarded import DATABASE_CLASSIFICATIONS, DatabasePipelines, GuardedDatabase
 from app.http import context, operations, problems
 from app.http.application import Application
@@ -103,9 +102,6 @@ from app.storage.guarded import (
 )
 from app.storage.links import FileStore, PresignedStore, find_capability
 from app.storage.observed import ObservedObjectStore
-
-MANAGEMENT_CONNECTIONS: Final = 2
-"""Connections to the database that the management process opens at most: for checks, and for who operators are."""
 
 _LEASE_NAME = "maintenance"
 _LEASE_SECONDS = 30.0

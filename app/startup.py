@@ -18,10 +18,9 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from app.cdn import verify
-from app.db.engine import Database, SilentObserver
+from app.db.engine import MANAGEMENT_CONNECTIONS, Database, SilentObserver
 from app.db.migrate import current_revision, head_revision
 from app.errors import ConfigurationError, DatabaseUnavailableError
-from app.factory import MANAGEMENT_CONNECTIONS
 from app.stability import Deadline, deadline_scope
 from app.storage import probe
 from app.storage.base import (

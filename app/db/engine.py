@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import orjson
 import psycopg
@@ -48,6 +48,9 @@ from app.settings import DatabaseSettings
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+MANAGEMENT_CONNECTIONS: Final = 2
+"""Connections to the database that the management process opens at most: for checks, and for who operators are."""
 
 _STATEMENT_CHARACTERS_LOGGED = 100
 _SQLITE_BUSY_SECONDS = 5.0
