@@ -4,7 +4,7 @@ A photo that has just been shared is asked for by hundreds in the same second. O
 fetched, one fetches it and the others wait; when it was such a crowd, those that come a moment later get the same
 bytes. Whose client leaves does no harm to the others: who fetches has all bytes before its own answer begins.
 
-Objects never change, so that nothing can be out of date; who may see one is asked of the database each time, before.
+Objects never change, so that nothing can be out of date; whether a caller may see one was settled before.
 Only bytes whose digest is the photo's are shared. What is held is bounded: where it would be more, a photo is
 streamed for one client, as all larger ones are.
 """

@@ -13,6 +13,7 @@ from typing import Any, Self
 
 import requests
 
+from app.photos.small_originals import SMALL_BYTES
 from tests.servers.client import Client, new_photo
 
 _TIMEOUT_SECONDS = 60
@@ -37,6 +38,10 @@ class Answer:
     photo: dict[str, Any] | None = None
 
 
+PHOTO_BYTES = SMALL_BYTES + 1
+"""So large that each download reads the store: what is smaller is read once for a crowd."""
+
+
 class Traffic:
     """The requests of one user. Thread-safe once the first photo is up.
 
@@ -55,7 +60,7 @@ class Traffic:
 
     def upload(self) -> Answer:
         """Upload a photo that nobody has seen before."""
-        content = new_photo()
+        content = new_photo(PHOTO_BYTES)
         answer, seconds = self._send(
             "POST", "/api/v1/photos", data=content, headers={**self._headers(), "Content-Type": "image/jpeg"}
         )
