@@ -19,10 +19,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import Any, Final
 from urllib.parse import quote, urlsplit
-
-from flask import request
 
 from app.db.base import utc_now
 from app.errors import UnavailableError
@@ -65,6 +63,7 @@ class Acceleration:
 
     def headers_for(
         self,
+        environ: Mapping[str, Any],
         key: str,
         headers: Mapping[str, str],
         *,
@@ -76,6 +75,7 @@ class Acceleration:
         """Return the headers of an answer that nginx sends, or None when the bytes are to be streamed from here.
 
         Args:
+            environ: Of the request (WSGI).
             key: The object's key; whether there is an object is not looked at.
             headers: What the answer says besides length and range.
             sha256: The digest of the object, lower-case hex.
@@ -83,7 +83,7 @@ class Acceleration:
             size_bytes: Its size.
             is_partial: Whether the request's range is what it gets.
         """
-        if not _is_for_nginx(is_partial=is_partial):
+        if not _is_for_nginx(environ, is_partial=is_partial):
             return None
         if self._files is not None:
             place = quote(f"{LOCAL_PATH}{self._files.folder_of(key)}/{sha256}", safe="/,~")
@@ -118,10 +118,9 @@ def _kept(headers: Mapping[str, str], *, is_partial: bool) -> dict[str, str]:
     return {f"X-Photo-{name}" if name in STICKY else name: value for name, value in said.items()}
 
 
-def _is_for_nginx(*, is_partial: bool) -> bool:
+def _is_for_nginx(environ: Mapping[str, Any], *, is_partial: bool) -> bool:
     """Tell whether our nginx asks, and for something that it answers exactly as this server would."""
-    environ = request.environ
-    if request.method != "GET" or environ.get(SENDFILE_TYPE, "").lower() != _TYPE:
+    if environ["REQUEST_METHOD"] != "GET" or environ.get(SENDFILE_TYPE, "").lower() != _TYPE:
         return False
     if any(name in environ for name in _OWN_CONDITIONS):
         return False

@@ -118,6 +118,7 @@ class PhotoServing:
         span = _wanted_range(photo)
         headers = {**_headers_of(photo), **validators}
         named = self._acceleration.headers_for(
+            request.environ,
             photo.object_key,
             headers,
             sha256=photo.sha256,

@@ -57,6 +57,7 @@ _log = logging.getLogger(__name__)
 _MISSING = "The stored object is missing."
 _NAME_CHARACTERS = 200
 _FOLDER_MODE = 0o700
+_GROUP_MODE = 0o050
 _CONTINUED = "~"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -251,8 +252,8 @@ class LocalObjectStore:
 
     def _let_group_read(self, folder: Path) -> None:
         """Open a folder to its group, where that is wanted; a mode given to ``mkdir`` is subject to the umask."""
-        if self._is_group_readable and folder.stat().st_mode & 0o050 != 0o050:
-            folder.chmod(_FOLDER_MODE | 0o050)
+        if self._is_group_readable and folder.stat().st_mode & _GROUP_MODE != _GROUP_MODE:
+            folder.chmod(_FOLDER_MODE | _GROUP_MODE)
 
     def _require_folder(self) -> None:
         """Raise when the whole store is missing, unmounted most likely: all objects would look lost."""

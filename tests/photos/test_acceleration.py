@@ -6,7 +6,7 @@ import datetime as dt
 from pathlib import Path
 
 import pytest
-from flask import Flask
+from werkzeug.test import create_environ
 
 from app.errors import UnavailableError
 from app.photos.acceleration import LINK_SECONDS, LINK_WINDOW_SECONDS, Acceleration
@@ -47,10 +47,10 @@ def named(
 ) -> dict[str, str] | None:
     """Return what a request with these headers gets."""
     acceleration = Acceleration(store, lambda: NOW)  # type: ignore[arg-type]  # asked for what it can do only
-    with Flask(__name__).test_request_context("/", method=method, headers={**ASKED, **(headers or {})}):
-        return acceleration.headers_for(
-            KEY, SAID, sha256=SHA256, content_type="image/jpeg", size_bytes=7, is_partial=is_partial
-        )
+    environ = create_environ(method=method, headers={**ASKED, **(headers or {})})
+    return acceleration.headers_for(
+        environ, KEY, SAID, sha256=SHA256, content_type="image/jpeg", size_bytes=7, is_partial=is_partial
+    )
 
 
 def test_a_file_is_named_by_its_place_below_the_folder_of_objects(tmp_path: Path) -> None:
