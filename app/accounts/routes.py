@@ -148,9 +148,7 @@ class SessionRoutes:
         """
         return Reply(200, _token_view(self._sessions.refresh(body.refresh_token)))
 
-    @delete(
-        "/api/v1/auth/tokens", summary="Log out", access=PUBLIC, answers={204: None}, changes=Changes.SESSIONS
-    )
+    @delete("/api/v1/auth/tokens", summary="Log out", access=PUBLIC, answers={204: None}, changes=Changes.SESSIONS)
     def log_out(self, body: RefreshRequest) -> Reply:
         """End the session of a refresh token. An unknown token is no error (RFC 7009)."""
         self._sessions.log_out(body.refresh_token)

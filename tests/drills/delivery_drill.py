@@ -19,8 +19,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from tests.servers.redis import RedisServer
-
 from tests.drills.breaker_drill import MISSING, conduct
 from tests.drills.delivery import FULL, SHORT, DeliveryDrill, Scene
 from tests.drills.journal import Journal
@@ -31,6 +29,7 @@ from tests.fakes.postgres_proxy import PostgresProxy
 from tests.servers.cdn import CdnEdge
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product
+from tests.servers.redis import RedisServer
 from tests.servers.stacks import cloud_stack
 from tests.servers.swift import ACCOUNT_PATH, SwiftServer
 
@@ -60,7 +59,7 @@ def running_scene() -> Iterator[Scene]:
         postgres = PostgresServer()
         closing.callback(postgres.remove)
         redis = RedisServer(_subfolder(folder, "redis"))
-        closing.callback(redis.stop)
+        closing.callback(redis.close)
         stack = closing.enter_context(cloud_stack(swift, postgres))
         assert stack.proxy is not None
         assert stack.s3_config is not None

@@ -71,7 +71,7 @@ def test_redis_answers_and_comes_back_after_a_kill(tmp_path: Path) -> None:
             connection.sendall(b"PING\r\n")
             assert connection.recv(7) == b"+PONG\r\n"
     finally:
-        server.stop()
+        server.close()
 
 
 def test_nginx_serves_what_its_configuration_says(nginx: Callable[[str], Nginx]) -> None:
