@@ -62,7 +62,7 @@ class DatabaseSettings(Section):
 
     url: DatabaseUrl = setting(
         SecretStr("sqlite:///var/photo-api.db"),
-        "SQLAlchemy URL of SQLite, PostgreSQL or MariaDB (not MySQL); a relative SQLite path starts in the working folder",
+        "URL of SQLite, PostgreSQL or MariaDB (not MySQL); a relative SQLite path starts in the working folder",
         allowed=f"a URL {', '.join(f'{driver}://…' for driver in DATABASE_DRIVERS)}",
     )
     pool_size: Whole = setting(10, "Connections kept open per worker", low=1, high=500, unit="connections")
