@@ -24,6 +24,9 @@ from tests.servers.product import Product
 from tests.servers.stacks import CLOUD, EMBEDDED, MARIADB, Stack, cloud_stack, embedded_stack, mariadb_stack
 from tests.servers.swift import SwiftServer
 
+# What takes longest, the longest first: begun at the end, it would keep one process alone at work.
+_LONG = ("tests/drills", "tests/chaos", "tests/edge", "tests/server", "tests/http_contract", "tests/integration")
+
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("untimed", parent=settings(), deadline=None)
 settings.load_profile("untimed")
@@ -35,6 +38,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     from tests.servers.scheduling import ServerScheduling
 
     return ServerScheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the longest tests begin first, so that all processes end at about the same time."""
+    items.sort(key=lambda item: _rank_of(item.nodeid))
 
 
 @pytest.fixture(scope="session")
@@ -160,3 +168,9 @@ def owner(product: Product) -> Client:
 def user(product: Product) -> Client:
     """A user without photos."""
     return product.new_user()
+
+
+def _rank_of(nodeid: str) -> int:
+    """Return a test's place by its folder: tests of a lower rank begin first."""
+    folders = [rank for rank, folder in enumerate(_LONG) if nodeid.startswith(f"{folder}/")]
+    return folders[0] if folders else len(_LONG)

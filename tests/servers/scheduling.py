@@ -7,6 +7,7 @@ of xdist's own grouping by marks, which pytest 9.2 ignores.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
@@ -16,7 +17,11 @@ _STACK = re.compile(rf"\[(?:[^\]]*-)?({EMBEDDED}|{CLOUD}|{MARIADB})\b")
 
 
 class ServerScheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist ships no types
-    """Groups of tests by the server they share."""
+    """Groups of tests by the server they share, in the order in which they were collected."""
+
+    def __init__(self, config: Any, log: Any = None) -> None:
+        super().__init__(config, log)
+        config.option.loadscopereorder = False  # by number of tests, which says nothing about time
 
     def _split_scope(self, nodeid: str) -> str:
         return group_of(nodeid)
