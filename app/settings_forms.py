@@ -227,7 +227,9 @@ def check_redis_url(url: str) -> None:
         valid = parts.port is None or parts.port > 0
     except ValueError:
         valid = False
-    if not valid or parts.scheme not in {"redis", "rediss", "unix"}:
+    if not valid:
+        raise ValueError("the port is a number from 1 to 65535")
+    if parts.scheme not in {"redis", "rediss", "unix"}:
         raise ValueError("it starts with redis://, rediss:// or unix://")
     if parts.query or parts.fragment:
         raise ValueError("no query and no fragment; time-outs have settings of their own")

@@ -69,15 +69,20 @@ class LogFigures(Protocol):
         ...
 
 
-def answers(call: Callable[[], object]) -> Check:
+def answers(call: Callable[[], object], *, down: tuple[type[Exception], ...] = (), says: str = "") -> Check:
     """Return a check that passes when a call returns, whatever it returns.
 
     Args:
         call: For example a database's ping; needs its own time limit.
+        down: What it raises when who was asked does not answer: that is no news that needs a traceback.
+        says: What is told then.
     """
 
     def check() -> CheckResult:
-        call()
+        try:
+            call()
+        except down:
+            return CheckResult(Status.FAIL, says)
         return CheckResult(Status.PASS)
 
     return check

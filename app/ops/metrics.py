@@ -68,6 +68,7 @@ STORAGE_FAILURES: Final = (
     "StorageUnavailableError",
     "StorageThrottledError",
     "StorageTimeoutError",
+    "StorageTokenError",
     "StorageDeniedError",
     "StorageFullError",
     "ObjectCorruptError",

@@ -111,6 +111,7 @@ class PhotoCache:
                 CacheOptions(ttl_seconds=fresh_seconds, stale_if_error_seconds=stale_seconds),
                 tiers=tiers,
                 classification=Classification(failures=(DatabaseUnavailableError,)),
+                negative=(NotFoundError,),  # counted as such; none is kept
             )
         self._run = Pipeline("photos", [] if self._cache is None else [self._cache]).run
 

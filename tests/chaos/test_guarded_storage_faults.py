@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import requests
 
+from app.photos.small_originals import SMALL_BYTES
 from app.stability import CircuitBreaker, CircuitBreakerOptions, Classification, Pipeline, Retry, RetryOptions
 from app.stability.outcome import EVERY_ERROR_FAILS
 from app.storage.base import StorageError, StorageUnavailableError
@@ -61,6 +62,8 @@ LOOSE_SECONDS = 3.0
 
 MIB = 1024 * 1024
 LARGE = 3 * MIB
+STREAMED = SMALL_BYTES + 1
+"""So large that each download reads the store: what is smaller is read once for all who want it at the same time."""
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +205,7 @@ def test_without_a_retry_one_fault_of_a_download_reaches_the_client(bare: World,
 
 
 def test_row_2_an_outage_is_refused_at_once_and_ends_with_trial_calls(world: World, user: Client) -> None:
-    content = new_photo()
+    content = new_photo(STREAMED)
     photo, key = user.upload(content), secrets.token_hex(8)
     world.proxy.inject(Status(500))
 
@@ -278,7 +281,7 @@ def test_without_a_breaker_an_outage_reaches_the_store_with_every_request(world:
 
 
 def test_rows_2_and_3_a_thousand_requests_in_an_outage_make_few_more_calls(world: World, user: Client) -> None:
-    photo, before, figures = user.upload(), world.upstream("GET"), Figures(world.product)
+    photo, before, figures = user.upload(new_photo(STREAMED)), world.upstream("GET"), Figures(world.product)
     world.set_breaker("storage_read", "disabled")  # or there would be fewer still
     world.proxy.inject(Status(500))
 
@@ -434,24 +437,25 @@ def test_without_its_classification_it_would_be_retried_and_counted(
 @pytest.mark.parametrize("state", ["closed", "disabled"], ids=["breaker", "no breaker"])
 def test_row_9_answers_that_crawl_open_the_breaker_though_all_of_them_come(watching: World, state: str) -> None:
     world, user = watching, watching.product.new_user()
-    content, other = new_photo(), new_photo()
-    slow, quick = user.upload(content), user.upload(other)
+    contents, other = [new_photo() for _ in range(PLACES - 1)], new_photo()
+    slow, quick = [user.upload(content) for content in contents], user.upload(other)
     world.set_breaker("storage_read", state)
-    crawl = Drip(piece_bytes=(len(content) + 500) // 16, pause_seconds=SLOW_SECONDS / 10)
-    world.proxy.inject(crawl, path=object_key(world.stack, slow))
+    crawl = Drip(piece_bytes=(len(contents[0]) + 500) // 16, pause_seconds=SLOW_SECONDS / 10)
+    for photo in slow:
+        world.proxy.inject(crawl, path=object_key(world.stack, photo))
     figures = Figures(world.product)
 
     crawled: list[requests.Response] = []
     while len(crawled) < MINIMUM and world.state("storage_read") == state:
-        all_seen = world.upstream("GET") + PLACES - 1
-        with ThreadPoolExecutor(PLACES - 1) as pool:
-            asked = [pool.submit(user.twin().original, slow) for _ in range(PLACES - 1)]
+        all_seen = world.upstream("GET") + len(slow)
+        with ThreadPoolExecutor(len(slow)) as pool:
+            asked = [pool.submit(user.twin().original, photo) for photo in slow]
             until(partial(has_seen, world, all_seen), "the downloads to crawl")
             others = [user.original(quick).status_code, user.get("/api/v1/photos").status_code]
             assert (others, [one.done() for one in asked]) == ([200, 200], [False] * len(asked))
             crawled += [one.result() for one in asked]
 
-    assert {(answer.status_code, answer.content) for answer in crawled} == {(200, content)}
+    assert {(answer.status_code, answer.content) for answer in crawled} == {(200, content) for content in contents}
     assert figures.calls("storage_read").get("failed", 0) == 0
     assert world.state("storage_read") == ("open" if state == "closed" else "disabled")
     assert user.original(quick).status_code == (503 if state == "closed" else 200)

@@ -99,6 +99,15 @@ def test_a_call_that_answers_passes() -> None:
     assert checks.answers(lambda: None)().status is Status.PASS
 
 
+def test_who_is_down_fails_in_words_and_any_other_error_is_the_checks_own() -> None:
+    down = checks.answers(lambda: [][0], down=(IndexError,), says="nobody answers")
+    broken = checks.answers(lambda: [][0], down=(KeyError,), says="nobody answers")
+
+    assert down() == CheckResult(Status.FAIL, "nobody answers")
+    with pytest.raises(IndexError):
+        broken()
+
+
 @pytest.mark.parametrize(
     ("database", "expected"),
     [

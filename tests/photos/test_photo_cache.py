@@ -109,13 +109,15 @@ def test_another_owner_never_finds_it_although_it_is_known(room: Room) -> None:
         cache.get(other_id, room.photo_id)
 
 
-def test_a_photo_that_is_not_there_is_asked_for_each_time(room: Room) -> None:
+def test_a_photo_that_is_not_there_is_asked_for_each_time_and_is_no_error_of_the_database(room: Room) -> None:
     cache, missing = room.worker(), new_id()
     for _ in range(3):
         with pytest.raises(NotFoundError):
             cache.get(room.owner_id, missing)
 
+    seen = {figure.labels["result"]: figure.value for figure in cache.figures() if "source" in figure.labels.values()}
     assert room.database.asked == 3
+    assert (seen["negative"], seen["error"]) == (3, 0)
 
 
 def test_no_worker_of_a_host_answers_with_what_another_has_changed(room: Room) -> None:

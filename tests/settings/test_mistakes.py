@@ -222,6 +222,7 @@ DELIVERY = (
     one("LINKS__WINDOW_SECONDS", "3600", "whole number of seconds from 60 to 1800"),
     one("LINKS__PUBLIC_URL", "https://photos.example.org/?a", "no query"),
     one("REDIS__URL", "localhost:6379", "redis://, rediss:// or unix://"),
+    one("REDIS__URL", "redis://:hunter2@cache.example.org:99999/0", "the port is a number from 1 to 65535"),
     one("REDIS__URL", "redis://:p@ss@cache.example.org", "percent-encoded"),
     one("REDIS__URL", "redis://cache.example.org/0?socket_timeout=9", "no query"),
     one("REDIS__URL", "unix://run/redis.sock", "absolute path of the socket"),
