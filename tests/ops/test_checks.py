@@ -100,11 +100,11 @@ def test_a_call_that_answers_passes() -> None:
 
 
 def test_who_is_down_fails_in_words_and_any_other_error_is_the_checks_own() -> None:
-    down = checks.answers(lambda: [][0], down=(IndexError,), says="nobody answers")
-    broken = checks.answers(lambda: [][0], down=(KeyError,), says="nobody answers")
+    down = checks.answers(lambda: next(iter(())), down=(StopIteration,), says="nobody answers")
+    broken = checks.answers(lambda: next(iter(())), down=(KeyError,), says="nobody answers")
 
     assert down() == CheckResult(Status.FAIL, "nobody answers")
-    with pytest.raises(IndexError):
+    with pytest.raises(StopIteration):
         broken()
 
 
