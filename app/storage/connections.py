@@ -15,9 +15,10 @@ import select
 import socket
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from typing import BinaryIO
+from functools import partial
+from typing import BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 from app.stability import Clock, SystemClock
@@ -25,7 +26,10 @@ from app.storage.base import StorageDeniedError, StorageUnavailableError
 from app.storage.reading import WaitBudget, storage_timeout
 from app.upstream.responses import QuickResponse
 
+T = TypeVar("T")
+
 _SEND_BYTES = 256 * 1024
+_REST_BYTES = 64 * 1024
 
 _SYSTEM_CLOCK = SystemClock()
 _REUSED_SECONDS = 10.0
@@ -84,6 +88,31 @@ class Exchange:
         response = QuickResponse(connection, method=method, budget=budget)
         self._response = response
         response.begin()
+
+    def read(self, read: Callable[[], T]) -> T:
+        """Return what a function reads from the answer; the exchange is closed when that fails.
+
+        Raises:
+            StorageUnavailableError: The connection broke off.
+            Exception: What the function raises else.
+        """
+        try:
+            return read()
+        except BROKEN as error:
+            self.close(reusable=False)
+            raise StorageUnavailableError("The object store broke off. Try again.", retry_after_seconds=1) from error
+        except BaseException:
+            self.close(reusable=False)
+            raise
+
+    def finish(self) -> None:
+        """Close it after a short answer, which is read to its end first.
+
+        Raises:
+            StorageUnavailableError: The connection broke off.
+        """
+        rest = self.read(partial(self.response.read, _REST_BYTES))
+        self.close(reusable=len(rest) < _REST_BYTES)
 
     def close(self, *, reusable: bool) -> None:
         """Give the connection back.

@@ -12,14 +12,14 @@ ETag is compared. Nothing is retried here.
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from http import HTTPStatus
 from http.client import HTTPResponse
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 from urllib.parse import quote, urlencode, urlsplit
 
 from app.storage.base import (
@@ -31,21 +31,19 @@ from app.storage.base import (
     ObjectReader,
     StorageDeniedError,
     StorageError,
-    StorageUnavailableError,
     check_key,
     check_range,
     judge_existing,
 )
-from app.storage.connections import BROKEN, ConnectionPool, Exchange
-from app.storage.reading import CheckedReader, WaitBudget
+from app.storage.connections import ConnectionPool, Exchange
+from app.storage.opening import open_answer, range_headers
+from app.storage.reading import WaitBudget
 from app.storage.s3_answers import read_answer_error, read_info, read_page, storage_error
 from app.storage.s3_links import S3Links, host_header
 from app.storage.s3_signing import EMPTY_SHA256, S3Signer
 
 _SMALL_BYTES = 1024 * 1024
-_REST_BYTES = 64 * 1024
 _OPAQUE_ETAG = "opaque"
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +124,7 @@ class S3ObjectStore:
         except ObjectExistsError:
             return judge_existing(self, key, body)
         etag = _read_etag(exchange.response)
-        self._finish(exchange)
+        exchange.finish()
         if etag not in {body.md5, _OPAQUE_ETAG}:
             with suppress(StorageError):
                 self.delete(key)
@@ -142,37 +140,23 @@ class S3ObjectStore:
         except ObjectNotFoundError:
             self._require_bucket(budget)
             raise
-        info = self._read(exchange, partial(read_info, key, exchange.response))
-        self._finish(exchange)
+        info = exchange.read(partial(read_info, key, exchange.response))
+        exchange.finish()
         return info
 
     def open(self, key: str, *, start: int = 0, length: int | None = None) -> ObjectReader:
         """Open an object or a range of it; see :meth:`app.storage.base.ObjectStore.open`."""
         check_key(key)
         check_range(start, length)
-        whole = start == 0 and length is None
-        last = "" if length is None else str(start + length - 1)
-        exchange = self._send("GET", key, self._budget(), {} if whole else {"Range": f"bytes={start}-{last}"})
-        response = exchange.response
-        info = self._read(exchange, partial(read_info, key, response))
-        expected = info.size_bytes - start if length is None else length
-        if (response.status == HTTPStatus.OK) is not whole or response.length != expected:
-            exchange.close(reusable=False)
-            raise ObjectCorruptError("The stored object has not the size that it should have.")
-        return CheckedReader(
-            response,
-            info=info,
-            length=expected,
-            whole=expected == info.size_bytes,  # asked for as a range, too
-            close=lambda complete: exchange.close(reusable=complete),
-            failures=BROKEN,
-        )
+        exchange = self._send("GET", key, self._budget(), range_headers(start, length))
+        info = exchange.read(partial(read_info, key, exchange.response))
+        return open_answer(exchange, info, start=start, length=length)
 
     def delete(self, key: str) -> None:
         """Remove an object; see :meth:`app.storage.base.ObjectStore.delete`."""
         check_key(key)
         with suppress(ObjectNotFoundError):
-            self._finish(self._send("DELETE", key, self._budget()))
+            self._send("DELETE", key, self._budget()).finish()
 
     def list(self, prefix: str = "") -> Iterator[ObjectInfo]:
         """Yield objects in key order; see :meth:`app.storage.base.ObjectStore.list`.
@@ -185,8 +169,8 @@ class S3ObjectStore:
             if continuation is not None:
                 query["continuation-token"] = continuation
             exchange = self._send("GET", None, self._budget(), query=query)
-            page = self._read(exchange, partial(read_page, exchange.response))
-            self._finish(exchange)
+            page = exchange.read(partial(read_page, exchange.response))
+            exchange.finish()
             yield from page.objects
             if page.continuation is None:
                 return
@@ -225,30 +209,14 @@ class S3ObjectStore:
         response = exchange.response
         if response.status in {HTTPStatus.OK, HTTPStatus.NO_CONTENT, HTTPStatus.PARTIAL_CONTENT}:
             return exchange
-        answer = self._read(exchange, partial(read_answer_error, response))
-        self._finish(exchange)
+        answer = exchange.read(partial(read_answer_error, response))
+        exchange.finish()
         raise storage_error(answer, response.headers.get("Retry-After")) from answer
-
-    def _read(self, exchange: Exchange, read: Callable[[], _T]) -> _T:
-        """Read something from an answer; the exchange is closed when that fails."""
-        try:
-            return read()
-        except BROKEN as error:
-            exchange.close(reusable=False)
-            raise StorageUnavailableError("The object store broke off. Try again.", retry_after_seconds=1) from error
-        except BaseException:
-            exchange.close(reusable=False)
-            raise
-
-    def _finish(self, exchange: Exchange) -> None:
-        """Give the connection of a short answer back, which is read to its end first."""
-        rest = self._read(exchange, partial(exchange.response.read, _REST_BYTES))
-        exchange.close(reusable=len(rest) < _REST_BYTES)
 
     def _require_bucket(self, budget: WaitBudget) -> None:
         """Raise when the whole bucket is missing: HEAD has no body that could tell, and all would look lost."""
         try:
-            self._finish(self._send("HEAD", None, budget))
+            self._send("HEAD", None, budget).finish()
         except ObjectNotFoundError as error:
             raise StorageDeniedError("The object store has no such bucket; its operator must act.") from error
 

@@ -12,14 +12,14 @@ for one: a token that Swift refuses is replaced once, and the request sent once 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.message import Message
 from functools import partial
 from http import HTTPStatus
-from typing import BinaryIO, Final, NamedTuple, TypeVar
+from typing import BinaryIO, Final, NamedTuple
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from app.storage.base import (
@@ -39,14 +39,14 @@ from app.storage.base import (
     is_valid_key,
     judge_existing,
 )
-from app.storage.connections import BROKEN, ConnectionPool, Exchange
-from app.storage.reading import CheckedReader, WaitBudget
+from app.storage.connections import ConnectionPool, Exchange
+from app.storage.opening import open_answer, range_headers
+from app.storage.reading import WaitBudget
 from app.storage.swift_answers import LARGEST_BYTES, read_answer_error, read_etag, read_info, read_page, storage_error
 from app.storage.swift_auth import SwiftTokens
 from app.storage.swift_identity import DENIED, IdentityService, SwiftAccess, SwiftIdentity
 
 _SMALL_BYTES = 1024 * 1024
-_REST_BYTES = 64 * 1024
 _GOOD: Final = frozenset(
     {
         HTTPStatus.OK,
@@ -60,7 +60,6 @@ _NO_CONTAINER = (
     "the account has no such container; check PHOTO_API_STORAGE__SWIFT_CONTAINER and make the container if it is not "
     "there"
 )
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ class SwiftObjectStore:
         except ObjectNotFoundError:
             raise StorageDeniedError(DENIED) from DenialReason(_NO_CONTAINER)
         etag = read_etag(exchange.response.headers)
-        self._finish(exchange)
+        exchange.finish()
         if etag != body.md5:
             with suppress(StorageError):
                 self.delete(key)
@@ -166,37 +165,23 @@ class SwiftObjectStore:
         check_key(key)
         budget = self._budget()
         exchange = self._find("HEAD", key, budget)
-        info = self._read(exchange, partial(read_info, key, exchange.response))
-        self._finish(exchange)
+        info = exchange.read(partial(read_info, key, exchange.response))
+        exchange.finish()
         return info
 
     def open(self, key: str, *, start: int = 0, length: int | None = None) -> ObjectReader:
         """Open an object or a range of it; see :meth:`app.storage.base.ObjectStore.open`."""
         check_key(key)
         check_range(start, length)
-        whole = start == 0 and length is None
-        last = "" if length is None else str(start + length - 1)
-        exchange = self._find("GET", key, self._budget(), {} if whole else {"Range": f"bytes={start}-{last}"})
-        response = exchange.response
-        info = self._read(exchange, partial(read_info, key, response))
-        expected = info.size_bytes - start if length is None else length
-        if (response.status == HTTPStatus.OK) is not whole or response.length != expected:
-            exchange.close(reusable=False)
-            raise ObjectCorruptError("The stored object has not the size that it should have.")
-        return CheckedReader(
-            response,
-            info=info,
-            length=expected,
-            whole=expected == info.size_bytes,  # asked for as a range, too
-            close=lambda complete: exchange.close(reusable=complete),
-            failures=BROKEN,
-        )
+        exchange = self._find("GET", key, self._budget(), range_headers(start, length))
+        info = exchange.read(partial(read_info, key, exchange.response))
+        return open_answer(exchange, info, start=start, length=length)
 
     def delete(self, key: str) -> None:
         """Remove an object; see :meth:`app.storage.base.ObjectStore.delete`."""
         check_key(key)
         try:
-            self._finish(self._find("DELETE", key, self._budget()))
+            self._find("DELETE", key, self._budget()).finish()
         except ObjectNotFoundError:
             return
         except ObjectExistsError as error:  # 409: a newer write of this key is under way
@@ -214,8 +199,8 @@ class SwiftObjectStore:
                 exchange = self._send("GET", None, self._budget(), query=query)
             except ObjectNotFoundError:
                 raise StorageDeniedError(DENIED) from DenialReason(_NO_CONTAINER)
-            page = self._read(exchange, partial(read_page, exchange.response, marker))
-            self._finish(exchange)
+            page = exchange.read(partial(read_page, exchange.response, marker))
+            exchange.finish()
             if not page:
                 return
             marker = page[-1].key
@@ -248,14 +233,14 @@ class SwiftObjectStore:
             exchange = self._send(method, None, self._budget(), headers)
         except ObjectNotFoundError:
             raise StorageDeniedError(DENIED) from DenialReason(_NO_CONTAINER)
-        self._finish(exchange)
+        exchange.finish()
         return exchange.response.headers
 
     def _is_honoured(self, key: str, query: str) -> bool:
         """Tell whether Swift accepts a link, whose digest counts before any token; the object need not be there."""
         request = _Request("HEAD", key, {}, dict(parse_qsl(query, keep_blank_values=True)), None)
         exchange = self._ask(request, self._tokens.current(), self._budget())
-        self._finish(exchange)
+        exchange.finish()
         return exchange.response.status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 
     def _budget(self) -> WaitBudget:
@@ -267,7 +252,7 @@ class SwiftObjectStore:
             return self._send(method, key, budget, headers)
         except ObjectNotFoundError:
             try:
-                self._finish(self._send("HEAD", None, budget))
+                self._send("HEAD", None, budget).finish()
             except ObjectNotFoundError:
                 raise StorageDeniedError(DENIED) from DenialReason(_NO_CONTAINER)
             raise
@@ -287,14 +272,14 @@ class SwiftObjectStore:
         access = self._tokens.current()
         exchange = self._ask(request, access, budget)
         if exchange.response.status == HTTPStatus.UNAUTHORIZED:
-            self._finish(exchange)
+            exchange.finish()
             access = self._tokens.replace(access)
             exchange = self._ask(request, access, budget)
         response = exchange.response
         if response.status in _GOOD:
             return exchange
-        answer = self._read(exchange, partial(read_answer_error, response))
-        self._finish(exchange)
+        answer = exchange.read(partial(read_answer_error, response))
+        exchange.finish()
         if response.status == HTTPStatus.UNAUTHORIZED:
             self._tokens.reject(access)
         raise storage_error(answer, response.headers.get("Retry-After")) from answer
@@ -330,19 +315,3 @@ class SwiftObjectStore:
         if endpoint is not None:
             endpoint.pool.close()
         return made
-
-    def _read(self, exchange: Exchange, read: Callable[[], _T]) -> _T:
-        """Read something from an answer; the exchange is closed when that fails."""
-        try:
-            return read()
-        except BROKEN as error:
-            exchange.close(reusable=False)
-            raise StorageUnavailableError("The object store broke off. Try again.", retry_after_seconds=1) from error
-        except BaseException:
-            exchange.close(reusable=False)
-            raise
-
-    def _finish(self, exchange: Exchange) -> None:
-        """Give the connection of a short answer back, which is read to its end first."""
-        rest = self._read(exchange, partial(exchange.response.read, _REST_BYTES))
-        exchange.close(reusable=len(rest) < _REST_BYTES)
