@@ -294,10 +294,11 @@ def test_reconcile_killed_while_it_removes_is_run_again(world: World) -> None:
     world.objects.inject(Hold("response", held), method="DELETE", path=mark, times=1)
     command = [sys.executable, "-m", "app", "reconcile", "--grace-seconds", "0", "--delete"]
     running = subprocess.Popen(command, cwd=world.product.folder, env=world.product.environ)
-    held.wait_until_reached()
-
-    running.kill()
-    running.wait()
+    try:
+        held.wait_until_reached()
+    finally:  # else another test would find it running
+        running.kill()
+        running.wait()
     held.release()
 
     code, again = reconcile(world.product, "--delete")
