@@ -10,7 +10,7 @@ from app.accounts.delays import LoginDelays, account_subject, address_subject, l
 from app.accounts.sessions import Client
 from app.db.engine import Database
 from app.errors import InvalidCredentialsError, TooManyRequestsError
-from tests.accounts.world import CLIENT, EMAIL, PASSWORD, World, at_once
+from tests.accounts.world import CLIENT, EMAIL, PASSWORD, CountingHashing, World, at_once
 from tests.fakes.clocks import HandClock
 
 
@@ -121,15 +121,14 @@ def test_the_right_password_must_wait_too_and_then_passes(world: World, clock: H
     assert pair.access_token
 
 
-def test_a_delayed_attempt_costs_no_hash(world: World) -> None:
-    hashing = world.passwords._hashing
+def test_a_delayed_attempt_costs_no_hash(world: World, hashing: CountingHashing) -> None:
     fail(world, 5)
-    before = hashing.checks  # type: ignore[attr-defined]  # it is the counting one
+    before = hashing.checks
 
     with pytest.raises(TooManyRequestsError):
         world.sessions.log_in(EMAIL, PASSWORD, CLIENT)
 
-    assert hashing.checks == before  # type: ignore[attr-defined]  # of the fake
+    assert hashing.checks == before
 
 
 def test_an_unknown_account_is_delayed_like_a_known_one(world: World) -> None:
@@ -167,19 +166,20 @@ def test_of_twenty_guesses_at_once_five_learn_their_result(any_world: World) -> 
     assert Counter(type(result) for result in results) == {InvalidCredentialsError: 5, TooManyRequestsError: 15}
 
 
-def test_a_right_guess_beside_wrong_ones_that_began_a_delay_is_not_told(any_world: World) -> None:
+def test_a_right_guess_beside_wrong_ones_that_began_a_delay_is_not_told(
+    any_world: World, hashing: CountingHashing
+) -> None:
     """The right one is held at its hash until five others have failed."""
     any_world.accounts.register(EMAIL, PASSWORD)
-    hashing = any_world.passwords._hashing
-    hashing.gate.clear()  # type: ignore[attr-defined]  # it is the one with a gate
+    hashing.gate.clear()
 
     def guess(number: int) -> object:
         if number == 0:
             return any_world.sessions.log_in(EMAIL, PASSWORD, Client(None))
-        assert hashing.arrived.acquire(timeout=30)  # type: ignore[attr-defined]  # of the fake
+        assert hashing.arrived.acquire(timeout=30)
         for _ in range(5):
             any_world.delays.count_failure([account_subject(EMAIL)])
-        hashing.gate.set()  # type: ignore[attr-defined]  # of the fake
+        hashing.gate.set()
         return None
 
     result, _ = at_once(2, guess)
