@@ -189,10 +189,7 @@ class LocalObjectStore:
 
     def _content(self, key: str) -> Path:
         """Return the path of an object's bytes."""
-        try:
-            names = [name for name in os.listdir(self._place(key)) if _SHA256.fullmatch(name)]  # noqa: PTH208  # names are compared, no paths are needed
-        except (FileNotFoundError, NotADirectoryError):
-            names = []
+        names = [name for name in _names(self._place(key)) if _SHA256.fullmatch(name)]
         if not names:
             self._require_folder()
             raise ObjectNotFoundError(_MISSING)
@@ -282,7 +279,7 @@ def _folder(key: str) -> str:
 def _names(folder: Path) -> list[str]:
     """Return the names in a folder; none when it has just been removed, or is a foreign file."""
     try:
-        return os.listdir(folder)  # noqa: PTH208  # names are compared, no paths are needed are what is needed, in the fewest calls
+        return os.listdir(folder)  # noqa: PTH208  # names are compared, no paths are needed
     except (FileNotFoundError, NotADirectoryError):
         return []
 
