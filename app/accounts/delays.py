@@ -28,7 +28,7 @@ FREE_FAILURES = 5
 DELAY_SECONDS_MAX = 300
 FORGIVEN_EVERY_SECONDS = 300
 _FAILURES_MAX = FREE_FAILURES + 9  # 2**9 is the first above the longest delay
-_TRIES = 3
+_TRIES = 4  # each of the two rows can come in between once, and be purged at that moment
 
 
 def account_subject(email: str) -> str:
@@ -89,9 +89,14 @@ class LoginDelays:
         Raises:
             TooManyRequestsError: Others failed meanwhile, so that this one must not learn its result.
         """
-        with self._database.write() as connection:
-            for subject in subjects:
-                self._count(connection, subject)
+        for _ in range(_TRIES):
+            # When another attempt has made a row first, begin anew: on MariaDB the transaction that came second keeps
+            # a lock on that row which two of them cannot both make their own.
+            with suppress(IntegrityError), self._database.write() as connection:
+                for subject in subjects:
+                    self._count(connection, subject)
+                return
+        raise UnavailableError("The attempt could not be counted. Try again.")
 
     def forgive(self, connection: Connection, subject: str) -> None:
         """Forget a subject's failures, in the transaction of the success."""
@@ -128,22 +133,20 @@ class LoginDelays:
 
 
 def _locked_row(connection: Connection, subject: str, now: dt.datetime) -> Row[int, dt.datetime, dt.datetime]:
-    query = select(LoginDelay.failures, LoginDelay.blocked_until, LoginDelay.updated_at)
-    ours = LoginDelay.subject_hash == subject
-    for _ in range(_TRIES):
-        if connection.execute(query.where(ours)).one_or_none() is None:
-            _make_row(connection, subject, now)
-        row = connection.execute(query.where(ours).with_for_update()).one_or_none()
+    """Return a subject's row, locked.
+
+    Raises:
+        IntegrityError: There was none, and another attempt has made it meanwhile.
+    """
+    ours = select(LoginDelay.failures, LoginDelay.blocked_until, LoginDelay.updated_at).where(
+        LoginDelay.subject_hash == subject
+    )
+    if connection.execute(ours).one_or_none() is not None:
+        row = connection.execute(ours.with_for_update()).one_or_none()
         if row is not None:  # else the purge took it in between
             return row
-    raise UnavailableError("The attempt could not be counted. Try again.")
-
-
-def _make_row(connection: Connection, subject: str, now: dt.datetime) -> None:
-    new = insert(LoginDelay).values(subject_hash=subject, failures=0, blocked_until=now, updated_at=now)
-    # Another attempt may have made the row first, which is as good.
-    with suppress(IntegrityError), connection.begin_nested():
-        connection.execute(new)
+    connection.execute(insert(LoginDelay).values(subject_hash=subject, failures=0, blocked_until=now, updated_at=now))
+    return connection.execute(ours.with_for_update()).one()
 
 
 def _delay_seconds(failures: int) -> int:

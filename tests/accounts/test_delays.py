@@ -166,6 +166,16 @@ def test_of_twenty_guesses_at_once_five_learn_their_result(any_world: World) -> 
     assert Counter(type(result) for result in results) == {InvalidCredentialsError: 5, TooManyRequestsError: 15}
 
 
+def test_first_attempts_at_once_are_counted_or_delayed_and_none_fails_by_the_others(any_world: World) -> None:
+    def count(number: int) -> None:
+        names = [account_subject(f"{number // 10}@example.com"), account_subject(f"{number // 10}@example.org")]
+        any_world.delays.count_failure(names)
+
+    results = at_once(50, count)  # ten each at five pairs of names that nobody has tried
+
+    assert Counter(type(result) for result in results) == {type(None): 25, TooManyRequestsError: 25}
+
+
 def test_a_right_guess_beside_wrong_ones_that_began_a_delay_is_not_told(
     any_world: World, hashing: CountingHashing
 ) -> None:
