@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 DATABASE_DRIVERS = ("sqlite", "postgresql+psycopg", "mysql+pymysql")
 MASK = "********"
@@ -193,18 +193,23 @@ def check_ip_address(text: str) -> None:
         raise ValueError("it is no IPv4 or IPv6 address")
 
 
+def _split(url: str) -> SplitResult | None:
+    """Return the parts of a URL; None when it has none, or a port that is no port."""
+    try:
+        parts = urlsplit(url)
+        return parts if parts.port is None or parts.port > 0 else None
+    except ValueError:
+        return None
+
+
 def check_http_url(text: str) -> None:
     """Accept ``http(s)://host[:port][/path]`` without user, query or fragment.
 
     Raises:
         ValueError: It is something else; the message does not repeat it.
     """
-    try:
-        parts = urlsplit(text)
-        valid = parts.port is None or parts.port > 0
-    except ValueError:
-        valid = False
-    if not valid or parts.scheme not in {"http", "https"} or not parts.hostname:
+    parts = _split(text)
+    if parts is None or parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ValueError("it starts with http:// or https:// and a host")
     if "@" in text:
         raise ValueError("no user name or password in it")
@@ -222,12 +227,8 @@ def check_redis_url(url: str) -> None:
     """
     if re.search(r"[\x00-\x20\x7f]", url) or url.count("@") > 1:
         raise ValueError("spaces, @ : / ? # and % in a user name or password must be percent-encoded")
-    try:
-        parts = urlsplit(url)
-        valid = parts.port is None or parts.port > 0
-    except ValueError:
-        valid = False
-    if not valid:
+    parts = _split(url)
+    if parts is None:
         raise ValueError("the port is a number from 1 to 65535")
     if parts.scheme not in {"redis", "rediss", "unix"}:
         raise ValueError("it starts with redis://, rediss:// or unix://")
@@ -275,12 +276,8 @@ def _check_sqlite_url(rest: str) -> None:
 def _check_server_url(url: str) -> None:
     if url.count("@") > 1:
         raise ValueError("@ : / ? # and % in a user name or password must be percent-encoded")
-    try:
-        parts = urlsplit(url)
-        valid = parts.port is None or parts.port > 0
-    except ValueError:
-        valid = False
-    if not valid:
+    parts = _split(url)
+    if parts is None:
         raise ValueError("the port is no number, or a user name or password is not percent-encoded")
     if not parts.hostname and "host=" not in parts.query:
         raise ValueError("the host is missing")
@@ -307,7 +304,7 @@ def mask_database_url(url: str) -> str:
     return f"{match[1]}://{MASK}@{match[2]}{match[3]}" if match else MASK
 
 
-def database_password(url: str) -> str | None:
+def password_in(url: str) -> str | None:
     """Return the password inside a server's URL as written, or None when there is none."""
     try:
         return urlsplit(url).password

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
-from app.settings_forms import contains_placeholder, database_password, parse_address, secret_weakness
+from app.settings_forms import contains_placeholder, password_in, parse_address, secret_weakness
 from app.settings_sources import variable_of
 from app.settings_timing import find_violations
 
@@ -209,10 +207,12 @@ def _production_keys(settings: Settings, given: frozenset[Key]) -> Iterator[Cont
 
 def _production_placeholders(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:
     del given
-    password = database_password(settings.database.url.get_secret_value())
     storage, cdn = settings.storage, settings.cdn
+    for key, url in ((("database", "url"), settings.database.url), (("redis", "url"), settings.redis.url)):
+        password = None if url is None else password_in(url.get_secret_value())
+        if password is not None and contains_placeholder(password):
+            yield _placeholder(key, "its password")
     for key, secret in (
-        (("database", "url"), None if password is None else SecretStr(password)),
         (("storage", "s3_access_key_id"), storage.s3_access_key_id),
         (("storage", "s3_secret_access_key"), storage.s3_secret_access_key),
         (("storage", "swift_password"), storage.swift_password),
@@ -221,8 +221,11 @@ def _production_placeholders(settings: Settings, given: frozenset[Key]) -> Itera
         (("cdn", "secure_link_secret"), cdn.secure_link_secret),
     ):
         if secret is not None and contains_placeholder(secret.get_secret_value()):
-            what = "its password" if key[0] == "database" else "it"
-            yield Contradiction((key,), f"{what} contains a word or an example value; production needs a real one")
+            yield _placeholder(key, "it")
+
+
+def _placeholder(key: Key, what: str) -> Contradiction:
+    return Contradiction((key,), f"{what} contains a word or an example value; production needs a real one")
 
 
 def _production_hosts(settings: Settings, given: frozenset[Key]) -> Iterator[Contradiction]:

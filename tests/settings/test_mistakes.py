@@ -372,6 +372,12 @@ IN_PRODUCTION = (
         hides="change-me",
     ),
     production(
+        "placeholder as Redis's password",
+        {**PRODUCTION, "PHOTO_API_REDIS__URL": "redis://:change-me@cache.example.org:6379/0"},
+        "PHOTO_API_REDIS__URL: its password contains a word",
+        hides="change-me",
+    ),
+    production(
         "example keys of the object store",
         {**PRODUCTION, **S3, "PHOTO_API_STORAGE__S3_SECRET_ACCESS_KEY": "change-me"},
         "PHOTO_API_STORAGE__S3_SECRET_ACCESS_KEY: it contains a word",
