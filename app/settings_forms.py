@@ -197,9 +197,10 @@ def _split(url: str) -> SplitResult | None:
     """Return the parts of a URL; None when it has none, or a port that is no port."""
     try:
         parts = urlsplit(url)
-        return parts if parts.port is None or parts.port > 0 else None
+        port = parts.port
     except ValueError:
         return None
+    return None if port == 0 else parts
 
 
 def check_http_url(text: str) -> None:

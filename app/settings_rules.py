@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from app.settings_forms import contains_placeholder, password_in, parse_address, secret_weakness
+from app.settings_forms import contains_placeholder, parse_address, password_in, secret_weakness
 from app.settings_sources import variable_of
 from app.settings_timing import find_violations
 
