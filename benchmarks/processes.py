@@ -7,9 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from tests.servers.product import memory_of
+
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _USER_TICKS, _SYSTEM_TICKS = 11, 12  # fields of /proc/PID/stat behind the name
-_KIBIBYTE = 1024
 
 
 def processor_seconds(roots: Sequence[int]) -> float:
@@ -33,11 +34,11 @@ class PeakMemory:
         for pid in _family(roots):
             with suppress(FileNotFoundError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
-                self._before[pid] = _memory(pid, "VmRSS")
+                self._before[pid] = memory_of(pid, "VmRSS")
 
     def growth_bytes(self) -> int:
         """Return by how much their peaks exceed what they had, all together."""
-        return sum(max(0, _memory(pid, "VmHWM") - before) for pid, before in self._before.items())
+        return sum(max(0, memory_of(pid, "VmHWM") - before) for pid, before in self._before.items())
 
 
 def _family(roots: Sequence[int]) -> Iterator[int]:
@@ -57,9 +58,3 @@ def _ticks(pid: int) -> int:
     except (FileNotFoundError, ProcessLookupError):
         return 0
     return int(fields[_USER_TICKS]) + int(fields[_SYSTEM_TICKS])
-
-
-def _memory(pid: int, field: str) -> int:
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
-    line = next(line for line in lines if line.startswith(f"{field}:"))
-    return int(line.split()[1]) * _KIBIBYTE

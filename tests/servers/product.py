@@ -268,11 +268,11 @@ class Product:
         """Return each worker's resident bytes, and let its peak start from there."""
         for pid in self.worker_pids():
             Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
-        return {pid: _memory(pid, "VmRSS") for pid in self.worker_pids()}
+        return {pid: memory_of(pid, "VmRSS") for pid in self.worker_pids()}
 
     def peak_memory(self) -> dict[int, int]:
         """Return the most resident bytes each worker has had since the reset."""
-        return {pid: _memory(pid, "VmHWM") for pid in self.worker_pids()}
+        return {pid: memory_of(pid, "VmHWM") for pid in self.worker_pids()}
 
 
 def _descriptors(pid: int) -> list[str]:
@@ -285,7 +285,8 @@ def _descriptors(pid: int) -> list[str]:
     return found
 
 
-def _memory(pid: int, field: str) -> int:
+def memory_of(pid: int, field: str) -> int:
+    """Return what the kernel says of a process's memory, in bytes: ``VmRSS`` for now, ``VmHWM`` for the peak."""
     lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
     line = next(line for line in lines if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024

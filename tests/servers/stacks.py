@@ -36,7 +36,7 @@ class Stack:
     """What stands behind one product.
 
     Attributes:
-        name: ``embedded``, ``cloud`` or ``mariadb``.
+        name: ``embedded``, ``cloud``, ``mariadb`` or ``swift``.
         environ: The settings that lead there.
         database_url: SQLAlchemy's URL.
         s3_config: The bucket, past the proxy; None for a folder.
