@@ -56,6 +56,7 @@ _GOOD: Final = frozenset(
         HTTPStatus.PARTIAL_CONTENT,
     }
 )
+_NOT_HONOURED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _NO_CONTAINER = (
     "the account has no such container; check PHOTO_API_STORAGE__SWIFT_CONTAINER and make the container if it is not "
     "there"
@@ -237,11 +238,18 @@ class SwiftObjectStore:
         return exchange.response.headers
 
     def _is_honoured(self, key: str, query: str) -> bool:
-        """Tell whether Swift accepts a link, whose digest counts before any token; the object need not be there."""
+        """Tell whether Swift accepts a link, whose digest counts before any token; the object need not be there.
+
+        Raises:
+            StorageError: Swift does not say.
+        """
         request = _Request("HEAD", key, {}, dict(parse_qsl(query, keep_blank_values=True)), None)
         exchange = self._ask(request, self._tokens.current(), self._budget())
+        status = exchange.response.status
+        if status not in {*_GOOD, *_NOT_HONOURED, HTTPStatus.NOT_FOUND}:
+            raise self._refusal(exchange)
         exchange.finish()
-        return exchange.response.status not in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
+        return status not in _NOT_HONOURED
 
     def _budget(self) -> WaitBudget:
         return WaitBudget(self._config.download_timeout_seconds)
@@ -275,14 +283,22 @@ class SwiftObjectStore:
             exchange.finish()
             access = self._tokens.replace(access)
             exchange = self._ask(request, access, budget)
-        response = exchange.response
-        if response.status in _GOOD:
+        if exchange.response.status in _GOOD:
             return exchange
+        refusal = self._refusal(exchange)
+        if exchange.response.status == HTTPStatus.UNAUTHORIZED:
+            self._tokens.reject(access)
+        raise refusal
+
+    @staticmethod
+    def _refusal(exchange: Exchange) -> StorageError:
+        """Return what an answer means that is no success; its exchange is closed."""
+        response = exchange.response
         answer = exchange.read(partial(read_answer_error, response))
         exchange.finish()
-        if response.status == HTTPStatus.UNAUTHORIZED:
-            self._tokens.reject(access)
-        raise storage_error(answer, response.headers.get("Retry-After")) from answer
+        error = storage_error(answer, response.headers.get("Retry-After"))
+        error.__cause__ = answer
+        return error
 
     def _ask(self, request: _Request, access: SwiftAccess, budget: WaitBudget) -> Exchange:
         """Send a request with a token."""

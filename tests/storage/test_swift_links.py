@@ -207,10 +207,13 @@ def test_link_that_swift_does_not_honour_is_told(swift_config: SwiftConfig, s3_s
         store.close()
 
 
-def test_check_of_a_store_that_is_down_is_no_denial(swift_config: SwiftConfig, s3_server: SwiftServer) -> None:
+@pytest.mark.parametrize("path", ["/v1/", "temp_url_sig"], ids=["container", "link"])
+def test_check_of_a_store_that_is_down_says_neither_yes_nor_no(
+    swift_config: SwiftConfig, s3_server: SwiftServer, path: str
+) -> None:
     with FaultProxy(s3_server.port) as proxy:
         store = linking(s3_server.swift_config(swift_config.container, url=proxy.url))
-        proxy.inject(Status(503), path="/v1/")
+        proxy.inject(Status(503), path=path)
 
         with pytest.raises(StorageUnavailableError):
             store.check_links()
