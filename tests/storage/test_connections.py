@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
-import subprocess
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,6 +14,7 @@ from app.storage.base import StorageDeniedError
 from app.storage.connections import ConnectionPool
 from app.storage.reading import WaitBudget
 from tests.fakes.clocks import HandClock
+from tests.servers.tls import make_certificate, tls_server
 
 
 class _Echo(BaseHTTPRequestHandler):
@@ -34,31 +33,13 @@ class _Echo(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-subj", "/CN=store", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
-            *("-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return tmp_path / "certificate.pem"
+    return make_certificate(tmp_path)
 
 
 @pytest.fixture
 def endpoint_url(certificate: Path) -> Iterator[str]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Echo)
-    server.handle_error = lambda *_arguments: None  # type: ignore[method-assign]  # refused handshakes are expected
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"https://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with tls_server(certificate, _Echo) as url:
+        yield url
 
 
 def exchange(pool: ConnectionPool, content: bytes) -> bytes:

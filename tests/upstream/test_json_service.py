@@ -5,13 +5,10 @@ from __future__ import annotations
 import gzip
 import itertools
 import socket
-import ssl
-import subprocess
-import threading
 import time
 import traceback
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -20,6 +17,7 @@ from app.errors import UnavailableError, UpstreamContentError, UpstreamDeniedErr
 from app.stability import Deadline, deadline_scope
 from app.upstream.json_service import JsonAnswer, JsonService
 from tests.fakes.raw_server import RawServer, raw_server
+from tests.servers.tls import make_certificate, tls_server
 
 
 @pytest.fixture
@@ -295,31 +293,13 @@ class _Json(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-            *("-subj", "/CN=api", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"),
-            *("-keyout", str(tmp_path / "key.pem"), "-out", str(tmp_path / "certificate.pem")),
-        ],
-        check=True,
-        capture_output=True,
-    )
-    return tmp_path / "certificate.pem"
+    return make_certificate(tmp_path)
 
 
 @pytest.fixture
 def tls_url(certificate: Path) -> Iterator[str]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Json)
-    server.handle_error = lambda *_arguments: None  # type: ignore[method-assign]  # refused handshakes are expected
-    server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"https://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with tls_server(certificate, _Json) as url:
+        yield url
 
 
 def test_a_certificate_of_the_system_is_believed(
