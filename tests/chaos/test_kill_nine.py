@@ -23,6 +23,7 @@ from tests.chaos.crashes import (
     OpenUpload,
     assert_sound,
     end_leases,
+    let_objects_age,
     let_time_pass,
     object_key,
     opened_upkeep,
@@ -287,6 +288,7 @@ def test_reconcile_killed_while_it_removes_is_run_again(world: World) -> None:
         for number in range(3):
             key = f"originals/{mark}/{number}"
             store.put(key, BytesBody(b"an orphan"), content_type="image/jpeg")
+    let_objects_age(world.stack)
     ready = rows(world.stack, READY)
     passing, held = Barrier(), Barrier()
     passing.release()
