@@ -188,8 +188,8 @@ def test_who_waits_on_a_terminal_sees_what_is_in_flight(start: Start) -> None:
     master.finish_one()
     master.finish_one()
     until(lambda: sees(f"Server {master.pid} is gone, after "), "the end")
-    os.close(ours)
     command.communicate(timeout=20)
+    os.close(ours)  # no sooner: an unbuffered command writes the end of its line by itself
 
     assert command.returncode == 0
     assert shown.startswith(f"Server {master.pid} was asked to drain.")

@@ -558,4 +558,4 @@ def test_a_request_that_cannot_be_begun_costs_its_connection_and_no_place(
         stage.until(lambda: stage.is_closed(idle))
 
     assert [status(stage.answer(client)) for client in (*busy, stage.client(GET))] == [200] * 3
-    assert stage.counts.in_flight == 0
+    stage.until(lambda: stage.counts.in_flight == 0)
