@@ -142,6 +142,7 @@ requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (
 	}
 	compile --output-file requirements.txt requirements.in
 	compile --constraint requirements.txt --output-file requirements-dev.txt requirements-dev.in
+	compile --constraint requirements-dev.txt --output-file requirements-heif.txt requirements-heif.in
 	compile --output-file requirements-swift.txt requirements-swift.in
 	compile --output-file requirements-keystone.txt requirements-keystone.in
 	compile --output-file requirements-bench.txt requirements-bench.in

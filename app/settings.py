@@ -37,6 +37,7 @@ from app.settings_fields import (
 )
 from app.settings_forms import DATABASE_DRIVERS, MIN_SECRET_BYTES, absolute_database_url
 from app.settings_rules import find_contradictions, names_of
+from app.settings_renditions import RenditionSettings
 from app.settings_server import ServerSettings
 from app.settings_sources import (
     ENV_FILE,
@@ -135,6 +136,11 @@ class UploadSettings(Section):
         "Folder of incoming bodies over 1 MiB; a relative path starts in the working folder",
         allowed="a path",
     )
+    decode_first: bool = setting(
+        False,
+        "Whether a photo is decoded before it is taken in, and refused when that fails; costs processor time",
+        allowed="true or false",
+    )
     lease_seconds: Whole = setting(
         15, "How long an upload that stopped renewing its lease is left alone", low=2, high=300, unit="seconds"
     )
@@ -229,6 +235,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     uploads: UploadSettings = UploadSettings()
     photos: PhotoSettings = PhotoSettings()
+    renditions: RenditionSettings = RenditionSettings()
     log: LogSettings = LogSettings()
     instance: InstanceSettings = InstanceSettings()
     server: ServerSettings = ServerSettings()

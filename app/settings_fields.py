@@ -49,7 +49,7 @@ def _number(value: Any) -> float:
     raise ValueError("digits with at most one point, without a unit")
 
 
-def _entries(value: Any) -> tuple[str, ...]:
+def entries(value: Any) -> tuple[str, ...]:
     """Read a list: commas part the entries of a variable."""
     parts = value.split(",") if isinstance(value, str) else value
     if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
@@ -178,9 +178,9 @@ TcpBind = Annotated[str, AfterValidator(_is_tcp_bind)]
 AbsolutePath = Annotated[str, AfterValidator(_is_absolute_path)]
 OptionalAbsolutePath = Annotated[str | None, AfterValidator(_is_absolute_path)]
 Hosts = Annotated[
-    tuple[str, ...], BeforeValidator(_entries), AfterValidator(_are_hosts), Field(min_length=1, max_length=100)
+    tuple[str, ...], BeforeValidator(entries), AfterValidator(_are_hosts), Field(min_length=1, max_length=100)
 ]
-Networks = Annotated[tuple[str, ...], BeforeValidator(_entries), AfterValidator(_are_networks), Field(max_length=100)]
+Networks = Annotated[tuple[str, ...], BeforeValidator(entries), AfterValidator(_are_networks), Field(max_length=100)]
 IpAddress = Annotated[str | None, AfterValidator(_is_ip_address)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_is_database_url)]
 HttpUrl = Annotated[str | None, AfterValidator(_is_endpoint)]
