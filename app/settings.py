@@ -36,8 +36,8 @@ from app.settings_fields import (
     setting,
 )
 from app.settings_forms import DATABASE_DRIVERS, MIN_SECRET_BYTES, absolute_database_url
-from app.settings_rules import find_contradictions, names_of
 from app.settings_renditions import RenditionSettings
+from app.settings_rules import find_contradictions, names_of
 from app.settings_server import ServerSettings
 from app.settings_sources import (
     ENV_FILE,
