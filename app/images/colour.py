@@ -1,0 +1,98 @@
+"""Colours: whatever a photo was stored in becomes sRGB of eight bits, and one colour that stands for all of it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import pyvips
+
+_log = logging.getLogger(__name__)
+_PROFILE: Final = "icc-profile-data"
+_GREY: Final = ("b-w", "grey16")
+_LEVELS: Final = 8
+_OPAQUE: Final = 255
+
+
+def to_srgb(image: pyvips.Image) -> pyvips.Image:
+    """Convert a picture to sRGB, or to grey where it is grey, with 8 bits per sample; alpha is kept.
+
+    An embedded ICC profile is followed; one that is broken or made for something else is ignored. CMYK
+    without a profile is taken for the common kind of print.
+
+    Args:
+        image: Of any colour space that the allowed loaders give.
+
+    Returns:
+        One or three bands of colour, and alpha where it had alpha that is not opaque everywhere.
+
+    Raises:
+        pyvips.Error: The colour space cannot be converted.
+    """
+    grey = image.interpretation in _GREY
+    if image.get_typeof(_PROFILE) or image.interpretation == "cmyk":
+        image = _by_profile(image)
+    space = "b-w" if grey else "srgb"
+    if image.interpretation != space:
+        image = image.colourspace(space)
+    if image.format != "uchar":
+        image = image.cast("uchar")
+    return image
+
+
+def without_opaque_alpha(image: pyvips.Image) -> pyvips.Image:
+    """Return the picture without an alpha band that hides nothing.
+
+    Args:
+        image: 8 bits per sample, in memory.
+    """
+    if image.hasalpha() and image[image.bands - 1].min() == _OPAQUE:
+        return image.extract_band(0, n=image.bands - 1)
+    return image
+
+
+def _by_profile(image: pyvips.Image) -> pyvips.Image:
+    options: dict[str, object] = {"intent": "perceptual", "black_point_compensation": True, "depth": 8}
+    if image.interpretation == "cmyk":
+        options["input_profile"] = "cmyk"
+    try:
+        return image.icc_transform("srgb", embedded=True, **options)
+    except pyvips.Error:
+        _log.info("A colour profile cannot be used, the picture is taken without it")
+    plain = image.copy()
+    plain.remove(_PROFILE)
+    return plain.icc_transform("srgb", **options) if image.interpretation == "cmyk" else plain
+
+
+def dominant_color(image: pyvips.Image) -> str:
+    """Return the colour that most of a picture has, as ``#rrggbb``.
+
+    The colours are sorted into 512 boxes of like ones; the mean of the fullest box is the answer. What is
+    transparent does not count; where all of it is, the answer is white.
+
+    Args:
+        image: sRGB or grey, 8 bits per sample, of at most some thousand pixels.
+    """
+    pixels = bytes(as_rgba(image).write_to_memory())
+    boxes: dict[int, list[int]] = {}
+    for at in range(0, len(pixels), 4):
+        red, green, blue, alpha = pixels[at : at + 4]
+        if alpha * 2 < _OPAQUE:
+            continue
+        box = boxes.setdefault(
+            (red * _LEVELS >> 8) * _LEVELS * _LEVELS + (green * _LEVELS >> 8) * _LEVELS + (blue * _LEVELS >> 8),
+            [0, 0, 0, 0],
+        )
+        for index, value in enumerate((1, red, green, blue)):
+            box[index] += value
+    if not boxes:
+        return "#ffffff"
+    count, *sums = max(boxes.values())
+    return "#" + "".join(f"{round(value / count):02x}" for value in sums)
+
+
+def as_rgba(image: pyvips.Image) -> pyvips.Image:
+    """Return a picture of sRGB or grey as one of four bands: red, green, blue and alpha."""
+    if not image.hasalpha():
+        image = image.bandjoin(_OPAQUE)
+    return image.colourspace("srgb") if image.interpretation != "srgb" else image

@@ -1,0 +1,75 @@
+"""HEIC and HEIF photos, decoded by pillow-heif where that extra is installed.
+
+libvips comes without a decoder for HEVC, and it stays an extra here for the licences and patents around it:
+``docs/dependencies.md`` names them. Pillow itself decodes nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from typing import Final
+
+import pyvips
+
+from app.errors import UndecodableImageError
+
+HEIF_TYPES: Final = ("image/heic", "image/heif")
+"""The media types that need the extra."""
+
+_BANDS: Final = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
+
+
+class HeifNotInstalledError(UndecodableImageError):
+    """The photo is fine; this server lacks the extra that decodes it."""
+
+
+def heif_installed() -> bool:
+    """Return whether HEIC and HEIF photos can be decoded; nothing is imported for the answer."""
+    return find_spec("pillow_heif") is not None
+
+
+def open_heif(descriptor: int) -> pyvips.Image:
+    """Decode the primary picture of a HEIC or HEIF file, turned and mirrored as its properties say.
+
+    Args:
+        descriptor: Of a file that can be read anywhere; its position is moved.
+
+    Returns:
+        The picture in memory, 8 bits per sample, with its ICC profile where it has one.
+
+    Raises:
+        HeifNotInstalledError: pillow-heif is not installed.
+        Exception: Whatever the decoder raises where it does not like the file.
+    """
+    if not heif_installed():
+        raise HeifNotInstalledError(
+            "HEIC and HEIF photos are stored here, but cannot be shown: a decoder is missing."
+        )
+    import pillow_heif  # noqa: PLC0415  an extra, and it costs memory that only these photos need
+
+    pillow_heif.options.DECODE_THREADS = 1
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    with open(descriptor, "rb", closefd=False) as stream:
+        file = pillow_heif.open_heif(stream, convert_hdr_to_8bit=True, bgr_mode=False)
+        picture = file[file.primary_index]
+        width, height = picture.size
+        bands, stride = _BANDS[picture.mode], picture.stride
+        image = _without_padding(bytes(picture.data), width=width, height=height, bands=bands, stride=stride)
+    profile = picture.info.get("icc_profile")
+    if profile:
+        image = image.copy()
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", profile)
+    return image
+
+
+def _without_padding(pixels: bytes, *, width: int, height: int, bands: int, stride: int) -> pyvips.Image:
+    space = "srgb" if bands > 2 else "b-w"  # noqa: PLR2004  grey, and grey with alpha
+    if stride == width * bands:
+        image = pyvips.Image.new_from_memory(pixels, width, height, bands, "uchar")
+    else:
+        lines = pyvips.Image.new_from_memory(pixels, stride, height, 1, "uchar").extract_area(
+            0, 0, width * bands, height
+        )
+        image = pyvips.Image.new_from_memory(bytes(lines.write_to_memory()), width, height, bands, "uchar")
+    return image.copy(interpretation=space)

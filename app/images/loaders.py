@@ -1,0 +1,90 @@
+"""The only loaders of libvips that may ever open a file, and how much they leave out while they decode.
+
+A loader is chosen by the media type that the probe found, never by what libvips would guess, and all other
+loaders are blocked: no file can reach the code of a format that is not accepted here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from functools import cache
+from types import MappingProxyType
+from typing import Final
+
+import pyvips
+
+from app.errors import UndecodableImageError
+
+_LOADERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "image/jpeg": ("jpegload_source", "VipsForeignLoadJpegSource"),
+        "image/png": ("pngload_source", "VipsForeignLoadPngSource"),
+        "image/webp": ("webpload_source", "VipsForeignLoadWebpSource"),
+        "image/gif": ("gifload_source", "VipsForeignLoadNsgifSource"),
+        "image/avif": ("heifload_source", "VipsForeignLoadHeifSource"),
+    }
+)
+_JPEG_SHRINKS: Final = (8, 4, 2)
+_SHARP_MARGIN: Final = 2.0
+_EARLY_MARGIN: Final = 1.0
+
+
+@cache
+def prepare_libvips() -> None:
+    """Block what is not needed, keep nothing between photos, and use one thread; done once in a process."""
+    pyvips.cache_set_max(0)
+    pyvips.concurrency_set(1)
+    pyvips.block_untrusted_set(True)
+    pyvips.operation_block_set("VipsForeignLoad", True)
+    for _, loader in _LOADERS.values():
+        pyvips.operation_block_set(loader, False)
+
+
+def open_image(descriptor: int, content_type: str, *, scale: float, shrinks_early: bool) -> pyvips.Image:
+    """Open the first picture of a file for one reading from top to bottom; hardly anything is decoded yet.
+
+    Args:
+        descriptor: Of a file that can be read anywhere; its position is moved.
+        content_type: The media type that the probe found.
+        scale: Which part of its sides will be needed, above 0 to 1: the decoder may leave out what is not.
+        shrinks_early: Whether the decoder leaves out as much as it can, at some cost of sharpness.
+
+    Returns:
+        The picture as stored, at least ``scale`` of its full size.
+
+    Raises:
+        UndecodableImageError: No loader reads this media type.
+        pyvips.Error: The loader does not like the file.
+    """
+    prepare_libvips()
+    if content_type not in _LOADERS:
+        raise UndecodableImageError(f"Pictures of the type {content_type} cannot be decoded here.")
+    factor = 1 / scale / (_EARLY_MARGIN if shrinks_early else _SHARP_MARGIN)
+    options: dict[str, object] = {}
+    if content_type == "image/jpeg":
+        options["shrink"] = next((shrink for shrink in _JPEG_SHRINKS if shrink <= factor), 1)
+    elif content_type == "image/webp" and factor > 1:
+        options["scale"] = 1 / factor
+    return _load(descriptor, content_type, options)
+
+
+def full_size(descriptor: int, content_type: str) -> tuple[int, int]:
+    """Return width and height as stored, from the header alone.
+
+    Raises:
+        UndecodableImageError: No loader reads this media type.
+        pyvips.Error: The loader does not like the file.
+    """
+    image = open_image(descriptor, content_type, scale=1, shrinks_early=False)
+    return image.width, image.height
+
+
+def _load(descriptor: int, content_type: str, options: Mapping[str, object]) -> pyvips.Image:
+    os.lseek(descriptor, 0, os.SEEK_SET)  # libvips shares the position of the descriptor it is given
+    source = pyvips.Source.new_from_descriptor(descriptor)
+    operation, _ = _LOADERS[content_type]
+    image = pyvips.Operation.call(operation, source, access="sequential", fail_on="error", **options)
+    if not isinstance(image, pyvips.Image):
+        raise UndecodableImageError("The decoder gave no picture.")
+    return image

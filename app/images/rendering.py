@@ -1,0 +1,142 @@
+"""Renditions of a photo, all from one decode. Runs in the processes of the image engine and nowhere else.
+
+The largest picture that is wanted is made while the file is read from top to bottom, with as much left out by
+the decoder as the size allows; the smaller ones are made from it. They are upright and in sRGB of eight bits,
+and nothing but pixels is written: no Exif, XMP, IPTC, comment or colour profile of the original.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import pyvips
+
+from app.errors import UndecodableImageError
+from app.images.colour import as_rgba, dominant_color, to_srgb, without_opaque_alpha
+from app.images.heif import HEIF_TYPES, open_heif
+from app.images.jobs import Output, Rendered, RenderedImage, RenderJob
+from app.images.loaders import full_size, open_image, prepare_libvips
+from app.images.presets import Format, Preset, Quality
+from app.images.thumbhash import thumbhash
+
+_DESCRIBED_SIDE: Final = 64
+_WHITE: Final = [255, 255, 255]
+_WEBP_EFFORT: Final = 4
+_SIDEWAYS: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Size:
+    width: int
+    height: int
+
+    def scale_for(self, preset: Preset) -> float:
+        """Return which part of the sides a preset needs, above 0 to 1."""
+        side = max(self.width, self.height) if preset.fit == "fit" else min(self.width, self.height)
+        return min(1.0, preset.side / side)
+
+    def scaled(self, scale: float) -> _Size:
+        return _Size(max(1, round(self.width * scale)), max(1, round(self.height * scale)))
+
+    def turned(self) -> _Size:
+        return _Size(self.height, self.width)
+
+
+def render(descriptor: int, job: RenderJob) -> Rendered:
+    """Make what a job asks for.
+
+    Args:
+        descriptor: Of the original, readable at any position; it is left open, its position is moved.
+        job: What it is and what is wanted.
+
+    Returns:
+        The renditions in the order of the job's outputs.
+
+    Raises:
+        UndecodableImageError: The decoder refused the file, whatever it raised.
+    """
+    prepare_libvips()
+    try:
+        return _render(descriptor, job)
+    except UndecodableImageError:
+        raise
+    except Exception as error:
+        raise UndecodableImageError(
+            "The pixels of this photo cannot be decoded. Export it again, or try another file."
+        ) from error
+
+
+def _render(descriptor: int, job: RenderJob) -> Rendered:
+    base, size = _decode(descriptor, job)
+    made: dict[tuple[int, int, Format, str], bytes] = {}
+    pictures: dict[Preset, pyvips.Image] = {}
+    source = base
+    for preset in sorted({output.preset for output in job.outputs}, key=size.scale_for, reverse=True):
+        source = _resized(source, size.scaled(size.scale_for(preset))).copy_memory()
+        pictures[preset] = _cut(source, preset)
+    images = tuple(_encoded(pictures[output.preset], output, job.quality, made) for output in job.outputs)
+    if not job.describes:
+        return Rendered(images)
+    small = as_rgba(_resized(source, size.scaled(size.scale_for(Preset("described", _DESCRIBED_SIDE)))))
+    return Rendered(
+        images, thumbhash(small.width, small.height, bytes(small.write_to_memory())), dominant_color(small)
+    )
+
+
+def _decode(descriptor: int, job: RenderJob) -> tuple[pyvips.Image, _Size]:
+    """Return the largest wanted picture, upright, in memory, and the upright size of the original."""
+    presets = [output.preset for output in job.outputs] or [Preset("described", _DESCRIBED_SIDE)]
+    if job.content_type in HEIF_TYPES:
+        image = open_heif(descriptor)
+        size = _Size(image.width, image.height)
+        scale = max(size.scale_for(preset) for preset in presets)
+    else:
+        size = _Size(*full_size(descriptor, job.content_type))
+        scale = max(size.scale_for(preset) for preset in presets)
+        image = open_image(descriptor, job.content_type, scale=scale, shrinks_early=job.shrinks_early)
+    image = _resized(image, size.scaled(scale))
+    orientation = int(image.get("orientation")) if image.get_typeof("orientation") else 1
+    image = without_opaque_alpha(to_srgb(image).copy_memory())
+    return image.autorot().copy_memory(), size.turned() if orientation >= _SIDEWAYS else size
+
+
+def _resized(image: pyvips.Image, size: _Size) -> pyvips.Image:
+    """Return the picture in exactly this size; nothing is computed yet."""
+    if (image.width, image.height) == (size.width, size.height):
+        return image
+    across, down = size.width / image.width, size.height / image.height
+    if not image.hasalpha():
+        return image.resize(across, vscale=down)
+    stored = image.format
+    return image.premultiply().resize(across, vscale=down).unpremultiply().cast(stored)
+
+
+def _cut(image: pyvips.Image, preset: Preset) -> pyvips.Image:
+    """Cut the middle out of a picture that has to fill a square."""
+    if preset.fit == "fit":
+        return image
+    width, height = min(image.width, preset.side), min(image.height, preset.side)
+    return image.extract_area((image.width - width) // 2, (image.height - height) // 2, width, height)
+
+
+def _encoded(
+    image: pyvips.Image, output: Output, quality: Quality, made: dict[tuple[int, int, Format, str], bytes]
+) -> RenderedImage:
+    """Encode a picture, once for all presets that come to the same pixels."""
+    key = (image.width, image.height, output.format, output.preset.fit)
+    if key not in made:
+        made[key] = _encode(image, output.format, quality)
+    return RenderedImage(output, made[key], image.width, image.height)
+
+
+def _encode(image: pyvips.Image, image_format: Format, quality: Quality) -> bytes:
+    level = quality.of(image_format)
+    if image_format is Format.JPEG:
+        flat = image.flatten(background=_WHITE[: image.bands - 1]) if image.hasalpha() else image
+        return bytes(flat.jpegsave_buffer(Q=level, optimize_coding=True, keep="none"))
+    if image_format is Format.WEBP:
+        return bytes(image.webpsave_buffer(Q=level, effort=_WEBP_EFFORT, keep="none"))
+    return bytes(
+        image.heifsave_buffer(Q=level, compression="av1", effort=quality.avif_effort, bitdepth=8, keep="none")
+    )
