@@ -12,16 +12,12 @@ from typing import Final
 
 import pyvips
 
-from app.errors import UndecodableImageError
+from app.images.jobs import HeifNotInstalledError
 
 HEIF_TYPES: Final = ("image/heic", "image/heif")
 """The media types that need the extra."""
 
 _BANDS: Final = {"L": 1, "LA": 2, "RGB": 3, "RGBA": 4}
-
-
-class HeifNotInstalledError(UndecodableImageError):
-    """The photo is fine; this server lacks the extra that decodes it."""
 
 
 def heif_installed() -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from app.errors import UndecodableImageError
 from app.images.presets import Format, Preset, Quality
 
 
@@ -72,3 +73,7 @@ class Rendered:
     images: tuple[RenderedImage, ...]
     thumbhash: str | None = None
     dominant_color: str | None = None
+
+
+class HeifNotInstalledError(UndecodableImageError):
+    """The photo is fine; this server lacks the extra that decodes it."""
