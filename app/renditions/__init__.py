@@ -1,0 +1,1 @@
+"""The room of renditions: made once, kept, and served like originals."""

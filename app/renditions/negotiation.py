@@ -1,0 +1,97 @@
+"""Which format a client gets, by its ``Accept`` (RFC 9110, 12.5.1): AVIF, WebP or JPEG, and nothing between.
+
+AVIF and WebP are for clients that name them. ``image/*`` and ``*/*`` stand for JPEG alone: programs send them that
+read neither, and so do browsers besides the formats that they do read. Of what a client names, what it prefers by
+its q-values comes first; among equals the smaller format. JPEG is the answer to everything else: no header, one that
+cannot be read, one that accepts none of the three. An image that a client may be unable to show helps it more than
+a 406, which is what the RFC suggests, too.
+
+The three buckets keep caches small: however many headers there are, each photo has three answers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from typing import Final
+
+from app.images.presets import Format
+
+_HEADERS_REMEMBERED = 256
+_HEADER_CHARACTERS_MAX = 2048  # longer ones are no browser's, and are not worth a place in memory
+_SMALLEST_FIRST: Final = (Format.AVIF, Format.WEBP, Format.JPEG)
+
+_TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
+_PARAMETER = rf"{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\]|\\.)*+\")"
+# Possessive throughout: nothing is read twice, whatever comes.
+_MEMBER = re.compile(
+    rf"[ \t]*+(?:(?P<kind>{_TOKEN}/{_TOKEN})(?P<parameters>(?:[ \t]*+;[ \t]*+(?:{_PARAMETER})?+)*+))?+[ \t]*+(?:,|$)"
+)
+_EACH_PARAMETER = re.compile(rf";[ \t]*+(?P<name>{_TOKEN})=(?P<value>{_TOKEN}|\"(?:[^\"\\]|\\.)*+\")")
+_WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?", re.ASCII)
+
+
+class _UnreadableError(ValueError):
+    """A header that follows no grammar."""
+
+
+def choose_format(accept: str | None, offered: Collection[Format] = _SMALLEST_FIRST) -> Format:
+    """Return the format for a client.
+
+    Args:
+        accept: Its ``Accept``; None when it sent none.
+        offered: What is made at the moment. JPEG always is.
+    """
+    if not accept or len(accept) > _HEADER_CHARACTERS_MAX:
+        return Format.JPEG
+    return next((each for each in _ranked(accept) if each in offered), Format.JPEG)
+
+
+@lru_cache(_HEADERS_REMEMBERED)
+def _ranked(accept: str) -> tuple[Format, ...]:
+    """Return the formats that a header accepts, the best one first."""
+    try:
+        weights = dict(_weights(accept))
+    except _UnreadableError:
+        return ()
+    jpeg = next((weights[kind] for kind in ("image/jpeg", "image/*", "*/*") if kind in weights), 0.0)
+    accepted = {each: weights.get(each.content_type, 0.0) for each in (Format.AVIF, Format.WEBP)} | {
+        Format.JPEG: jpeg
+    }
+    wanted = [each for each in _SMALLEST_FIRST if accepted[each] > 0]
+    return tuple(sorted(wanted, key=lambda each: -accepted[each]))  # stable: the smaller one first among equals
+
+
+def _weights(accept: str) -> Iterator[tuple[str, float]]:
+    """Yield the media ranges of a header, in lower case, with their q-values.
+
+    Raises:
+        _UnreadableError: It follows no grammar.
+    """
+    position = 0
+    while position < len(accept):
+        member = _MEMBER.match(accept, position)
+        if member is None:
+            raise _UnreadableError
+        position = member.end()
+        if member["kind"] is None:  # an empty member, which a list may have
+            continue
+        weight = _weight_of(member["parameters"])
+        if weight is not None:
+            yield member["kind"].lower(), weight
+
+
+def _weight_of(parameters: str) -> float | None:
+    """Return a range's q-value; None where it asks for a special kind of its type, which no rendition is.
+
+    Raises:
+        _UnreadableError: The q-value is none.
+    """
+    for parameter in _EACH_PARAMETER.finditer(parameters):
+        if parameter["name"].lower() != "q":
+            return None
+        if not _WEIGHT.fullmatch(parameter["value"]):
+            raise _UnreadableError
+        return float(parameter["value"])  # what comes behind it is an extension that nobody has defined
+    return 1.0
