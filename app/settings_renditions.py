@@ -48,7 +48,7 @@ class RenditionSettings(Section):
     webp_quality: Whole = setting(78, "Quality of WebP", low=1, high=100, unit="points")
     avif_quality: Whole = setting(55, "Quality of AVIF", low=1, high=100, unit="points")
     avif_effort: Whole = setting(
-        2, "How long AVIF is tried to be made smaller; more costs processor time", low=0, high=9, unit="points"
+        1, "How long AVIF is tried to be made smaller; more costs processor time", low=0, high=9, unit="points"
     )
     eager_presets: _Presets = setting(
         ("thumbnail", "preview"),

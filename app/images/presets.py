@@ -64,7 +64,7 @@ class Quality:
     jpeg: int = 80
     webp: int = 78
     avif: int = 55
-    avif_effort: int = 2
+    avif_effort: int = 1
 
     def of(self, image_format: Format) -> int:
         """Return the quality of a format, 1 to 100."""

@@ -22,7 +22,8 @@ from app.images.thumbhash import thumbhash
 
 _DESCRIBED_SIDE: Final = 64
 _WHITE: Final = [255, 255, 255]
-_WEBP_EFFORT: Final = 4
+_WEBP_EFFORT: Final = 2
+"""A third of the time of libvips' 4, for 3 to 6 % more bytes."""
 _SIDEWAYS: Final = 5
 
 
@@ -55,11 +56,12 @@ def render(descriptor: int, job: RenderJob) -> Rendered:
 
     Raises:
         UndecodableImageError: The decoder refused the file, whatever it raised.
+        MemoryError: This process may not have as much as is needed.
     """
     prepare_libvips()
     try:
         return _render(descriptor, job)
-    except UndecodableImageError:
+    except (UndecodableImageError, MemoryError):
         raise
     except Exception as error:
         raise UndecodableImageError(
