@@ -15,7 +15,6 @@ import fcntl
 import gc
 import json
 import os
-import select
 import signal
 import socket
 import sys
@@ -30,6 +29,7 @@ from app.images.engine_frames import (
     Kind,
     PeerLostError,
     RefusalCode,
+    has_news,
     send_refusal,
     send_rendered,
 )
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _is_wanted(channel: Channel, idle_seconds: float) -> bool:
-    return bool(select.select([channel.connection], [], [], idle_seconds)[0])
+    return has_news(channel.connection, idle_seconds)
 
 
 def _serve(channel: Channel, render: Render, job_seconds: float) -> None:
@@ -111,7 +111,7 @@ def _ends_with(connection: socket.socket, job_seconds: float) -> Iterator[None]:
     signal.setitimer(signal.ITIMER_REAL, job_seconds + _GRACE_SECONDS)
     fcntl.fcntl(connection, fcntl.F_SETFL, flags | os.O_ASYNC)
     try:
-        if select.select([connection], [], [], 0)[0]:
+        if has_news(connection, 0):
             raise PeerLostError  # it died before it was watched
         yield
     finally:
@@ -120,7 +120,9 @@ def _ends_with(connection: socket.socket, job_seconds: float) -> Iterator[None]:
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # what the thread that started this program had put off
     for ending in (signal.SIGALRM, signal.SIGIO, signal.SIGXCPU):
         signal.signal(ending, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's interrupt is the parent's, which drains
+    for word in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(word, signal.SIG_IGN)  # said to a whole group of processes: the parent drains, and this with it
     sys.exit(main(sys.argv[1:]))

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import json
 import re
+import select
 import socket
 import struct
 import time
@@ -176,6 +177,13 @@ class Channel:
         if left <= 0:
             raise TimeoutError
         self.connection.settimeout(left)
+
+
+def has_news(connection: socket.socket, seconds: float) -> bool:
+    """Return whether something can be read, or the other side is gone, within so many seconds."""
+    waiting = select.poll()  # a worker with a thousand connections has descriptors that select cannot name
+    waiting.register(connection, select.POLLIN)
+    return bool(waiting.poll(seconds * 1000))
 
 
 def encode_job(job: RenderJob) -> bytes:

@@ -8,13 +8,12 @@ what is named here. What it does to itself before its first job stands in :mod:`
 from __future__ import annotations
 
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -26,7 +25,9 @@ from app.images.engine_frames import (
     Kind,
     LiedError,
     PeerLostError,
+    RefusedError,
     encode_job,
+    has_news,
     receive_ready,
     receive_rendered,
 )
@@ -116,22 +117,18 @@ class EngineProcess:
         self.confined = False
         self._options = options
         self._ready = False
+        self._at_work = False
         self._killed_for: Loss | None = None
         self._start_by = time.monotonic() + options.start_seconds
-        self._said = os.memfd_create("engine-said", os.MFD_CLOEXEC)
-        try:
+        self._said = os.fdopen(os.memfd_create("engine-said", os.MFD_CLOEXEC), "rb", buffering=0)
+        with ExitStack() as closing:
+            closing.callback(self._said.close)
             ours, theirs = socket.socketpair()
-        except OSError:
-            os.close(self._said)
-            raise
-        self._channel = Channel(ours)
-        try:
+            self._channel = Channel(ours)
+            closing.callback(self._channel.close)
             with theirs:
                 self._child = self._start(theirs.fileno())
-        except OSError:
-            self._channel.close()
-            os.close(self._said)
-            raise
+            closing.pop_all()
 
     @property
     def pid(self) -> int:
@@ -143,8 +140,10 @@ class EngineProcess:
         return self._child.poll() is None
 
     def is_idle(self) -> bool:
-        """Return whether it runs and its socket is whole: nothing but its report may be waiting there."""
-        return self.is_alive() and (not self._ready or not self._pending())
+        """Return whether it can be given a job: nothing but its report may be waiting in its socket."""
+        return (
+            not self._at_work and self.is_alive() and (not self._ready or not has_news(self._channel.connection, 0))
+        )
 
     def await_ready(self, seconds: float) -> None:
         """Wait until it has reported for work; at once when it has.
@@ -185,19 +184,23 @@ class EngineProcess:
             ProcessLostError: It ended, was killed for taking too much, or was caught lying.
         """
         self.jobs += 1
+        self._at_work = True
         in_time = self._options.job_seconds <= seconds
         self._channel.allow(min(self._options.job_seconds, seconds))
         try:
             self._channel.send(Kind.JOB, encode_job(job), descriptor)
-            return receive_rendered(self._channel, job)
+            rendered = receive_rendered(self._channel, job)
+        except RefusedError:
+            self._at_work = False
+            raise
         except TimeoutError:
             raise self._lost(Loss.TIME if in_time else Loss.DEADLINE) from None
         except LiedError as error:
             raise self._lost(Loss.LIE) from error
         except PeerLostError as error:
             raise self._lost(None) from error
-        finally:
-            self._channel.allow(None)
+        self._at_work = False
+        return rendered
 
     def kill(self, loss: Loss = Loss.CLOSED) -> None:
         """End it at once; whoever waits for it learns why. Safe to call twice."""
@@ -206,15 +209,14 @@ class EngineProcess:
         self._child.kill()
 
     def close(self) -> None:
-        """End it: an idle one by itself, any other by a kill. Blocks shortly, and frees what it held."""
+        """End it: an idle one by itself, any other by a kill. Blocks shortly; safe to call twice."""
         self._channel.close()
         try:
-            self._child.wait(_END_SECONDS if self._ready else 0)
+            self._child.wait(_END_SECONDS if self._ready and not self._at_work else 0)
         except subprocess.TimeoutExpired:
             self._child.kill()
             self._child.wait()
-        with suppress(OSError):  # closed before
-            os.close(self._said)
+        self._said.close()
 
     def _start(self, connection: int) -> subprocess.Popen[bytes]:
         options = self._options
@@ -232,11 +234,8 @@ class EngineProcess:
             pass_fds=[connection],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=self._said,
+            stderr=self._said.fileno(),
         )
-
-    def _pending(self) -> bool:
-        return bool(select.select([self._channel.connection], [], [], 0)[0])
 
     def _lost(self, loss: Loss | None) -> ProcessLostError:
         """Clear away what is left of it, and return the error; without a given loss its end says why."""
@@ -247,7 +246,8 @@ class EngineProcess:
         except subprocess.TimeoutExpired:  # it closed its socket and stayed: no honest child does
             self.kill(Loss.LIE)
             code = self._child.wait()
-        said = os.pread(self._said, _SAID_BYTES, max(0, os.fstat(self._said).st_size - _SAID_BYTES))
+        descriptor = self._said.fileno()
+        said = os.pread(descriptor, _SAID_BYTES, max(0, os.fstat(descriptor).st_size - _SAID_BYTES))
         reason = self._killed_for or _loss_of(code, started=self._ready)
         self.close()
         return ProcessLostError(reason, f"exit code {code}; {said.decode(errors='replace').strip()}")

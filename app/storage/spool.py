@@ -76,6 +76,25 @@ class SpooledBody:
             "BinaryIO", io.BufferedReader(_PositionedReader(descriptor, self._size_bytes), _READ_BUFFER_BYTES)
         )
 
+    def open_descriptor(self) -> int | None:
+        """Return a descriptor for reading only, with a position of its own; None where there is none to give.
+
+        The caller closes it. Bytes in memory have none, nor has a host without ``/proc``.
+
+        Raises:
+            ValueError: The body is closed.
+        """
+        content = self._content
+        if content is None:
+            message = "the spooled body is closed"
+            raise ValueError(message)
+        if isinstance(content, bytes):
+            return None
+        try:
+            return os.open(f"/proc/self/fd/{content.fileno()}", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None
+
     def close(self) -> None:
         """Free memory or disk. Safe to call twice."""
         content, self._content = self._content, None
