@@ -39,6 +39,7 @@ from app.http.docs import mount_document, mount_documentation
 from app.http.identity import admit
 from app.http.openapi import path_of
 from app.http.proxies import TrustedProxies
+from app.images import presets
 from app.images.limits import ImageLimits
 from app.ops import checks, details
 from app.ops.admission import HALF_WRITTEN_MAX
@@ -66,6 +67,7 @@ from app.ops.requests import InFlight, RequestRecorder
 from app.ops.routes import operations_blueprint
 from app.ops.stamps import open_stamps
 from app.ops.state import find_page
+from app.photos.documents import PhotoDocuments
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import UploadLedger
 from app.photos.link_routes import LinkRoutes
@@ -204,6 +206,7 @@ class Runtime(Foundation):
         store: The object store, behind its pipelines.
         monitor: Health.
         probes: What the paths of probes are answered with.
+        documents: What photos look like as JSON.
         known: What is remembered of photos.
         tiers: What it is remembered in.
         upkeep: The maintenance tasks, for running one by hand.
@@ -253,13 +256,20 @@ class Runtime(Foundation):
 
     def _open_cache(self) -> PhotoCache:
         settings = self.settings
+        self.documents = PhotoDocuments(presets.configured(settings.renditions))
         stamps = open_stamps(os.environ, owing_seconds=settings.cache.redis_seconds + settings.cache.stale_seconds)
         self.tiers = TierSet(
-            settings.redis, settings.cache, stamps, PhotoCodec(), self.pipelines["redis"], size_of=memory_of
+            settings.redis,
+            settings.cache,
+            stamps,
+            PhotoCodec(self.documents.form),
+            self.pipelines["redis"],
+            size_of=memory_of,
         )
         self._closing.callback(self.tiers.close)
         known = PhotoCache(
             self.database,
+            self.documents,
             self.tiers.tiers,
             self.tiers.announcer,
             fresh_seconds=self.tiers.fresh_seconds,
@@ -482,11 +492,13 @@ class _Photos:
         cursors = CursorSigner(lambda: rings.secrets(CURSOR))
         ledger = UploadLedger(
             database,
+            runtime.documents,
             default_quota_bytes=settings.photos.quota_bytes,
             idempotency_seconds=settings.uploads.idempotency_seconds,
         )
         limits = ImageLimits(max_pixels=settings.uploads.max_pixels)
         uploads = UploadService(ledger, store, runtime.keeper, limits=limits, observer=metrics)
+        receiver = UploadReceiver(settings.uploads.spool_dir, settings.uploads.max_bytes)
         serving = PhotoServing(store, metrics)
         signed = SignedLinks(rings, files=find_capability(store, FileStore), public_url=settings.links.public_url)
         ways = find_ways(
@@ -500,8 +512,8 @@ class _Photos:
         metrics.stability.add_source(links.figures)
         self.origin = OriginLinks(signed, store, serving, photos, metrics)
         self.routes: list[object] = [
-            UploadRoutes(uploads, UploadReceiver(settings.uploads.spool_dir, settings.uploads.max_bytes), metrics),
-            PhotoRoutes(photos, PhotoLists(database, cursors), metrics),
+            UploadRoutes(uploads, receiver, runtime.documents, metrics),
+            PhotoRoutes(photos, PhotoLists(database, cursors), runtime.documents, metrics),
             OriginalRoutes(photos, serving),
             LinkRoutes(photos, links),
         ]

@@ -11,7 +11,10 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
+
+if TYPE_CHECKING:
+    from app.settings_renditions import RenditionSettings
 
 ENCODER_VERSION: Final = 1
 """Grows whenever the engine makes something else of the same photo with the same options."""
@@ -95,6 +98,17 @@ class Presets:
     def version(self, name: str) -> str:
         """Return the version of what is made for a preset now: ten hex digits."""
         return self._versions[name]
+
+
+def configured(settings: RenditionSettings) -> Presets:
+    """Return the presets that are configured, the smallest first."""
+    presets = [
+        Preset("thumbnail", settings.thumbnail_side, settings.thumbnail_fit),
+        Preset("preview", settings.preview_side, settings.preview_fit),
+        Preset("full", settings.full_side, settings.full_fit),
+    ]
+    quality = Quality(settings.jpeg_quality, settings.webp_quality, settings.avif_quality, settings.avif_effort)
+    return Presets({preset.name: preset for preset in presets}, quality)
 
 
 def _version_of(preset: Preset, quality: Quality) -> str:

@@ -11,10 +11,13 @@ from typing import Any
 import orjson
 
 from app.http import conditional
+from app.images.presets import Presets
 from app.photos.models import Photo
 
 GEO_SCOPE = "photos:geo"
 """Who has it sees where photos were taken."""
+
+_FORM_DIGITS = 8
 
 _SHOWN = (
     Photo.id,
@@ -39,44 +42,60 @@ COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.latitude, Photo.longitude, Photo.vers
 """What a query selects whose rows become documents."""
 
 _NAMES = tuple(column.key for column in _SHOWN)
-FORM = conditional.tag_of(" ".join(_NAMES).encode())
-"""Another one for each form of document: so that no tag and no cache takes one for the other."""
 
 
-def photo_document(photo: Any, *, with_place: bool) -> dict[str, Any]:
-    """Return a photo as a document for :func:`write_json`.
+class PhotoDocuments:
+    """Writes photos as documents, and tells which of them are alike. Thread-safe.
 
     Args:
-        photo: A row of :data:`COLUMNS`.
-        with_place: Whether the caller may know where it was taken.
+        presets: The sizes that links lead to, in the versions they are made in now.
+
+    Attributes:
+        form: Another one for each form of document: so that no tag and no cache takes one for the other.
     """
-    document: dict[str, Any] = dict(zip(_NAMES, photo, strict=False))  # the columns behind them are not shown
-    path = "/api/v1/photos/" + orjson.dumps(photo.id)[1:-1].decode()  # a fourth of what str() takes for a UUID
-    document["thumbhash"] = document["dominant_color"] = None
-    document["links"] = {"self": path, "original": f"{path}/original"}
-    if with_place and photo.latitude is not None and photo.longitude is not None:
-        document["place"] = {"latitude": photo.latitude, "longitude": photo.longitude}
-    return document
 
+    def __init__(self, presets: Presets) -> None:
+        self._renditions = [
+            (preset.name, f"/renditions/{preset.name}?v={presets.version(preset.name)}") for preset in presets
+        ]
+        self.form = conditional.tag_of(orjson.dumps([_NAMES, self._renditions]))
+        self._form = self.form[:_FORM_DIGITS]
 
-def entity_tag(version: int, scopes: Collection[str]) -> str:
-    """Return the entity tag of a photo's document as a caller with these scopes sees it, without quotes."""
-    return f"v{version}-place" if GEO_SCOPE in scopes else f"v{version}"
+    def document(self, photo: Any, *, with_place: bool) -> dict[str, Any]:
+        """Return a photo as a document for :func:`write_json`.
 
+        Args:
+            photo: A row of :data:`COLUMNS`.
+            with_place: Whether the caller may know where it was taken.
+        """
+        document: dict[str, Any] = dict(zip(_NAMES, photo, strict=False))  # the columns behind them are not shown
+        path = "/api/v1/photos/" + orjson.dumps(photo.id)[1:-1].decode()  # a fourth of what str() takes for a UUID
+        document["thumbhash"] = document["dominant_color"] = None
+        links = {"self": path, "original": f"{path}/original"}
+        for name, ending in self._renditions:
+            links[name] = path + ending
+        document["links"] = links
+        if with_place and photo.latitude is not None and photo.longitude is not None:
+            document["place"] = {"latitude": photo.latitude, "longitude": photo.longitude}
+        return document
 
-def page_tag(photos: Iterable[Any], next_cursor: str | None, scopes: Collection[str]) -> str:
-    """Return the entity tag of a page as a caller with these scopes sees it, without quotes.
+    def entity_tag(self, version: int, scopes: Collection[str]) -> str:
+        """Return the entity tag of a photo's document as a caller with these scopes sees it, without quotes."""
+        return f"v{version}-{self._form}-place" if GEO_SCOPE in scopes else f"v{version}-{self._form}"
 
-    It is made of what the page follows from, which photos in which versions, so that an unchanged page is known
-    before it is written.
+    def page_tag(self, photos: Iterable[Any], next_cursor: str | None, scopes: Collection[str]) -> str:
+        """Return the entity tag of a page as a caller with these scopes sees it, without quotes.
 
-    Args:
-        photos: Rows of :data:`COLUMNS`.
-        next_cursor: As the page says it.
-        scopes: Of the caller.
-    """
-    facts = [FORM, next_cursor, GEO_SCOPE in scopes, [(photo.id, photo.version) for photo in photos]]
-    return conditional.tag_of(orjson.dumps(facts))
+        It is made of what the page follows from, which photos in which versions, so that an unchanged page is known
+        before it is written.
+
+        Args:
+            photos: Rows of :data:`COLUMNS`.
+            next_cursor: As the page says it.
+            scopes: Of the caller.
+        """
+        facts = [self.form, next_cursor, GEO_SCOPE in scopes, [(photo.id, photo.version) for photo in photos]]
+        return conditional.tag_of(orjson.dumps(facts))
 
 
 def write_json(document: Mapping[str, Any]) -> bytes:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Collection
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from app.db import outbox
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, LeaseLostError, UnavailableError
 from app.photos import idempotency, removal, rows
-from app.photos.documents import entity_tag, photo_document, write_json
+from app.photos.documents import PhotoDocuments, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -48,10 +47,6 @@ class Answer(NamedTuple):
         """The document as JSON."""
         return write_json(self.document)
 
-    def tag_for(self, scopes: Collection[str]) -> str:
-        """Return the entity tag of the new photo, for a caller with these scopes."""
-        return entity_tag(1, scopes)
-
     @property
     def is_created(self) -> bool:
         """Whether this upload, or the one it replays, made the photo."""
@@ -63,12 +58,21 @@ class UploadLedger:
 
     Args:
         database: Photos, quota and keys.
+        documents: Writes the answers.
         default_quota_bytes: For accounts without a quota of their own.
         idempotency_seconds: How long a key's answer is kept.
     """
 
-    def __init__(self, database: Database, *, default_quota_bytes: int, idempotency_seconds: float) -> None:
+    def __init__(
+        self,
+        database: Database,
+        documents: PhotoDocuments,
+        *,
+        default_quota_bytes: int,
+        idempotency_seconds: float,
+    ) -> None:
         self._database = database
+        self._documents = documents
         self._default_quota_bytes = default_quota_bytes
         self._idempotency_seconds = idempotency_seconds
 
@@ -81,7 +85,7 @@ class UploadLedger:
         def work(connection: Connection) -> Answer | None:
             if idempotency_key is not None and idempotency.is_used(connection, owner_id, idempotency_key):
                 return None
-            return _duplicate(connection, owner_id, sha256)
+            return self._duplicate(connection, owner_id, sha256)
 
         return self._database.run_read(work)
 
@@ -122,7 +126,7 @@ class UploadLedger:
         return reservation
 
     def _answer_duplicate(self, connection: Connection, photo: rows.NewPhoto) -> Answer | None:
-        answer = _duplicate(connection, photo.owner_id, photo.body.sha256)
+        answer = self._duplicate(connection, photo.owner_id, photo.body.sha256)
         if answer is not None:
             idempotency.claim(
                 connection, photo, answer.document["id"], answer.document, kept_seconds=self._idempotency_seconds
@@ -137,7 +141,7 @@ class UploadLedger:
             UnavailableError: It could not be written; the upload is undone, now or by the reaper.
         """
         try:
-            answer = self._database.run_write(lambda connection: _commit(connection, photo, reservation))
+            answer = self._database.run_write(lambda connection: self._commit(connection, photo, reservation))
         except IntegrityError:  # the same bytes became ready first: theirs is the photo, ours goes
             return self._yield_to_winner(photo, reservation)
         except DatabaseUnavailableError:
@@ -153,9 +157,20 @@ class UploadLedger:
             raise _lease_lost()
         return answer
 
+    def _commit(self, connection: Connection, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer | None:
+        row = rows.make_ready(connection, photo, reservation)
+        if row is None:
+            # The reaper gave this upload up, perhaps before the object was there: it must be removed again.
+            removal.remove_stray(connection, reservation.photo_id, reservation.object_key, is_stored=True)
+            return None
+        answer = self._created(row)
+        outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": photo.owner_id, "sha256": row.sha256})
+        idempotency.complete(connection, photo, row.id, answer.document)
+        return answer
+
     def _committed(self, reservation: rows.Reservation) -> Answer | None:
         row = self._database.run_read(lambda connection: rows.find_committed(connection, reservation))
-        return None if row is None else _created(row)
+        return None if row is None else self._created(row)
 
     def _yield_to_winner(self, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer:
         def work(connection: Connection) -> tuple[bool, Answer | None]:
@@ -190,14 +205,15 @@ class UploadLedger:
             _log.warning("an upload could not be undone now; the reaper will, after its lease")
             return True
 
+    def _duplicate(self, connection: Connection, owner_id: UUID, sha256: str) -> Answer | None:
+        row = rows.find_ready(connection, owner_id, sha256)
+        return None if row is None else self._answer(row, DUPLICATE)
 
-def _duplicate(connection: Connection, owner_id: UUID, sha256: str) -> Answer | None:
-    row = rows.find_ready(connection, owner_id, sha256)
-    return None if row is None else Answer(photo_document(row, with_place=False) | {"status": DUPLICATE})
+    def _created(self, row: Any) -> Answer:
+        return self._answer(row, CREATED)
 
-
-def _created(row: Any) -> Answer:
-    return Answer(photo_document(row, with_place=False) | {"status": CREATED})
+    def _answer(self, row: Any, status: str) -> Answer:
+        return Answer(self._documents.document(row, with_place=False) | {"status": status})
 
 
 def _lease_lost() -> LeaseLostError:
@@ -212,15 +228,3 @@ def _abandon(connection: Connection, reservation: rows.Reservation) -> bool:
     # Another process gave it up. Our PUT may come after the removal that it ordered.
     removal.remove_stray(connection, reservation.photo_id, reservation.object_key, is_stored=False)
     return True
-
-
-def _commit(connection: Connection, photo: rows.NewPhoto, reservation: rows.Reservation) -> Answer | None:
-    row = rows.make_ready(connection, photo, reservation)
-    if row is None:
-        # The reaper gave this upload up, perhaps before the object was there: it must be removed again.
-        removal.remove_stray(connection, reservation.photo_id, reservation.object_key, is_stored=True)
-        return None
-    answer = _created(row)
-    outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": photo.owner_id, "sha256": row.sha256})
-    idempotency.complete(connection, photo, row.id, answer.document)
-    return answer

@@ -22,7 +22,7 @@ import orjson
 from app.cache.tiers import PoisonedEntryError
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, NotFoundError
-from app.photos import documents
+from app.photos.documents import PhotoDocuments, write_json
 from app.photos.queries import SHOW_WHOLE
 from app.photos.rows import folder_of
 from app.stability import Cache, CacheOptions, Call, Classification, Figure, Pipeline, Tier
@@ -87,6 +87,7 @@ class PhotoCache:
 
     Args:
         database: The truth.
+        documents: Writes what their readers get.
         tiers: Fastest first; each for this cache only. Without any, each question goes to the database.
         announcements: Who tells the others of changes.
         fresh_seconds: How long an entry answers without the database.
@@ -96,6 +97,7 @@ class PhotoCache:
     def __init__(
         self,
         database: Database,
+        documents: PhotoDocuments,
         tiers: Sequence[Tier],
         announcements: Announcements,
         *,
@@ -103,6 +105,7 @@ class PhotoCache:
         stale_seconds: float,
     ) -> None:
         self._database = database
+        self._documents = documents
         self._announcements = announcements
         self._cache = None
         if tiers:
@@ -141,11 +144,18 @@ class PhotoCache:
         found = self._database.ask(SHOW_WHOLE, {"photo_id": photo_id, "owner_id": owner_id})
         if not found:
             raise NotFoundError("There is no such photo.")
-        return _known(owner_id, found[0])
+        return _known(self._documents, owner_id, found[0])
 
 
 class PhotoCodec:
-    """Writes what is known of a photo as JSON, for a tier outside this process."""
+    """Writes what is known of a photo as JSON, for a tier outside this process.
+
+    Args:
+        form: Of the documents; those of another form are nothing.
+    """
+
+    def __init__(self, form: str) -> None:
+        self._form = form
 
     def encode(self, value: Any) -> bytes:
         """Return a :class:`KnownPhoto` as JSON.
@@ -157,7 +167,7 @@ class PhotoCodec:
             raise ValueError("not a photo")  # noqa: TRY004  # what a codec raises
         return orjson.dumps(
             {
-                "form": documents.FORM,
+                "form": self._form,
                 "owner_id": value.owner_id,
                 "version": value.version,
                 "plain": value.plain.decode(),
@@ -184,7 +194,7 @@ class PhotoCodec:
     def _read(self, raw: bytes) -> KnownPhoto:
         said = orjson.loads(raw)
         original = said["original"]
-        if said["form"] != documents.FORM or set(original) != _ORIGINAL_NAMES or not _is_sound(said, original):
+        if said["form"] != self._form or set(original) != _ORIGINAL_NAMES or not _is_sound(said, original):
             raise ValueError("not a photo")
         photo_id, created_at = UUID(original["id"]), dt.datetime.fromisoformat(original["created_at"])
         return KnownPhoto(
@@ -224,10 +234,10 @@ def _name(owner_id: UUID, photo_id: UUID) -> str:
     return f"photo:{owner_id.hex}:{photo_id.hex}"
 
 
-def _known(owner_id: UUID, row: Any) -> KnownPhoto:
-    plain = documents.write_json(documents.photo_document(row, with_place=False))
+def _known(documents: PhotoDocuments, owner_id: UUID, row: Any) -> KnownPhoto:
+    plain = write_json(documents.document(row, with_place=False))
     has_place = row.latitude is not None and row.longitude is not None
-    with_place = documents.write_json(documents.photo_document(row, with_place=True)) if has_place else plain
+    with_place = write_json(documents.document(row, with_place=True)) if has_place else plain
     return KnownPhoto(
         owner_id,
         row.version,

@@ -18,7 +18,8 @@ from app.errors import (
 from app.http import conditional
 from app.http.identity import Principal
 from app.http.operations import Changes, Reply, delete, get, patch, post
-from app.photos import documents, schemas
+from app.photos import schemas
+from app.photos.documents import GEO_SCOPE, PhotoDocuments, write_json
 from app.photos.listing import PhotoLists
 from app.photos.service import PhotoService
 
@@ -40,12 +41,16 @@ class PhotoRoutes:
     Args:
         photos: What is there.
         lists: Pages of it.
+        documents: Writes it.
         observer: Who hears of conditional requests.
     """
 
-    def __init__(self, photos: PhotoService, lists: PhotoLists, observer: ConditionObserver) -> None:
+    def __init__(
+        self, photos: PhotoService, lists: PhotoLists, documents: PhotoDocuments, observer: ConditionObserver
+    ) -> None:
         self._photos = photos
         self._lists = lists
+        self._documents = documents
         self._observer = observer
 
     @post(
@@ -83,12 +88,12 @@ class PhotoRoutes:
     def list_photos(self, principal: Principal, query: schemas.PhotoQuery) -> Reply:
         """List photos, newest first by default; pages stay stable while photos come and go."""
         page = self._lists.page(principal.user_id, query)
-        tag = documents.page_tag(page.rows, page.next_cursor, principal.scopes)
+        tag = self._documents.page_tag(page.rows, page.next_cursor, principal.scopes)
         if conditional.is_unchanged(tag):
             return self._unchanged(tag)
-        with_place = documents.GEO_SCOPE in principal.scopes
-        items = [documents.photo_document(row, with_place=with_place) for row in page.rows]
-        content = documents.write_json({"items": items, "next_cursor": page.next_cursor})
+        with_place = GEO_SCOPE in principal.scopes
+        items = [self._documents.document(row, with_place=with_place) for row in page.rows]
+        content = write_json({"items": items, "next_cursor": page.next_cursor})
         headers = {}
         if page.next_cursor is not None:
             arguments = {**request.args, "cursor": page.next_cursor}
@@ -108,10 +113,10 @@ class PhotoRoutes:
     def show(self, principal: Principal, photo_id: UUID) -> Reply:
         """Show what is known of a photo, also while it is in the trash."""
         known = self._photos.get(principal.user_id, photo_id)
-        tag = documents.entity_tag(known.version, principal.scopes)
+        tag = self._documents.entity_tag(known.version, principal.scopes)
         if conditional.is_unchanged(tag):
             return self._unchanged(tag)
-        with_place = documents.GEO_SCOPE in principal.scopes
+        with_place = GEO_SCOPE in principal.scopes
         return self._changed(tag, known.with_place if with_place else known.plain, {})
 
     @patch(
@@ -125,8 +130,8 @@ class PhotoRoutes:
     )
     def change(self, principal: Principal, photo_id: UUID, body: schemas.PhotoChanges) -> Reply:
         """Change what you say of a photo: a field left out stays, null clears."""
-        row = self._photos.change(principal.user_id, photo_id, body, _require_match)
-        return _photo_reply(principal, row)
+        row = self._photos.change(principal.user_id, photo_id, body, self._require_match)
+        return self._photo_reply(principal, row)
 
     @delete(
         _ONE,
@@ -138,7 +143,7 @@ class PhotoRoutes:
     )
     def delete(self, principal: Principal, photo_id: UUID, query: schemas.DeleteQuery) -> Reply:
         """Move a photo to the trash, or remove it for good with `permanent=true`."""
-        self._photos.delete(principal.user_id, photo_id, _require_match, is_permanent=query.permanent)
+        self._photos.delete(principal.user_id, photo_id, self._require_match, is_permanent=query.permanent)
         return Reply(204)
 
     @post(
@@ -151,7 +156,7 @@ class PhotoRoutes:
     )
     def restore(self, principal: Principal, photo_id: UUID) -> Reply:
         """Take a photo out of the trash; one that is not in it stays as it is."""
-        return _photo_reply(principal, self._photos.restore(principal.user_id, photo_id))
+        return self._photo_reply(principal, self._photos.restore(principal.user_id, photo_id))
 
     def _changed(self, tag: str, content: bytes, headers: dict[str, str]) -> Reply:
         if conditional.has_condition():
@@ -162,6 +167,15 @@ class PhotoRoutes:
         self._observer.conditional_request(current=True)
         return Reply(304, None, _validators(tag))
 
+    def _photo_reply(self, principal: Principal, row: Row[Any]) -> Reply:
+        document = self._documents.document(row, with_place=GEO_SCOPE in principal.scopes)
+        tag = self._documents.entity_tag(row.version, principal.scopes)
+        return Reply(200, write_json(document), {"ETag": conditional.quoted(tag)})
+
+    def _require_match(self, row: Row[Any]) -> None:
+        views: tuple[tuple[str, ...], ...] = ((), (GEO_SCOPE,))
+        conditional.require_match(*(self._documents.entity_tag(row.version, scopes) for scopes in views))
+
 
 def _validators(tag: str) -> dict[str, str]:
     return {"ETag": conditional.quoted(tag), "Vary": "Authorization, X-Api-Key"}
@@ -170,14 +184,3 @@ def _validators(tag: str) -> dict[str, str]:
 def _require_delete(principal: Principal) -> None:
     if "photos:delete" not in principal.scopes:
         raise MissingScopeError("This needs the scope 'photos:delete', which the token or key does not have.")
-
-
-def _photo_reply(principal: Principal, row: Row[Any]) -> Reply:
-    document = documents.photo_document(row, with_place=documents.GEO_SCOPE in principal.scopes)
-    tag = documents.entity_tag(row.version, principal.scopes)
-    return Reply(200, documents.write_json(document), {"ETag": conditional.quoted(tag)})
-
-
-def _require_match(row: Row[Any]) -> None:
-    views: tuple[tuple[str, ...], ...] = ((), (documents.GEO_SCOPE,))
-    conditional.require_match(*(documents.entity_tag(row.version, scopes) for scopes in views))

@@ -58,10 +58,13 @@ class Place(BaseModel):
 
 
 class Links(BaseModel):
-    """Stable paths of this API."""
+    """Paths of this API; those of renditions name what is made now, and lead to the same bytes for ever."""
 
     self: str = Field(examples=[_PATH])
     original: str = Field(examples=[f"{_PATH}/original"])
+    thumbnail: str = Field(examples=[f"{_PATH}/renditions/thumbnail?v=7c1f02ab94"])
+    preview: str = Field(examples=[f"{_PATH}/renditions/preview?v=0d5be6612f"])
+    full: str = Field(examples=[f"{_PATH}/renditions/full?v=a41c93e85d"])
 
 
 class PhotoView(BaseModel):

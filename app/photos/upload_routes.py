@@ -23,11 +23,12 @@ from app.errors import (
     UnsupportedMediaTypeError,
     ValidationFailedError,
 )
-from app.http import bodies
+from app.http import bodies, conditional
 from app.http.context import restart_deadline
 from app.http.identity import Principal
 from app.http.operations import Changes, Media, Reply, mistake_of, pointer_of, post
 from app.photos import schemas
+from app.photos.documents import PhotoDocuments
 from app.photos.ledger import Answer
 from app.photos.upload import STORE_ERRORS, UploadService
 
@@ -68,11 +69,19 @@ class UploadRoutes:
     Args:
         uploads: Takes photos in.
         receiver: Reads their bytes.
+        documents: Tells the entity tag of what is new.
         observer: Who hears of clients that leave.
     """
 
-    def __init__(self, uploads: UploadService, receiver: bodies.UploadReceiver, observer: ClientObserver) -> None:
+    def __init__(
+        self,
+        uploads: UploadService,
+        receiver: bodies.UploadReceiver,
+        documents: PhotoDocuments,
+        observer: ClientObserver,
+    ) -> None:
         self._uploads = uploads
+        self._documents = documents
         self._receiver = receiver
         self._observer = observer
 
@@ -115,7 +124,7 @@ class UploadRoutes:
         digest = bodies.announced_digest(request)
         known = self._uploads.find_duplicate(principal.user_id, digest, key) if digest else None
         if known is not None:
-            return _uploaded(known, principal)
+            return self._uploaded(known, principal)
         try:
             received = self._receiver.receive(request)
         except (IncompleteBodyError, RequestTimeoutError):
@@ -136,7 +145,16 @@ class UploadRoutes:
                 filename=_filename(received.filename),
                 idempotency_key=key,
             )
-            return _uploaded(answer, principal)
+            return self._uploaded(answer, principal)
+
+    def _uploaded(self, uploaded: Answer, principal: Principal) -> Reply:
+        headers = {}
+        if uploaded.is_replay:
+            headers["Idempotency-Replayed"] = "true"
+        if uploaded.is_created:
+            tag = self._documents.entity_tag(1, principal.scopes)
+            headers |= {"Location": uploaded.document["links"]["self"], "ETag": conditional.quoted(tag)}
+        return Reply(201 if uploaded.is_created else 200, uploaded.content, headers)
 
 
 def _idempotency_key() -> str | None:
@@ -173,12 +191,3 @@ def _filename(name: str | None) -> str | None:
     last = re.split(r"[/\\]", name)[-1]
     clean = "".join(character for character in last if character.isprintable() or character in _JOINERS).strip()
     return clean[:255] or None
-
-
-def _uploaded(uploaded: Answer, principal: Principal) -> Reply:
-    headers = {}
-    if uploaded.is_replay:
-        headers["Idempotency-Replayed"] = "true"
-    if uploaded.is_created:
-        headers |= {"Location": uploaded.document["links"]["self"], "ETag": f'"{uploaded.tag_for(principal.scopes)}"'}
-    return Reply(201 if uploaded.is_created else 200, uploaded.content, headers)

@@ -9,9 +9,11 @@ from uuid import UUID
 import orjson
 import pytest
 
-from app.photos.documents import GEO_SCOPE, page_tag, photo_document, write_json
+from app.images.presets import configured
+from app.photos.documents import GEO_SCOPE, PhotoDocuments, write_json
 from app.photos.schemas import PhotoPage, PhotoView, UploadAnswer
-from tests.photos.world import World, image
+from app.settings_renditions import RenditionSettings
+from tests.photos.world import DOCUMENTS, PRESETS, World, image
 
 INSTANT = dt.datetime(2026, 5, 17, 9, 30, 15, 250_000, dt.UTC)
 
@@ -41,7 +43,7 @@ def fill(world: World, photo_id: UUID) -> None:
 def document(world: World, photo_id: UUID, *, with_place: bool) -> dict[str, object]:
     (row,) = [row for row in world.rows() if row.id == photo_id]
     found = world.row(row.owner_id, photo_id)
-    return photo_document(found, with_place=with_place)
+    return DOCUMENTS.document(found, with_place=with_place)
 
 
 @pytest.mark.parametrize("with_place", [True, False])
@@ -60,6 +62,9 @@ def test_a_document_says_what_the_model_says_field_by_field(
     assert {name: getattr(view, name) for name in expected} == expected
     assert view.links.self == f"/api/v1/photos/{photo_id}"
     assert view.links.original == f"/api/v1/photos/{photo_id}/original"
+    for preset in PRESETS:
+        link = f"/api/v1/photos/{photo_id}/renditions/{preset.name}?v={PRESETS.version(preset.name)}"
+        assert getattr(view.links, preset.name) == link
     assert (view.place is not None) is with_place
     if view.place is not None:
         assert (view.place.latitude, view.place.longitude) == (54.3233, 10.1228)
@@ -121,7 +126,15 @@ ONE, TWO = Facts(UUID(int=1), 1), Facts(UUID(int=2), 5)
 def test_a_page_has_another_tag_when_anything_it_shows_is_another(
     photos: list[Facts], cursor: str | None, scopes: list[str]
 ) -> None:
-    tag = page_tag([ONE, TWO], None, [])
+    tag = DOCUMENTS.page_tag([ONE, TWO], None, [])
 
-    assert tag == page_tag([ONE, TWO], None, ["photos:read"])
-    assert page_tag(photos, cursor, scopes) != tag
+    assert tag == DOCUMENTS.page_tag([ONE, TWO], None, ["photos:read"])
+    assert DOCUMENTS.page_tag(photos, cursor, scopes) != tag
+
+
+def test_documents_with_links_of_other_versions_are_other_documents() -> None:
+    others = PhotoDocuments(configured(RenditionSettings(thumbnail_side=200)))
+
+    assert others.form != DOCUMENTS.form
+    assert others.entity_tag(1, []) != DOCUMENTS.entity_tag(1, [])
+    assert others.page_tag([ONE], None, []) != DOCUMENTS.page_tag([ONE], None, [])

@@ -27,7 +27,7 @@ from app.photos.models import DELETING, PENDING, READY
 from app.photos.rows import NewPhoto, Reservation
 from app.photos.schemas import UploadForm
 from tests.accounts.world import at_once
-from tests.photos.world import IMAGE_BYTES, KEY_SECONDS, QUOTA_BYTES, World, image, new_photo
+from tests.photos.world import DOCUMENTS, IMAGE_BYTES, KEY_SECONDS, QUOTA_BYTES, World, image, new_photo
 
 
 def test_a_reservation_writes_a_pending_row_that_no_reader_sees(any_world: World) -> None:
@@ -354,7 +354,7 @@ class Troubled(Database):
 
 
 def ledger_on(database: Database) -> UploadLedger:
-    return UploadLedger(database, default_quota_bytes=QUOTA_BYTES, idempotency_seconds=KEY_SECONDS)
+    return UploadLedger(database, DOCUMENTS, default_quota_bytes=QUOTA_BYTES, idempotency_seconds=KEY_SECONDS)
 
 
 def test_a_loser_whose_winner_was_removed_meanwhile_is_told_to_send_again(any_world: World) -> None:

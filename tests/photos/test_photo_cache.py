@@ -26,7 +26,7 @@ from app.settings import DatabaseSettings
 from app.stability import Pipeline
 from tests.db.conftest import Observer
 from tests.fakes.clocks import HandClock
-from tests.photos.world import World, image
+from tests.photos.world import DOCUMENTS, World, image
 
 FRESH_SECONDS = 30.0
 STALE_SECONDS = 3600.0
@@ -70,7 +70,7 @@ class Room:
         memory = BriefMemory(100, lambda: FRESH_SECONDS, max_entry_bytes=65_536, size_of=memory_of, clock=self.clock)
         announcer = Announcer(Stamps(self.folder / host, clock=self.clock), None, Pipeline("redis"))
         return PhotoCache(
-            self.database, [memory], announcer, fresh_seconds=FRESH_SECONDS, stale_seconds=STALE_SECONDS
+            self.database, DOCUMENTS, [memory], announcer, fresh_seconds=FRESH_SECONDS, stale_seconds=STALE_SECONDS
         )
 
     def get(self, cache: PhotoCache) -> KnownPhoto:
@@ -200,7 +200,12 @@ def test_200_callers_of_a_cold_key_ask_once(room: Room) -> None:
 
 def test_without_a_cache_each_of_them_asks(room: Room) -> None:
     uncached = PhotoCache(
-        room.database, [], Announcer(Stamps(None), None, Pipeline("redis")), fresh_seconds=30.0, stale_seconds=0.0
+        room.database,
+        DOCUMENTS,
+        [],
+        Announcer(Stamps(None), None, Pipeline("redis")),
+        fresh_seconds=30.0,
+        stale_seconds=0.0,
     )
 
     for _ in range(20):
@@ -257,7 +262,7 @@ def name_of(room: Room) -> str:
 
 def test_what_is_written_is_what_is_read(room: Room) -> None:
     known = room.get(room.worker())
-    codec = PhotoCodec()
+    codec = PhotoCodec(DOCUMENTS.form)
 
     assert codec.decode(name_of(room), codec.encode(known)) == known
 
@@ -299,7 +304,7 @@ POISON: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("kind", POISON)
 def test_what_is_not_exactly_this_photo_is_refused(room: Room, kind: str) -> None:
-    codec = PhotoCodec()
+    codec = PhotoCodec(DOCUMENTS.form)
     raw = POISON[kind](codec.encode(room.get(room.worker())))
 
     with pytest.raises(PoisonedEntryError):
@@ -308,4 +313,4 @@ def test_what_is_not_exactly_this_photo_is_refused(room: Room, kind: str) -> Non
 
 def test_nothing_but_a_photo_is_written() -> None:
     with pytest.raises(ValueError, match="not a photo"):
-        PhotoCodec().encode({"id": 1})
+        PhotoCodec(DOCUMENTS.form).encode({"id": 1})

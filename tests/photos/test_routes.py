@@ -24,7 +24,7 @@ from tests.accounts.world import World as Accounts
 from tests.db.conftest import Observer
 from tests.fakes.clocks import HandClock
 from tests.http.edge import RememberingObserver
-from tests.photos.world import World, image
+from tests.photos.world import DOCUMENTS, World, image
 
 LIST = "/api/v1/photos"
 CACHE_SECONDS = 5.0
@@ -50,7 +50,7 @@ class Album:
         app = Application("photos", static_folder=None)
         context.install(app, RememberingObserver(), deadline_seconds=28, allowed_hosts=[])
         problems.install(app)
-        routes = PhotoRoutes(self.world.photos, self.world.lists, self.world.observer)
+        routes = PhotoRoutes(self.world.photos, self.world.lists, DOCUMENTS, self.world.observer)
         originals = OriginalRoutes(self.world.photos, PhotoServing(self.world.store, self.world.observer))
         for mounted in (routes, originals):
             mount(app, mounted, self.accounts.authenticator)

@@ -21,7 +21,7 @@ from app.http.bodies import UploadReceiver
 from app.http.identity import Principal
 from app.http.operations import mount
 from app.photos.upload_routes import UploadRoutes
-from tests.photos.world import World, image
+from tests.photos.world import DOCUMENTS, World, image
 
 PATH = "/api/v1/photos"
 AUTHORIZED = {"Authorization": "Bearer x"}
@@ -58,7 +58,7 @@ def client(world: World, owner_id: UUID, tmp_path: Path) -> FlaskClient:
     context.install(app, Requests(), deadline_seconds=28, allowed_hosts=[])
     problems.install(app)
     receiver = UploadReceiver(tmp_path / "spool", 1_000_000)
-    mount(app, UploadRoutes(world.uploads, receiver, world.observer), Everybody(owner_id))
+    mount(app, UploadRoutes(world.uploads, receiver, DOCUMENTS, world.observer), Everybody(owner_id))
     return app.test_client()
 
 
@@ -99,7 +99,7 @@ def test_a_photo_is_created_once_with_its_place_and_tag(client: FlaskClient) -> 
 
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.headers["Location"] == said(first)["links"]["self"]
-    assert first.headers["ETag"] == '"v1"'
+    assert first.headers["ETag"] == f'"{DOCUMENTS.entity_tag(1, [])}"'
     assert "Location" not in again.headers
     assert said(again)["status"] == "duplicate"
 

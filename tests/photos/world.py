@@ -15,8 +15,10 @@ from app.db.base import Base, new_id, utc_now
 from app.db.engine import Database
 from app.db.outbox import OBJECT_DELETE, OutboxRow
 from app.http.cursors import CursorSigner
+from app.images.presets import configured
 from app.images.probe import DEFAULT_LIMITS, ProbedImage, probe
 from app.ops.stamps import Stamps
+from app.photos.documents import PhotoDocuments
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import Answer, UploadLedger
 from app.photos.listing import PhotoLists
@@ -28,6 +30,7 @@ from app.photos.schemas import UploadForm
 from app.photos.service import PhotoService
 from app.photos.upkeep import PhotoUpkeep
 from app.photos.upload import UploadService
+from app.settings_renditions import RenditionSettings
 from app.stability import MemoryTier, Pipeline
 from app.storage.probe import BytesBody
 from tests.fakes.images import png, png_chunk
@@ -36,6 +39,8 @@ from tests.fakes.object_store import MemoryObjectStore
 QUOTA_BYTES = 1_000_000
 LEASE_SECONDS = 30.0
 KEY_SECONDS = 3600.0
+PRESETS = configured(RenditionSettings())
+DOCUMENTS = PhotoDocuments(PRESETS)
 
 
 def image(number: int = 0) -> bytes:
@@ -90,12 +95,14 @@ class World:
         self.store = MemoryObjectStore()
         self.observer = Observer()
         self.keeper = LeaseKeeper(database, LEASE_SECONDS)
-        self.ledger = UploadLedger(database, default_quota_bytes=QUOTA_BYTES, idempotency_seconds=KEY_SECONDS)
+        self.ledger = UploadLedger(
+            database, DOCUMENTS, default_quota_bytes=QUOTA_BYTES, idempotency_seconds=KEY_SECONDS
+        )
         self.uploads = UploadService(
             self.ledger, self.store, self.keeper, limits=DEFAULT_LIMITS, observer=self.observer
         )
         announcer = Announcer(Stamps(None), None, Pipeline("redis"))
-        self.known = PhotoCache(database, [MemoryTier()], announcer, fresh_seconds=60.0, stale_seconds=0.0)
+        self.known = PhotoCache(database, DOCUMENTS, [MemoryTier()], announcer, fresh_seconds=60.0, stale_seconds=0.0)
         self.photos = PhotoService(database, self.known)
         self.lists = PhotoLists(database, CursorSigner(lambda: [b"k" * 32]))
         self.upkeep = PhotoUpkeep(
