@@ -69,7 +69,7 @@ from app.ops.state import find_page
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import UploadLedger
 from app.photos.link_routes import LinkRoutes
-from app.photos.links import LinkService, Way, cdn_way, is_closed, may_pass, origin_way, storage_way
+from app.photos.links import LinkService, find_ways
 from app.photos.listing import PhotoLists
 from app.photos.origin_routes import OriginLinks
 from app.photos.original_routes import OriginalRoutes
@@ -489,7 +489,14 @@ class _Photos:
         uploads = UploadService(ledger, store, runtime.keeper, limits=limits, observer=metrics)
         serving = PhotoServing(store, metrics)
         signed = SignedLinks(rings, files=find_capability(store, FileStore), public_url=settings.links.public_url)
-        links = LinkService(_link_ways(runtime, signed), window_seconds=settings.links.window_seconds)
+        ways = find_ways(
+            signed,
+            store=find_capability(store, PresignedStore) if settings.links.presigned else None,
+            signer=runtime.signer,
+            breakers=runtime.pipelines.find_all(CircuitBreaker),
+            has_failed=runtime.monitor.has_failed,
+        )
+        links = LinkService(ways, window_seconds=settings.links.window_seconds)
         metrics.stability.add_source(links.figures)
         self.origin = OriginLinks(signed, store, serving, photos, metrics)
         self.routes: list[object] = [
@@ -498,25 +505,6 @@ class _Photos:
             OriginalRoutes(photos, serving),
             LinkRoutes(photos, links),
         ]
-
-
-def _link_ways(runtime: Runtime, signed: SignedLinks) -> list[Way]:
-    """Return the ways that links may lead, the best one first: those that are configured."""
-    breakers = runtime.pipelines.find_all(CircuitBreaker)
-    ways = [origin_way(signed)]
-    store = find_capability(runtime.store, PresignedStore) if runtime.settings.links.presigned else None
-    if store is not None:
-        reads = breakers.get("storage_read")
-        ways.insert(0, storage_way(store, lambda: may_pass(reads) and not runtime.monitor.has_failed("storage")))
-    if runtime.signer is not None:
-        edge, tokens = breakers.get("cdn"), breakers.get("cdn_token")
-
-        def works() -> bool:
-            # Health looks at the edge and so feeds its breaker; for tokens nobody asks while links lead elsewhere.
-            return is_closed(edge) and may_pass(tokens) and not runtime.monitor.has_failed("cdn")
-
-        ways.insert(0, cdn_way(runtime.signer, works))
-    return ways
 
 
 def _photo_tasks(runtime: Runtime) -> list[Task]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -198,6 +198,38 @@ def origin_way(links: SignedLinks) -> Way:
         return Link(url, window.expires_at, "origin")
 
     return Way("origin", make)
+
+
+def find_ways(
+    links: SignedLinks,
+    *,
+    store: PresignedStore | None,
+    signer: UrlSigner | None,
+    breakers: Mapping[str, CircuitBreaker],
+    has_failed: Callable[[str], bool],
+) -> list[Way]:
+    """Return the ways that are configured, the best one first.
+
+    Args:
+        links: Signs for this server.
+        store: Signs for the object store; None where it does not, or is not to.
+        signer: Signs for the CDN; None without one.
+        breakers: Of the pipelines, by their names.
+        has_failed: Tells whether the last sample of a health check failed.
+    """
+    ways = [origin_way(links)]
+    if store is not None:
+        reads = breakers.get("storage_read")
+        ways.insert(0, storage_way(store, lambda: may_pass(reads) and not has_failed("storage")))
+    if signer is not None:
+        edge, tokens = breakers.get("cdn"), breakers.get("cdn_token")
+
+        def works() -> bool:
+            # Health looks at the edge and so feeds its breaker; for tokens nobody asks while links lead elsewhere.
+            return is_closed(edge) and may_pass(tokens) and not has_failed("cdn")
+
+        ways.insert(0, cdn_way(signer, works))
+    return ways
 
 
 def _take(way: Way, call: Call[Any], _failure: Exception) -> list[Link]:
