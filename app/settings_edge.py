@@ -92,6 +92,21 @@ class EdgeSettings(Section):
     cache_megabytes: Whole = setting(
         1024, "How much that folder may hold; 0 keeps none", low=0, high=10_000_000, unit="megabytes"
     )
+    decision_seconds: Whole = setting(
+        0,
+        "How long nginx remembers that a token may read a photo, also when that has changed; 0 asks every time",
+        low=0,
+        high=10,
+        unit="seconds",
+    )
+    decision_folder: AbsolutePath = setting(
+        "/dev/shm/photo-api-decisions",  # noqa: S108  # nginx makes it for its user alone
+        "Folder of what it remembers, with the tokens: to be in memory",
+        allowed=_PATH,
+    )
+    decision_bind: TcpBind = setting(
+        "127.0.0.1:8089", "nginx's own step before the server, on this host alone", allowed="host:port or [IPv6]:port"
+    )
     ca_file: AbsolutePath = setting(
         "/etc/ssl/certs/ca-certificates.crt",
         "Certificates (PEM) that the object store's own must come from when nginx fetches photos over HTTPS",

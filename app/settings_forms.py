@@ -83,6 +83,15 @@ class Address:
             return False
         return (address.is_private or address.is_loopback) and not address.is_unspecified
 
+    def is_loopback(self) -> bool:
+        """Return whether it is this host's own, which no other host can reach."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
     def collides_with(self, other: Address) -> bool:
         """Return whether both cannot be bound at once."""
         if self.path is not None or other.path is not None:

@@ -7,6 +7,7 @@
     P2  the API, bytes by nginx from a folder      beside  Flask hello through nginx, and Flask + X-Accel
     P3  the API, bytes by nginx from the store     beside  Flask hello through nginx (copies of its own),
         with copies of its own, and without                boto3 body in Flask
+    each with and without a token's rights remembered by nginx for five seconds
         streamed by Python                         beside  boto3 body in Flask
     P4  uploads into the store                     beside  boto3 upload_fileobj and put_object in Flask
 
@@ -78,7 +79,7 @@ def _by_nginx(servers: Servers, local: _Account, stored: _Account) -> Iterator[C
     streamed = Request(f"{servers.baselines_url}/download/{object_key(_SMALL)}", pids=servers.baselines_pids)
 
     def asked(name: str, account: _Account, *paths: str) -> Request:
-        edge, product = servers.edges[name], servers.local if name == "local" else servers.product
+        edge, product = servers.edges[name], servers.local if account is local else servers.product
         return Request(f"{edge.url}{paths[0]}", account.identity, paths=paths, pids=(edge.pid, product.pid))
 
     def link(name: str, account: _Account) -> Request:
@@ -88,13 +89,16 @@ def _by_nginx(servers: Servers, local: _Account, stored: _Account) -> Iterator[C
 
     yield Case("signed link, folder", link("local", local), static, "nginx static", 0.9)
     yield Case("signed link, nginx's copy", link("cached", stored), static, "nginx static", 0.9)
-    again = asked("local", local, local.paths[0])
+    again = asked("remembering", local, local.paths[0])
     yield Case("private view again, folder", again, static, "nginx static", 0.8)
-    yield Case("API by nginx, folder", asked("local", local, *local.paths), hello, _HELLO, 0.85)
+    yield Case("API by nginx, folder", asked("local", local, *local.paths), hello, _HELLO, None)
     yield Case("API by nginx, folder", asked("local", local, *local.paths), accel, "Flask + X-Accel", None)
+    yield Case("API remembered, folder", asked("remembering", local, *local.paths), hello, _HELLO, 0.85)
     cached, uncached = asked("cached", stored, *stored.paths), asked("uncached", stored, *stored.paths)
-    yield Case("API by nginx, its copies", cached, hello, _HELLO, 0.85)
-    yield Case("API by nginx, its copies", cached, streamed, _BOTO3, 7)
+    yield Case("API by nginx, its copies", cached, hello, _HELLO, None)
+    remembered = asked("remembering copies", stored, *stored.paths)
+    yield Case("API remembered, its copies", remembered, hello, _HELLO, 0.85)
+    yield Case("API remembered, its copies", remembered, streamed, _BOTO3, 7)
     yield Case("API by nginx, no copies", uncached, streamed, _BOTO3, 3)
 
 

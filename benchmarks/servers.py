@@ -41,8 +41,9 @@ class Servers:
         nginx_url: Plain files, ``/200KB.jpg`` and so on, and the baselines at ``/hello`` and ``/accel``.
         files: The photos by name of their size.
         local: The product on files and SQLite.
-        edges: nginx with the product's own configuration: ``local`` before that one; before the other one ``cached``
-            with and ``uncached`` without copies of its own.
+        edges: nginx with the product's own configuration: ``local`` and ``remembering`` before that one; before the
+            other one ``cached`` and ``remembering copies`` with and ``uncached`` without copies of its own. Those
+            that remember ask the server once in five seconds whether a token may read a photo.
         baselines_pids: The ids of the baselines' server.
         nginx_pids: The ids of nginx with plain files.
     """
@@ -92,10 +93,13 @@ def running(folder: Path) -> Iterator[Servers]:
         product = _product(stack, _stack(config, database), folder / "product")
         local = _product(stack, embedded_stack(_made(folder / "local")), folder / "local")
         copies = {"EDGE__CACHE_FOLDER": str(folder / "copies")}
+        readable, remembering = {"STORAGE__LOCAL_GROUP_READABLE": "true"}, {"EDGE__DECISION_SECONDS": "5"}
         edges = {
             "cached": _edge(stack, product, folder / "cached", copies),
             "uncached": _edge(stack, product, folder / "uncached", {}),
-            "local": _edge(stack, local, folder / "edge", {"STORAGE__LOCAL_GROUP_READABLE": "true"}),
+            "local": _edge(stack, local, folder / "edge", readable),
+            "remembering": _edge(stack, local, folder / "remembering", {**readable, **remembering}),
+            "remembering copies": _edge(stack, product, folder / "both", {**copies, **remembering}),
         }
         yield Servers(product, baselines, nginx.url, files, local, edges, (baselines_pid,), (nginx.pid,))
 

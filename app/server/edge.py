@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
@@ -85,16 +86,25 @@ def quoted(text: str) -> str:
 
 def _require_own_addresses(settings: Settings) -> None:
     server, edge = parse_address(settings.server.bind), settings.edge
-    binds = {"PHOTO_API_EDGE__BIND": edge.bind}
+    binds = {"PHOTO_API_EDGE__BIND": parse_address(edge.bind)}
     if edge.tls_certificate_file is not None:
-        binds["PHOTO_API_EDGE__TLS_BIND"] = edge.tls_bind
+        binds["PHOTO_API_EDGE__TLS_BIND"] = parse_address(edge.tls_bind)
+    if edge.decision_seconds:
+        binds["PHOTO_API_EDGE__DECISION_BIND"] = parse_address(edge.decision_bind)
     mistakes = [
         f"{name} and PHOTO_API_SERVER__BIND: must be two different addresses"
         for name, bind in binds.items()
-        if parse_address(bind).collides_with(server)
+        if bind.collides_with(server)
     ]
-    if len(binds) > 1 and parse_address(edge.bind).collides_with(parse_address(edge.tls_bind)):
-        mistakes.append("PHOTO_API_EDGE__TLS_BIND and PHOTO_API_EDGE__BIND: must be two different addresses")
+    mistakes += [
+        f"{name} and {other}: must be two different addresses"
+        for (other, bind), (name, second) in combinations(binds.items(), 2)
+        if bind.collides_with(second)
+    ]
+    if edge.decision_seconds and not binds["PHOTO_API_EDGE__DECISION_BIND"].is_loopback():
+        mistakes.append(
+            "PHOTO_API_EDGE__DECISION_BIND: must be an address of this host alone, such as 127.0.0.1:8089"
+        )
     if mistakes:
         raise ConfigurationError(mistakes, profile=settings.profile)
 
@@ -104,10 +114,14 @@ def _context(settings: Settings, folder: Path, link_keys: Sequence[LinkKey]) -> 
     edge, balancer = settings.edge, settings.balancer
     has_tls = edge.tls_certificate_file is not None
     tls_port = parse_address(edge.tls_bind).port
+    delivery = plan_delivery(settings, link_keys)
     return {
         "edge": edge,
         "balancer": balancer,
-        "delivery": plan_delivery(settings, link_keys),
+        "delivery": delivery,
+        "has_decisions": delivery.is_possible and edge.decision_seconds > 0,
+        "decisions": _listen(edge.decision_bind)[0],
+        "decisions_port": parse_address(edge.decision_bind).port,
         "link_keys": link_keys,
         "link_pattern": LINK_PATTERN,
         "server_names": list(dict.fromkeys(settings.server.allowed_hosts)),

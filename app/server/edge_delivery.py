@@ -34,7 +34,6 @@ KEPT_HEADERS: Final = (
             "X-Content-Type-Options",
             "Referrer-Policy",
             "Vary",
-            "X-Request-Id",
         )
     ),
     *((name, f"x_photo_{name.lower().replace('-', '_')}") for name in STICKY),

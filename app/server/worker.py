@@ -30,7 +30,7 @@ from app.http.context import choose_request_id
 from app.ops.admission import Admission, AdmissionOptions
 from app.ops.lifecycle import Lifecycle, State
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
-from app.server.exchange import Exchange
+from app.server.exchange import Exchange, SettledConfig
 from app.server.front import Front, FrontOptions, Observer
 from app.server.loop import EventLoop
 from app.server.threads import Threads
@@ -85,6 +85,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
         sys.setswitchinterval(_SWITCH_SECONDS)
         gc.collect()
         gc.freeze()  # what the start has made stays: a full collection need not look at it, which took 70 ms
+        self._settled = SettledConfig(self.cfg)
         self._loop = EventLoop()
         self._answers: ProbeAnswers = runtime.probes
         self._lifecycle = lifecycle
@@ -194,7 +195,7 @@ class AdmissionWorker(Worker):  # type: ignore[misc]  # its base has no types
             connection.server,
             received,
             application=self.wsgi,
-            cfg=self.cfg,
+            cfg=self._settled,
             silence_seconds=self.app.settings.server.client_timeout_seconds,
             waited_seconds=waited_seconds,
             is_last=(lambda: True) if connection.head.is_last else self._is_last,

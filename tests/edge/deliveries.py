@@ -21,6 +21,7 @@ from tests.servers.swift import SwiftServer
 
 TEMP_URL_KEY = "a-key-of-temporary-urls"
 UNLIMITED = {"EDGE__UNLIMITED_NETWORKS": "127.0.0.0/8"}
+REMEMBERING = {"EDGE__DECISION_SECONDS": "5"}
 
 
 @dataclass

@@ -14,7 +14,14 @@ import requests
 from sqlalchemy import text
 
 from app.storage.local import LocalObjectStore
-from tests.edge.deliveries import UNLIMITED, Delivery, bucket_delivery, container_delivery, folder_delivery
+from tests.edge.deliveries import (
+    REMEMBERING,
+    UNLIMITED,
+    Delivery,
+    bucket_delivery,
+    container_delivery,
+    folder_delivery,
+)
 from tests.edge.test_answers import answer_to
 from tests.servers.client import new_photo
 from tests.servers.edge import Edge
@@ -46,15 +53,17 @@ class Photo:
     modified: str
 
 
-@pytest.fixture(scope="module", params=["local", "s3", "swift"])
+@pytest.fixture(scope="module", params=["local", "s3", "swift", "local-remembered", "s3-remembered"])
 def delivery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Delivery]:
-    """nginx in front of the product in front of one kind of store."""
+    """nginx in front of the product in front of one kind of store, asking each time or remembering the answer."""
+    store, _, remembers = request.param.partition("-")
+    settings = REMEMBERING if remembers else {}
     with ExitStack() as closing:
-        if request.param == "local":
-            yield folder_delivery(tmp_path_factory.mktemp("local"), closing)
+        if store == "local":
+            yield folder_delivery(tmp_path_factory.mktemp("local"), closing, **settings)
         else:
-            start = bucket_delivery if request.param == "s3" else container_delivery
-            yield start(tmp_path_factory.mktemp(request.param), closing, request.getfixturevalue("s3_server"))
+            start = bucket_delivery if store == "s3" else container_delivery
+            yield start(tmp_path_factory.mktemp(store), closing, request.getfixturevalue("s3_server"), **settings)
 
 
 @pytest.fixture

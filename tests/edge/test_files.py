@@ -40,6 +40,7 @@ VARIANTS = {
     "all addresses": {"EDGE__BIND": "[::]:$PORT", "SERVER__BIND": "0.0.0.0:8000"},
     "no HSTS": {"EDGE__HSTS_SECONDS": "0"},
     "photos in a folder": {"STORAGE__LOCAL_GROUP_READABLE": "true", "STORAGE__LOCAL_ROOT": "/srv/photos of us"},
+    "decisions remembered": {"STORAGE__LOCAL_GROUP_READABLE": "true", "EDGE__DECISION_SECONDS": "5"},
     "photos in a bucket": {**BUCKET, "STORAGE__S3_ENDPOINT_URL": "http://127.0.0.1:9000"},
     "photos in a bucket, HTTPS": {**BUCKET, "STORAGE__S3_ENDPOINT_URL": "https://localhost/s3"},
     "photos in a bucket, no copies": {

@@ -14,7 +14,7 @@ import pytest
 from gunicorn.config import Config
 
 from app.ops.requests import COUNTED_KEY, WAITED_KEY
-from app.server.exchange import DROPPED_BYTES_MAX, Exchange, Outcome
+from app.server.exchange import DROPPED_BYTES_MAX, Exchange, Outcome, SettledConfig
 
 GET = b"GET /photos?a=1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 LARGE = 16 * 1024 * 1024
@@ -378,3 +378,20 @@ def test_a_parked_answer_whose_client_left_is_closed_once(client: Client) -> Non
     client.client.close()
 
     assert (exchange.go_on(), exchange.abandon(), body.closed) == (Outcome.LOST, Outcome.LOST, 1)
+
+
+def test_an_option_of_the_server_is_worked_out_once_and_is_what_gunicorn_says() -> None:
+    config, asked = Config(), list[str]()
+
+    class Asked:
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            return getattr(config, name)
+
+    settled = SettledConfig(Asked())
+
+    assert [settled.keepalive for _ in range(3)] == [config.keepalive] * 3
+    assert settled.is_ssl == config.is_ssl
+    assert asked == ["keepalive", "is_ssl"]
+    with pytest.raises(AttributeError):
+        _ = settled.no_such_option

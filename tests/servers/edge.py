@@ -109,6 +109,8 @@ def settings_of(folder: Path, server: str, port: int, more: Mapping[str, str]) -
         "EDGE__PID_FILE": str(folder / "nginx.pid"),
         "EDGE__LOG_FOLDER": str(folder),
         "EDGE__BODY_FOLDER": str(folder),
+        "EDGE__DECISION_FOLDER": str(folder / "decisions"),
+        "EDGE__DECISION_BIND": f"127.0.0.1:{find_free_port()}",
         **more,
     }
     return load_settings({f"PHOTO_API_{name}": text for name, text in ours.items()}, working_folder=folder)
