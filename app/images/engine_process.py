@@ -44,7 +44,7 @@ _ENVIRONMENT: Final = {
 }
 _INHERITED: Final = ("PATH", "LD_LIBRARY_PATH")
 _SAID_BYTES: Final = 2048
-_END_SECONDS: Final = 5.0
+_END_SECONDS: Final = 2.0
 _CRASHES: Final = frozenset(
     {signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP}
 )

@@ -84,9 +84,9 @@ def _spin() -> NoReturn:
 
 def _say(kind: int, content: bytes) -> None:
     """Write a frame of its own, past the code that writes honest ones."""
-    with socket.socket(fileno=os.dup(_descriptor())) as connection:
-        connection.setblocking(True)
-        connection.sendall(struct.pack("!BI", kind, len(content)) + content)
+    rest = struct.pack("!BI", kind, len(content)) + content
+    while rest:
+        rest = rest[os.write(_descriptor(), rest) :]
 
 
 def _descriptor() -> int:
@@ -113,22 +113,22 @@ def _die_while_answering() -> None:
 
 def _close_and_stay() -> None:
     os.close(_descriptor())
-    os.dup2(2, _descriptor())
     time.sleep(60)
 
 
 def _answer_slowly() -> None:
-    """Send one byte of an endless answer at a time."""
+    """Send an answer of 4 KiB at a hundred bytes a second."""
+    os.write(_descriptor(), struct.pack("!BI", 3, 4096))
     while True:
-        os.write(_descriptor(), b"\x03\0\0\xff\xff"[:1])
+        os.write(_descriptor(), b"[")
         time.sleep(0.01)
 
 
 _WEBP = _MAGIC[Format.WEBP]
-LIES: dict[str, Callable[[], None]] = {
+LIES: dict[str, Callable[[], object]] = {
     "lie:kind": lambda: _say(2, b"{}"),
     "lie:unknown-kind": lambda: _say(77, b"{}"),
-    "lie:length": lambda: os.write(_descriptor(), struct.pack("!BI", 3, 0xFFFFFFFF)) and None,
+    "lie:length": lambda: os.write(_descriptor(), struct.pack("!BI", 3, 0xFFFFFFFF)),
     "lie:json": lambda: _say(3, b"\xff{"),
     "lie:nested": lambda: _say(3, b"[" * 60_000),
     "lie:no-object": lambda: _say(3, b"[]"),
@@ -166,7 +166,7 @@ _TRICKS: dict[str, Callable[[], object]] = {
     "processor": lambda: os.kill(os.getpid(), signal.SIGXCPU),
     "network": socket.socket,
     "fork": os.fork,
-    "program": lambda: os.execv("/bin/true", ["true"]),
+    "program": lambda: os.execv(sys.executable, [sys.executable]),  # noqa: S606  what the filter must forbid
     "die-answering": _die_while_answering,
     "close-and-stay": _close_and_stay,
     "drip": _answer_slowly,

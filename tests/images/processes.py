@@ -1,0 +1,40 @@
+"""What tests of the engine ask about processes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+PATIENCE = 30.0
+"""So long a test waits for what comes soon, in seconds."""
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    """Return when a condition holds."""
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.005)
+
+
+def children_of(pid: int) -> set[int]:
+    """Return the processes that a process has started and not yet cleared away."""
+    return {
+        int(child)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for child in (task / "children").read_text().split()
+    }
+
+
+def await_gone(pid: int) -> None:
+    """Return when a process runs no more; nobody may have cleared it away yet."""
+    wait_for(lambda: not _runs(pid))
+
+
+def _runs(pid: int) -> bool:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in {"Z", "X"}
