@@ -16,6 +16,7 @@ from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge, SecurityError
 
 from app import errors
+from app.images import jobs
 from app.stability import DeadlineExceededError
 from app.storage import base as storage
 
@@ -44,6 +45,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     errors.PayloadTooLargeError: Problem(413, "payload-too-large", "The body is too large"),
     errors.RequestTimeoutError: Problem(408, "request-timeout", "The request came too slowly", retryable=True),
     errors.UnsupportedMediaTypeError: Problem(415, "unsupported-media-type", "This kind of content is not accepted"),
+    jobs.HeifNotInstalledError: Problem(422, "heif-not-supported", "HEIC photos cannot be shown here"),
     errors.UndecodableImageError: Problem(422, "undecodable-image", "The image is broken"),
     errors.ImageLimitError: Problem(422, "image-limit-exceeded", "The image exceeds a limit"),
     errors.RangeNotSatisfiableError: Problem(416, "range-not-satisfiable", "No such range"),

@@ -81,6 +81,7 @@ REQUEST_HEADER_SCHEMAS: Final[dict[str, Any]] = {
     "If-None-Match": _ETAG_LIST,
     "If-Range": {"type": "string", "examples": ['"v1"']},
     "If-Modified-Since": {"type": "string", "examples": ["Sun, 17 May 2026 09:30:00 GMT"]},
+    "Accept": {"type": "string", "examples": ["image/avif,image/webp,*/*;q=0.8"]},
     "Range": {"type": "string", "examples": ["bytes=0-1023"]},
 }
 """How request headers look; others are plain text."""
@@ -102,6 +103,11 @@ ANSWER_HEADERS: Final[dict[str, Any]] = {
         "description": "Version of what was answered, for `If-None-Match` and `If-Match`.",
         "required": True,
         "schema": {"type": "string", "pattern": '^"[\\x21\\x23-\\x7e]+"$'},
+    },
+    "Vary": {
+        "description": "The request headers that the answer follows from.",
+        "required": True,
+        "schema": {"type": "string"},
     },
     "Last-Modified": {"description": "HTTP date.", "required": True, "schema": {"type": "string"}},
     "Link": {

@@ -15,7 +15,7 @@ import datetime as dt
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, String, Text, and_, column
+from sqlalchemy import JSON, BigInteger, Double, ForeignKey, Index, String, Text, Uuid, and_, column
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.base import Base, UtcDateTime
@@ -51,7 +51,8 @@ class Photo(Base):
     )  # fmt: skip
 
     id: Mapped[UUID] = mapped_column(primary_key=True)
-    owner_id: Mapped[UUID] = mapped_column(ForeignKey("users.id"))
+    # Its type is said here: a statement built before the accounts are imported would have none.
+    owner_id: Mapped[UUID] = mapped_column(Uuid, ForeignKey("users.id"))
     state: Mapped[str] = mapped_column(String(10))
     version: Mapped[int]
     """Grows with every change; the ETag is made of it."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 from urllib.parse import quote
@@ -74,6 +74,7 @@ class ServedPhoto:
         content_type: The media type.
         modified_at: Since when they are these, UTC.
         filename: What a browser calls them when it saves them.
+        content: The bytes, where they are in hand; the store is then not asked for them.
     """
 
     object_key: str
@@ -82,6 +83,7 @@ class ServedPhoto:
     content_type: str
     modified_at: dt.datetime
     filename: str
+    content: bytes | None = field(default=None, repr=False)
 
 
 class PhotoServing:
@@ -117,15 +119,7 @@ class PhotoServing:
             self._observer.conditional_request(current=False)
         span = _wanted_range(photo)
         headers = {**_headers_of(photo), **validators}
-        named = self._acceleration.headers_for(
-            request.environ,
-            photo.object_key,
-            headers,
-            sha256=photo.sha256,
-            content_type=photo.content_type,
-            size_bytes=photo.size_bytes,
-            is_partial=span is not None,
-        )
+        named = self._named(photo, headers, is_partial=span is not None)
         if named is not None:
             return Response(None, 200, named, content_type=photo.content_type)
         headers["Accept-Ranges"] = "bytes"
@@ -140,7 +134,23 @@ class PhotoServing:
             response.response = body
         return response
 
-    def _stream(self, photo: ServedPhoto, span: ByteRange | None) -> OriginalStream:
+    def _named(self, photo: ServedPhoto, headers: Mapping[str, str], *, is_partial: bool) -> dict[str, str] | None:
+        """Return the headers by which nginx sends the bytes, or None where they are to be sent from here."""
+        if photo.content is not None:
+            return None
+        return self._acceleration.headers_for(
+            request.environ,
+            photo.object_key,
+            headers,
+            sha256=photo.sha256,
+            content_type=photo.content_type,
+            size_bytes=photo.size_bytes,
+            is_partial=is_partial,
+        )
+
+    def _stream(self, photo: ServedPhoto, span: ByteRange | None) -> Iterable[bytes]:
+        if photo.content is not None:
+            return [photo.content if span is None else photo.content[span.start : span.start + span.length]]
         opening: Callable[[], ObjectReader] = partial(self._store.open, photo.object_key)
         if span is not None:
             opening = partial(self._store.open, photo.object_key, start=span.start, length=span.length)
