@@ -230,7 +230,7 @@ class ImageEngine:
                 except RefusedError as refused:
                     _raise_refusal(refused)
                 except ProcessLostError as lost:
-                    if lost.loss is not Loss.GONE:  # it had waited long enough just when the job came: another one
+                    if lost.loss is not Loss.GONE:  # it ended without having seen the photo: another one takes it
                         self._raise_loss(lost)
         raise UnavailableError(_TRY_AGAIN, retry_after_seconds=_RETRY_SECONDS)
 

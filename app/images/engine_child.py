@@ -83,6 +83,7 @@ def _is_wanted(channel: Channel, idle_seconds: float) -> bool:
 
 def _serve(channel: Channel, render: Render, job_seconds: float) -> None:
     job, descriptor = channel.receive_job()
+    channel.send(Kind.TAKEN, b"")
     try:
         with _ends_with(channel.connection, job_seconds):
             rendered = render(descriptor, job)

@@ -5,6 +5,7 @@
     parent                                   child
            ◄── READY   {"confined": true}                  once, before the first job
            ──► JOB     {...} + the original's descriptor
+           ◄── TAKEN                                       from here on the photo is at work in it
            ◄── RENDERED {"images": [{w, h, bytes}], ...}   or REFUSED {"code", "said"}
            ◄── CONTENT <bytes>                             one for each image
 
@@ -49,9 +50,10 @@ class Kind(IntEnum):
 
     READY = 1
     JOB = 2
-    RENDERED = 3
-    CONTENT = 4
-    REFUSED = 5
+    TAKEN = 3
+    RENDERED = 4
+    CONTENT = 5
+    REFUSED = 6
 
 
 class RefusalCode(StrEnum):
@@ -233,6 +235,17 @@ def receive_ready(channel: Channel) -> bool:
     """
     _, content = channel.receive(most_bytes=_MOST_JSON_BYTES, kinds=frozenset({Kind.READY}))
     return _object(content).get("confined") is True
+
+
+def receive_taken(channel: Channel) -> None:
+    """Wait until the child has the job. The parent's side.
+
+    Raises:
+        LiedError: It says something else.
+        PeerLostError: It ended before, and has seen nothing of the photo.
+        TimeoutError: It did not take it in time.
+    """
+    channel.receive(most_bytes=0, kinds=frozenset({Kind.TAKEN}))
 
 
 def receive_rendered(channel: Channel, job: RenderJob) -> Rendered:

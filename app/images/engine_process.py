@@ -30,6 +30,7 @@ from app.images.engine_frames import (
     has_news,
     receive_ready,
     receive_rendered,
+    receive_taken,
 )
 from app.images.jobs import Rendered, RenderJob
 
@@ -185,10 +186,13 @@ class EngineProcess:
         """
         self.jobs += 1
         self._at_work = True
+        taken = False
         in_time = self._options.job_seconds <= seconds
         self._channel.allow(min(self._options.job_seconds, seconds))
         try:
             self._channel.send(Kind.JOB, encode_job(job), descriptor)
+            receive_taken(self._channel)
+            taken = True
             rendered = receive_rendered(self._channel, job)
         except RefusedError:
             self._at_work = False
@@ -198,7 +202,7 @@ class EngineProcess:
         except LiedError as error:
             raise self._lost(Loss.LIE) from error
         except PeerLostError as error:
-            raise self._lost(None) from error
+            raise self._lost(None if taken else Loss.GONE) from error
         self._at_work = False
         return rendered
 
@@ -257,9 +261,7 @@ def _loss_of(code: int, *, started: bool) -> Loss:
     """Return why a process ended that was not killed from here."""
     if not started:
         return Loss.START
-    if code == 0:
-        return Loss.GONE
     by_signal = {signal.SIGALRM: Loss.TIME, signal.SIGXCPU: Loss.PROCESSOR, signal.SIGSYS: Loss.FORBIDDEN}
     if -code in by_signal:
         return by_signal[signal.Signals(-code)]
-    return Loss.CRASH if code > 0 or -code in _CRASHES else Loss.OUTSIDE
+    return Loss.CRASH if code >= 0 or -code in _CRASHES else Loss.OUTSIDE

@@ -97,17 +97,17 @@ def _answer(*images: object, content: bytes | None = None, **facts: object) -> C
     """Return a trick that claims these images; a child goes on to answer honestly after it, which is too much."""
 
     def trick() -> None:
-        _say(3, json.dumps({"images": images, "thumbhash": None, "dominant_color": None} | facts).encode())
+        _say(4, json.dumps({"images": images, "thumbhash": None, "dominant_color": None} | facts).encode())
         if content is not None:
-            _say(4, content)
+            _say(5, content)
         time.sleep(60)
 
     return trick
 
 
 def _die_while_answering() -> None:
-    _say(3, json.dumps({"images": [[1, 1, 100]], "thumbhash": None, "dominant_color": None}).encode())
-    os.write(_descriptor(), struct.pack("!BI", 4, 100) + b"RIFF")
+    _say(4, json.dumps({"images": [[1, 1, 100]], "thumbhash": None, "dominant_color": None}).encode())
+    os.write(_descriptor(), struct.pack("!BI", 5, 100) + b"RIFF")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -118,7 +118,7 @@ def _close_and_stay() -> None:
 
 def _answer_slowly() -> None:
     """Send an answer of 4 KiB at a hundred bytes a second."""
-    os.write(_descriptor(), struct.pack("!BI", 3, 4096))
+    os.write(_descriptor(), struct.pack("!BI", 4, 4096))
     while True:
         os.write(_descriptor(), b"[")
         time.sleep(0.01)
@@ -128,11 +128,11 @@ _WEBP = _MAGIC[Format.WEBP]
 LIES: dict[str, Callable[[], object]] = {
     "lie:kind": lambda: _say(2, b"{}"),
     "lie:unknown-kind": lambda: _say(77, b"{}"),
-    "lie:length": lambda: os.write(_descriptor(), struct.pack("!BI", 3, 0xFFFFFFFF)),
-    "lie:json": lambda: _say(3, b"\xff{"),
-    "lie:nested": lambda: _say(3, b"[" * 60_000),
-    "lie:no-object": lambda: _say(3, b"[]"),
-    "lie:no-images": lambda: _say(3, b"{}"),
+    "lie:length": lambda: os.write(_descriptor(), struct.pack("!BI", 4, 0xFFFFFFFF)),
+    "lie:json": lambda: _say(4, b"\xff{"),
+    "lie:nested": lambda: _say(4, b"[" * 60_000),
+    "lie:no-object": lambda: _say(4, b"[]"),
+    "lie:no-images": lambda: _say(4, b"{}"),
     "lie:too-few": _answer(),
     "lie:too-many": _answer([1, 1, 20], [1, 1, 20]),
     "lie:size-of-text": _answer(["1", 1, 20]),
@@ -145,8 +145,8 @@ LIES: dict[str, Callable[[], object]] = {
     "lie:other-format": _answer([1, 1, 20], content=_MAGIC[Format.JPEG] + bytes(17)),
     "lie:described": _answer([1, 1, len(_WEBP)], content=_WEBP, thumbhash="1QcSHQRnh493V4dIh4eXh1h4kJUI"),
     "lie:color": _answer([1, 1, len(_WEBP)], content=_WEBP, dominant_color="<script>"),
-    "lie:refusal": lambda: _say(5, b'{"code": "fine"}'),
-    "lie:refusal-list": lambda: _say(5, b'{"code": ["undecodable"]}'),
+    "lie:refusal": lambda: _say(6, b'{"code": "fine"}'),
+    "lie:refusal-list": lambda: _say(6, b'{"code": ["undecodable"]}'),
 }
 """Answers that no honest child gives."""
 
