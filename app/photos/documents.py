@@ -38,7 +38,7 @@ _SHOWN = (
     Photo.camera,
     Photo.original_filename,
 )
-COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.latitude, Photo.longitude, Photo.version)
+COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.frames, Photo.latitude, Photo.longitude, Photo.version)
 """What a query selects whose rows become documents."""
 
 _NAMES = tuple(column.key for column in _SHOWN)
@@ -70,6 +70,7 @@ class PhotoDocuments:
         """
         document: dict[str, Any] = dict(zip(_NAMES, photo, strict=False))  # the columns behind them are not shown
         path = "/api/v1/photos/" + orjson.dumps(photo.id)[1:-1].decode()  # a fourth of what str() takes for a UUID
+        document["animated"] = photo.frames > 1
         document["thumbhash"] = document["dominant_color"] = None
         links = {"self": path, "original": f"{path}/original"}
         for name, ending in self._renditions:

@@ -38,6 +38,9 @@ class Original:
         sha256: Lower-case hex digest.
         size_bytes: How many.
         content_type: The media type.
+        width: Pixels, upright.
+        height: Pixels, upright.
+        frames: Pictures of an animation, else 1.
         original_filename: What the client called them; None when it said nothing.
         created_at: Since when the photo is there, UTC.
     """
@@ -47,6 +50,9 @@ class Original:
     sha256: str
     size_bytes: int
     content_type: str
+    width: int
+    height: int
+    frames: int
     original_filename: str | None
     created_at: dt.datetime
 
@@ -214,7 +220,7 @@ _ORIGINAL_NAMES = {field.name for field in fields(Original)}
 def _is_sound(said: Any, original: Any) -> bool:
     """Tell whether values have the types that JSON can say; the rest is judged where it is read."""
     texts = [said["plain"], said["with_place"], original["object_key"], original["sha256"], original["content_type"]]
-    numbers = [said["version"], original["size_bytes"]]
+    numbers = [said["version"], *(original[name] for name in ("size_bytes", "width", "height", "frames"))]
     name = original["original_filename"]
     return (
         all(isinstance(text, str) for text in texts)
@@ -249,6 +255,9 @@ def _known(documents: PhotoDocuments, owner_id: UUID, row: Any) -> KnownPhoto:
             row.sha256,
             row.size_bytes,
             row.content_type,
+            row.width,
+            row.height,
+            row.frames,
             row.original_filename,
             row.created_at,
         ),

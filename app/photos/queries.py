@@ -34,6 +34,9 @@ _ORIGINAL = (
     Photo.sha256,
     Photo.size_bytes,
     Photo.content_type,
+    Photo.width,
+    Photo.height,
+    Photo.frames,
     Photo.original_filename,
     Photo.created_at,
 )

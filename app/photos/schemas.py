@@ -76,6 +76,7 @@ class PhotoView(BaseModel):
     size_bytes: int = Field(examples=[3_871_204])
     width: int = Field(description="Pixels, upright: after the orientation was applied.", examples=[4032])
     height: int = Field(description="Pixels, upright.", examples=[3024])
+    animated: bool = Field(description="Whether it has several pictures; renditions show the first.")
     sha256: Digest
     thumbhash: str | None = Field(description="Null until renditions are made.", examples=[None])
     dominant_color: str | None = Field(description="Null until renditions are made.", examples=[None])

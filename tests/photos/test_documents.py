@@ -58,7 +58,9 @@ def test_a_document_says_what_the_model_says_field_by_field(
     fields = set(PhotoView.model_fields) - (set() if with_place else {"place"})
     assert set(written) == fields
     (row,) = any_world.rows()
-    expected = {name: getattr(row, name) for name in fields - {"links", "place", "thumbhash", "dominant_color"}}
+    expected = {
+        name: getattr(row, name) for name in fields - {"links", "place", "animated", "thumbhash", "dominant_color"}
+    }
     assert {name: getattr(view, name) for name in expected} == expected
     assert view.links.self == f"/api/v1/photos/{photo_id}"
     assert view.links.original == f"/api/v1/photos/{photo_id}/original"
@@ -85,6 +87,15 @@ def test_half_a_place_is_no_place(any_world: World, photo_id: UUID) -> None:
     any_world.set_photo(photo_id, latitude=54.3, longitude=None)
 
     assert "place" not in document(any_world, photo_id, with_place=True)
+
+
+@pytest.mark.parametrize(("frames", "animated"), [(1, False), (2, True)])
+def test_a_photo_of_several_pictures_says_so(
+    any_world: World, photo_id: UUID, frames: int, *, animated: bool
+) -> None:
+    any_world.set_photo(photo_id, frames=frames)
+
+    assert document(any_world, photo_id, with_place=False)["animated"] is animated
 
 
 def test_instants_are_in_utc_and_end_in_z(any_world: World, photo_id: UUID) -> None:
