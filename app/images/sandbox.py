@@ -97,6 +97,7 @@ _ERROR: Final = 0x00050000
 _LOG_BYTES: Final = 64 * 1024
 _MOST_DESCRIPTORS: Final = 64
 
+_INSTRUCTION: Final = struct.Struct("HBBI")
 _Instruction = tuple[int, int, int, int]
 
 
@@ -129,17 +130,28 @@ def confine() -> bool:
         Whether it holds; False where the kernel, or what it runs in, refuses filters, or on another machine
         than x86-64 and aarch64.
     """
-    machine = _MACHINES.get(platform.machine())
-    if machine is None:
+    code = system_call_filter(platform.machine(), own_id=os.getpid())
+    if code is None:
         return False
-    which, architecture = machine
     libc = ctypes.CDLL(None, use_errno=True)
-    code = b"".join(struct.pack("HBBI", *instruction) for instruction in _program(which, architecture, os.getpid()))
     instructions = ctypes.create_string_buffer(code, len(code))
-    filter_program = struct.pack("HxxxxxxP", len(code) // struct.calcsize("HBBI"), ctypes.addressof(instructions))
+    described = struct.pack("HxxxxxxP", len(code) // _INSTRUCTION.size, ctypes.addressof(instructions))
     if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
         return False
-    return bool(libc.syscall(_SECCOMP[which], _SET_MODE_FILTER, _ALL_THREADS, filter_program) == 0)
+    which, _ = _MACHINES[platform.machine()]
+    return bool(libc.syscall(_SECCOMP[which], _SET_MODE_FILTER, _ALL_THREADS, described) == 0)
+
+
+def system_call_filter(machine: str, *, own_id: int) -> bytes | None:
+    """Return the filter as the kernel reads it, or None where the numbers of a machine are not known.
+
+    Args:
+        machine: As ``uname -m`` names it.
+        own_id: The process that may be signalled.
+    """
+    if machine not in _MACHINES:
+        return None
+    return b"".join(_INSTRUCTION.pack(*step) for step in _program(*_MACHINES[machine], own_id))
 
 
 def _program(which: int, architecture: int, own_id: int) -> Sequence[_Instruction]:

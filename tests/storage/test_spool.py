@@ -101,6 +101,25 @@ def test_reader_outlives_the_body_and_reads_no_other_file(tmp_path: Path) -> Non
             assert reader.read() == content
 
 
+@pytest.mark.parametrize("memory_bytes", [0, 100])
+def test_a_body_gives_a_descriptor_for_reading_only_where_it_has_a_file(tmp_path: Path, memory_bytes: int) -> None:
+    with Spool(tmp_path, memory_bytes=memory_bytes, max_bytes=100) as spool:
+        spool.write(b"a photo")
+        body = spool.finish()
+
+    descriptor = body.open_descriptor()
+    body.close()
+
+    assert (descriptor is None) == (memory_bytes == 100)
+    if descriptor is not None:
+        assert os.read(descriptor, 100) == b"a photo"
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.write(descriptor, b"x")
+        os.close(descriptor)
+    with pytest.raises(ValueError, match="closed"):
+        body.open_descriptor()
+
+
 def test_closed_body_and_spool_say_so(tmp_path: Path) -> None:
     spool = Spool(tmp_path, max_bytes=10)
     spool.write(b"x")
