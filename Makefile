@@ -132,7 +132,7 @@ extended: $(TEST_READY) servers $(KEYSTONE_READY) compatibility mutation ## Run 
 
 .PHONY: servers
 servers: $(SWIFT_READY) ## Install the real servers the tests start (PostgreSQL, MariaDB, nginx, …)
-	@tests/servers/install-debian-packages postgresql mariadb-server nginx libnginx-mod-http-js redis-server haproxy openssl systemd
+	@tests/servers/install-debian-packages postgresql mariadb-server nginx libnginx-mod-http-js redis-server haproxy openssl systemd libimage-exiftool-perl
 
 .PHONY: requirements
 requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (ARGS=--upgrade for newer versions)

@@ -29,6 +29,8 @@ _JPEG_SHRINKS: Final = (8, 4, 2)
 _SHARP_MARGIN: Final = 1.5
 """What is left to Lanczos: 51 dB or more from a photo decoded in full, for 70 to 85 % of the time."""
 _EARLY_MARGIN: Final = 1.0
+_LEAST_SIDE: Final = 32
+"""What decoders make of a part of a pixel is their own affair; on sides of so many pixels it is not seen."""
 
 
 @cache
@@ -42,12 +44,30 @@ def prepare_libvips() -> None:
         pyvips.operation_block_set(loader, False)
 
 
-def open_image(descriptor: int, content_type: str, *, scale: float, shrinks_early: bool) -> pyvips.Image:
+def full_size(descriptor: int, content_type: str) -> tuple[int, int]:
+    """Return width and height of the first picture of a file as stored, from its header alone.
+
+    Args:
+        descriptor: Of a file that can be read anywhere; its position is moved.
+        content_type: The media type that the probe found.
+
+    Raises:
+        UndecodableImageError: No loader reads this media type.
+        pyvips.Error: The loader does not like the file.
+    """
+    image = _load(descriptor, content_type, {})
+    return image.width, image.height
+
+
+def open_image(
+    descriptor: int, content_type: str, *, size: tuple[int, int], scale: float, shrinks_early: bool
+) -> pyvips.Image:
     """Open the first picture of a file for one reading from top to bottom; hardly anything is decoded yet.
 
     Args:
         descriptor: Of a file that can be read anywhere; its position is moved.
         content_type: The media type that the probe found.
+        size: Its :func:`full_size`.
         scale: Which part of its sides will be needed, above 0 to 1: the decoder may leave out what is not.
         shrinks_early: Whether the decoder leaves out as much as it can, at some cost of sharpness.
 
@@ -58,30 +78,20 @@ def open_image(descriptor: int, content_type: str, *, scale: float, shrinks_earl
         UndecodableImageError: No loader reads this media type.
         pyvips.Error: The loader does not like the file.
     """
-    prepare_libvips()
-    if content_type not in _LOADERS:
-        raise UndecodableImageError(f"Pictures of the type {content_type} cannot be decoded here.")
     factor = 1 / scale / (_EARLY_MARGIN if shrinks_early else _SHARP_MARGIN)
+    factor = max(1.0, min(factor, min(size) / _LEAST_SIDE))
     options: dict[str, object] = {}
     if content_type == "image/jpeg":
         options["shrink"] = next((shrink for shrink in _JPEG_SHRINKS if shrink <= factor), 1)
-    elif content_type == "image/webp" and factor > 1:
+    elif content_type == "image/webp":
         options["scale"] = 1 / factor
     return _load(descriptor, content_type, options)
 
 
-def full_size(descriptor: int, content_type: str) -> tuple[int, int]:
-    """Return width and height as stored, from the header alone.
-
-    Raises:
-        UndecodableImageError: No loader reads this media type.
-        pyvips.Error: The loader does not like the file.
-    """
-    image = open_image(descriptor, content_type, scale=1, shrinks_early=False)
-    return image.width, image.height
-
-
 def _load(descriptor: int, content_type: str, options: Mapping[str, object]) -> pyvips.Image:
+    prepare_libvips()
+    if content_type not in _LOADERS:
+        raise UndecodableImageError(f"Pictures of the type {content_type} cannot be decoded here.")
     os.lseek(descriptor, 0, os.SEEK_SET)  # libvips shares the position of the descriptor it is given
     source = pyvips.Source.new_from_descriptor(descriptor)
     operation, _ = _LOADERS[content_type]
