@@ -3,6 +3,8 @@
 ``object.delete`` is the product's own work: the maintenance thread removes the object, then the photo's row. So is
 ``cdn.purge``: it has a CDN drop its copies, at least once after the object is gone. The other kinds are news for
 others; they are kept for a while and then dropped when nobody fetches them.
+
+``photo.render`` is work, too: a photo's renditions and its description are to be made.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from app.db.base import Base, SequenceId, UtcDateTime, utc_now
 
 OBJECT_DELETE = "object.delete"
 CDN_PURGE = "cdn.purge"
+PHOTO_RENDER = "photo.render"
 PHOTO_READY = "photo.ready"
 PHOTO_DELETED = "photo.deleted"
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from alembic import op
+from sqlalchemy import Column, inspect
 from sqlalchemy.schema import SchemaItem
 
 from app.db.mariadb import COLLATION
@@ -31,6 +32,23 @@ def create_index(name: str, table: str, columns: Sequence[str], **options: Any) 
 def drop_table(name: str) -> None:
     """Drop a table with its indexes."""
     op.drop_table(name, if_exists=_cannot_roll_back())
+
+
+def add_columns(table: str, *columns: Column[Any]) -> None:
+    """Add columns to a table; one that may not be null needs a default of the server for the rows that are there."""
+    for column in columns:
+        op.add_column(table, column, if_not_exists=_cannot_roll_back())
+
+
+def drop_columns(table: str, *names: str) -> None:
+    """Drop columns from a table in its place: SQLite's copy of a table would empty those that refer to it."""
+    for name in names:
+        op.drop_column(table, name, if_exists=_cannot_roll_back())
+
+
+def has_column(table: str, name: str) -> bool:
+    """Tell whether a table has a column: where a schema cannot be rolled back it may be gone, or there, already."""
+    return any(column["name"] == name for column in inspect(op.get_bind()).get_columns(table))
 
 
 def _cannot_roll_back() -> bool | None:

@@ -12,7 +12,7 @@ import orjson
 
 from app.http import conditional
 from app.images.presets import Presets
-from app.photos.models import Photo
+from app.photos.models import Photo, PhotoPlace
 
 GEO_SCOPE = "photos:geo"
 """Who has it sees where photos were taken."""
@@ -38,8 +38,11 @@ _SHOWN = (
     Photo.camera,
     Photo.original_filename,
 )
-COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.frames, Photo.latitude, Photo.longitude, Photo.version)
+COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.frames, Photo.version)
 """What a query selects whose rows become documents."""
+
+PLACE_COLUMNS: tuple[Any, ...] = (PhotoPlace.latitude, PhotoPlace.longitude)
+"""What a query selects besides, joined from outside, where a caller may know where photos were taken."""
 
 _NAMES = tuple(column.key for column in _SHOWN)
 
@@ -65,7 +68,7 @@ class PhotoDocuments:
         """Return a photo as a document for :func:`write_json`.
 
         Args:
-            photo: A row of :data:`COLUMNS`.
+            photo: A row of :data:`COLUMNS`, and of :data:`PLACE_COLUMNS` where the place is wanted.
             with_place: Whether the caller may know where it was taken.
         """
         document: dict[str, Any] = dict(zip(_NAMES, photo, strict=False))  # the columns behind them are not shown
@@ -76,7 +79,7 @@ class PhotoDocuments:
         for name, ending in self._renditions:
             links[name] = path + ending
         document["links"] = links
-        if with_place and photo.latitude is not None and photo.longitude is not None:
+        if with_place and photo.latitude is not None:
             document["place"] = {"latitude": photo.latitude, "longitude": photo.longitude}
         return document
 

@@ -21,8 +21,8 @@ from app.db.engine import Database
 from app.db.prepared import PreparedSelect, Record
 from app.errors import MalformedRequestError
 from app.http.cursors import CursorSigner
-from app.photos.documents import COLUMNS
-from app.photos.models import READY, Photo, PhotoTag
+from app.photos.documents import COLUMNS, PLACE_COLUMNS
+from app.photos.models import READY, Photo, PhotoPlace, PhotoTag
 from app.photos.schemas import PhotoQuery
 
 _SORT_COLUMNS: dict[str, InstrumentedAttribute[dt.datetime]] = {
@@ -66,8 +66,13 @@ class PhotoLists:
         self._database = database
         self._cursors = cursors
 
-    def page(self, owner_id: UUID, query: PhotoQuery) -> Page:
+    def page(self, owner_id: UUID, query: PhotoQuery, *, with_place: bool = False) -> Page:
         """Return one page.
+
+        Args:
+            owner_id: Whose photos.
+            query: Which of them, and from where on.
+            with_place: Whether the caller may know where they were taken.
 
         Raises:
             MalformedRequestError: The cursor belongs to another list.
@@ -77,7 +82,7 @@ class PhotoLists:
         values: dict[str, Any] = {"owner_id": owner_id, "most": query.limit + 1, **_filter_values(query)}
         if query.cursor is not None:
             values["after"], values["after_id"] = _place(self._cursors.read(question, query.cursor))
-        rows = self._database.ask(_select(_Form.of(query)), values)
+        rows = self._database.ask(_select(_Form.of(query, with_place=with_place)), values)
         if len(rows) <= query.limit:
             return Page(rows, None)
         last = rows[query.limit - 1]
@@ -113,11 +118,12 @@ class _Form(NamedTuple):
     favorite: bool | None
     goes_on: bool
     filters: tuple[str, ...]
+    with_place: bool
 
     @classmethod
-    def of(cls, query: PhotoQuery) -> _Form:
+    def of(cls, query: PhotoQuery, *, with_place: bool) -> _Form:
         asked = tuple(name for name in _FILTERS if getattr(query, name) is not None)
-        return cls(query.sort, query.trashed, query.favorite, query.cursor is not None, asked)
+        return cls(query.sort, query.trashed, query.favorite, query.cursor is not None, asked, with_place)
 
 
 @lru_cache(_SELECTS_REMEMBERED)
@@ -127,6 +133,8 @@ def _select(form: _Form) -> PreparedSelect:
     statement = select(*COLUMNS, Photo.timeline_at).where(
         Photo.owner_id == bindparam("owner_id"), Photo.state == literal_column(f"'{READY}'"), trash
     )
+    if form.with_place:
+        statement = statement.add_columns(*PLACE_COLUMNS).outerjoin(PhotoPlace)
     for name in form.filters:
         statement = statement.where(*_FILTERS[name])
     if form.favorite is not None:

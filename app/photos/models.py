@@ -1,4 +1,4 @@
-"""The tables of photos: the photos, an index of their tags, and idempotency keys.
+"""The tables of photos: the photos, where they were taken, their tags and renditions, and idempotency keys.
 
 A photo's life::
 
@@ -7,6 +7,8 @@ A photo's life::
 
 ``pending`` rows hold a lease that the uploading worker renews; readers see ``ready`` rows only. Trash is a
 time on a ready photo. ``dedup_key`` is set while the photo is ready and unique, which judges duplicates.
+
+A rendition is ``making`` under a lease, then ``ready`` for good. Its queries are :mod:`app.photos.rendition_rows`'s.
 """
 
 from __future__ import annotations
@@ -23,6 +25,12 @@ from app.db.base import Base, UtcDateTime
 PENDING = "pending"
 READY = "ready"
 DELETING = "deleting"
+
+WAITING = "waiting"
+DONE = "done"
+FAILED = "failed"
+
+MAKING = "making"
 
 _is_visible = and_(column("state") == READY, column("trashed_at").is_(None))
 _is_trashed = and_(column("state") == READY, column("trashed_at").is_not(None))
@@ -68,8 +76,13 @@ class Photo(Base):
     frames: Mapped[int]
     orientation: Mapped[int]
     camera: Mapped[str | None] = mapped_column(String(128))
-    latitude: Mapped[float | None] = mapped_column(Double)
-    longitude: Mapped[float | None] = mapped_column(Double)
+    thumbhash: Mapped[str | None] = mapped_column(String(36))
+    dominant_color: Mapped[str | None] = mapped_column(String(7))
+    processing_state: Mapped[str] = mapped_column(String(10), server_default=WAITING)
+    """``waiting`` to be decoded, ``done``, or ``failed``."""
+
+    processing_error: Mapped[str | None] = mapped_column(String(40))
+    """Why it failed: a code that stays the same, such as ``undecodable``; null else."""
 
     title: Mapped[str | None] = mapped_column(String(200))
     description: Mapped[str | None] = mapped_column(Text)
@@ -85,6 +98,37 @@ class Photo(Base):
     trashed_at: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
     lease_token: Mapped[str | None] = mapped_column(String(32))
     lease_until: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+
+
+class PhotoPlace(Base):
+    """Where a photo was taken, WGS 84. Apart from the photo: most queries have no business with it."""
+
+    __tablename__ = "photo_places"
+
+    photo_id: Mapped[UUID] = mapped_column(ForeignKey("photos.id", ondelete="CASCADE"), primary_key=True)
+    latitude: Mapped[float] = mapped_column(Double)
+    longitude: Mapped[float] = mapped_column(Double)
+
+
+class PhotoRendition(Base):
+    """One rendition: being made by who holds its lease, or made."""
+
+    __tablename__ = "photo_renditions"
+
+    photo_id: Mapped[UUID] = mapped_column(ForeignKey("photos.id", ondelete="CASCADE"), primary_key=True)
+    preset: Mapped[str] = mapped_column(String(20), primary_key=True)
+    format: Mapped[str] = mapped_column(String(10), primary_key=True)
+    version: Mapped[str] = mapped_column(String(10), primary_key=True)
+    state: Mapped[str] = mapped_column(String(10))
+    lease_token: Mapped[str | None] = mapped_column(String(32))
+    lease_until: Mapped[dt.datetime | None] = mapped_column(UtcDateTime)
+    object_key: Mapped[str] = mapped_column(String(200), unique=True)
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    width: Mapped[int | None]
+    height: Mapped[int | None]
+    created_at: Mapped[dt.datetime] = mapped_column(UtcDateTime)
+    """Since when it is ready, or for how long somebody has tried."""
 
 
 class PhotoTag(Base):

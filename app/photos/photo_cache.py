@@ -242,8 +242,7 @@ def _name(owner_id: UUID, photo_id: UUID) -> str:
 
 def _known(documents: PhotoDocuments, owner_id: UUID, row: Any) -> KnownPhoto:
     plain = write_json(documents.document(row, with_place=False))
-    has_place = row.latitude is not None and row.longitude is not None
-    with_place = write_json(documents.document(row, with_place=True)) if has_place else plain
+    with_place = plain if row.latitude is None else write_json(documents.document(row, with_place=True))
     return KnownPhoto(
         owner_id,
         row.version,

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from sqlalchemy import Row, Select, bindparam, select
 
 from app.db.prepared import PreparedSelect, Record
-from app.photos.documents import COLUMNS
-from app.photos.models import READY, Photo
+from app.photos.documents import COLUMNS, PLACE_COLUMNS
+from app.photos.models import READY, Photo, PhotoPlace, PhotoRendition
 
 Query: TypeAlias = "Select[*tuple[Any, ...]]"
 PhotoRow: TypeAlias = "Row[Any] | Record"
@@ -25,7 +25,10 @@ FIND: Query = select(*COLUMNS).where(
 LOCK = FIND.with_for_update()
 """The same, held until the transaction ends."""
 
-SHOW_WHOLE = PreparedSelect(FIND.with_only_columns(*COLUMNS, Photo.object_key))
+FIND_WITH_PLACE: Query = FIND.with_only_columns(*COLUMNS, *PLACE_COLUMNS).outerjoin(PhotoPlace)
+"""The same and where it was taken, for callers who may know that."""
+
+SHOW_WHOLE = PreparedSelect(FIND_WITH_PLACE.add_columns(Photo.object_key))
 """The same and where the bytes are, for reading only."""
 
 _ORIGINAL = (
@@ -52,3 +55,10 @@ SHOW_STORED = PreparedSelect(
     select(Photo.id).where(Photo.object_key == bindparam("object_key"), Photo.state == READY)
 )
 """Whether a photo has its bytes under ``object_key``, whoever owns it."""
+
+SHOW_STORED_RENDITION = PreparedSelect(
+    select(PhotoRendition.photo_id).where(
+        PhotoRendition.object_key == bindparam("object_key"), PhotoRendition.state == READY
+    )
+)
+"""Whether a rendition has its bytes there."""

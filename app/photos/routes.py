@@ -87,11 +87,11 @@ class PhotoRoutes:
     )
     def list_photos(self, principal: Principal, query: schemas.PhotoQuery) -> Reply:
         """List photos, newest first by default; pages stay stable while photos come and go."""
-        page = self._lists.page(principal.user_id, query)
+        with_place = GEO_SCOPE in principal.scopes
+        page = self._lists.page(principal.user_id, query, with_place=with_place)
         tag = self._documents.page_tag(page.rows, page.next_cursor, principal.scopes)
         if conditional.is_unchanged(tag):
             return self._unchanged(tag)
-        with_place = GEO_SCOPE in principal.scopes
         items = [self._documents.document(row, with_place=with_place) for row in page.rows]
         content = write_json({"items": items, "next_cursor": page.next_cursor})
         headers = {}
@@ -130,7 +130,8 @@ class PhotoRoutes:
     )
     def change(self, principal: Principal, photo_id: UUID, body: schemas.PhotoChanges) -> Reply:
         """Change what you say of a photo: a field left out stays, null clears."""
-        row = self._photos.change(principal.user_id, photo_id, body, self._require_match)
+        with_place = GEO_SCOPE in principal.scopes
+        row = self._photos.change(principal.user_id, photo_id, body, self._require_match, with_place=with_place)
         return self._photo_reply(principal, row)
 
     @delete(
@@ -156,7 +157,8 @@ class PhotoRoutes:
     )
     def restore(self, principal: Principal, photo_id: UUID) -> Reply:
         """Take a photo out of the trash; one that is not in it stays as it is."""
-        return self._photo_reply(principal, self._photos.restore(principal.user_id, photo_id))
+        row = self._photos.restore(principal.user_id, photo_id, with_place=GEO_SCOPE in principal.scopes)
+        return self._photo_reply(principal, row)
 
     def _changed(self, tag: str, content: bytes, headers: dict[str, str]) -> Reply:
         if conditional.has_condition():

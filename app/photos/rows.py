@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, delete, insert
 from app.db.base import new_id, utc_now
 from app.images.probe import ProbedImage
 from app.photos.documents import COLUMNS
-from app.photos.models import PENDING, READY, Photo, PhotoTag
+from app.photos.models import PENDING, READY, WAITING, Photo, PhotoPlace, PhotoTag
 from app.photos.schemas import UploadForm
 from app.storage.base import Body
 
@@ -22,6 +22,7 @@ from app.storage.base import Body
 _FIND_READY = select(*COLUMNS).where(Photo.dedup_key == bindparam("wanted_dedup_key"))
 _FIND_BY_ID = select(*COLUMNS).where(Photo.id == bindparam("wanted_id"))
 _INSERT = insert(Photo)
+_INSERT_PLACE = insert(PhotoPlace)
 _MAKE_READY = (
     update(Photo)
     .where(
@@ -107,8 +108,7 @@ def insert_pending(
             "frames": image.frames,
             "orientation": image.orientation,
             "camera": image.camera,
-            "latitude": image.latitude,
-            "longitude": image.longitude,
+            "processing_state": WAITING,
             "title": photo.form.title,
             "description": photo.form.description,
             "tags": photo.form.tags,
@@ -123,6 +123,7 @@ def insert_pending(
         },
     )
     _tag(connection, photo.owner_id, reservation.photo_id, photo.form.tags)
+    _place(connection, reservation.photo_id, image)
     return reservation
 
 
@@ -158,3 +159,9 @@ def _tag(connection: Connection, owner_id: UUID, photo_id: UUID, tags: list[str]
     if tags:
         rows = [{"photo_id": photo_id, "owner_id": owner_id, "tag": name} for name in tags]
         connection.execute(insert(PhotoTag), rows)
+
+
+def _place(connection: Connection, photo_id: UUID, image: ProbedImage) -> None:
+    if image.latitude is not None and image.longitude is not None:
+        row = {"photo_id": photo_id, "latitude": image.latitude, "longitude": image.longitude}
+        connection.execute(_INSERT_PLACE, row)

@@ -19,6 +19,7 @@ from app.photos.models import Photo
 from app.photos.queries import (
     FIND,
     FIND_ORIGINALS,
+    FIND_WITH_PLACE,
     LOCK,
     SHOW_STORED,
     PhotoRow,
@@ -91,8 +92,17 @@ class PhotoService:
             for digest in digests
         ]
 
-    def change(self, owner_id: UUID, photo_id: UUID, changes: PhotoChanges, guard: Guard) -> Row[Any]:
+    def change(
+        self, owner_id: UUID, photo_id: UUID, changes: PhotoChanges, guard: Guard, *, with_place: bool = False
+    ) -> Row[Any]:
         """Change what the owner says of a photo; fields that were not sent stay.
+
+        Args:
+            owner_id: Whose photo.
+            photo_id: The photo.
+            changes: What was sent.
+            guard: Looks at it before.
+            with_place: Whether what is returned says where it was taken.
 
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
@@ -107,7 +117,7 @@ class PhotoService:
                 _change(connection, photo_id, values)
             if "tags" in values:
                 rows.retag(connection, owner_id, photo_id, values["tags"])
-            return _found(connection, owner_id, photo_id)
+            return _found(connection, owner_id, photo_id, _shown(with_place=with_place))
 
         return self._write(owner_id, [photo_id], work)
 
@@ -124,13 +134,23 @@ class PhotoService:
 
         self._write(owner_id, [photo_id], work)
 
-    def restore(self, owner_id: UUID, photo_id: UUID) -> Row[Any]:
+    def restore(self, owner_id: UUID, photo_id: UUID, *, with_place: bool = False) -> Row[Any]:
         """Take a photo out of the trash; one that is not in it stays as it is.
+
+        Args:
+            owner_id: Whose photo.
+            photo_id: The photo.
+            with_place: Whether what is returned says where it was taken.
 
         Raises:
             NotFoundError: Unknown, not ready, or another owner's.
         """
-        return self._write(owner_id, [photo_id], lambda connection: _restore(connection, owner_id, photo_id))
+
+        def work(connection: Connection) -> Row[Any]:
+            _restore(connection, owner_id, photo_id)
+            return _found(connection, owner_id, photo_id, _shown(with_place=with_place))
+
+        return self._write(owner_id, [photo_id], work)
 
     def batch(self, owner_id: UUID, request: BatchDelete | BatchRestore | BatchTag) -> list[BatchItem]:
         """Do one thing to many photos, in one transaction; what is not there is said in its item."""
@@ -177,7 +197,11 @@ class PhotoService:
             _change(connection, photo_id, {"trashed_at": utc_now()})
 
 
-def _found(connection: Connection, owner_id: UUID, photo_id: UUID, query: Query = FIND) -> Row[Any]:
+def _shown(*, with_place: bool) -> Query:
+    return FIND_WITH_PLACE if with_place else FIND
+
+
+def _found(connection: Connection, owner_id: UUID, photo_id: UUID, query: Query) -> Row[Any]:
     return _only(connection.execute(query, {"photo_id": photo_id, "owner_id": owner_id}).all())
 
 
@@ -196,10 +220,9 @@ def _change(connection: Connection, photo_id: UUID, values: dict[str, Any]) -> N
     connection.execute(update(Photo).where(Photo.id == photo_id).values(stamped))
 
 
-def _restore(connection: Connection, owner_id: UUID, photo_id: UUID) -> Row[Any]:
+def _restore(connection: Connection, owner_id: UUID, photo_id: UUID) -> None:
     if _found(connection, owner_id, photo_id, LOCK).trashed_at is not None:
         _change(connection, photo_id, {"trashed_at": None})
-    return _found(connection, owner_id, photo_id)
 
 
 def _retag(connection: Connection, owner_id: UUID, photo_id: UUID, request: BatchTag) -> None:

@@ -29,7 +29,7 @@ from tests.db.conftest import Observer, ask
 # Importing the rooms' models makes the metadata whole.
 MODELS = (User, Photo, leases.Lease, outbox.OutboxRow)
 INDEXES = Base.metadata.tables["photos"].indexes
-REVISIONS = ["0001_accounts", "0002_photos"]  # app/db/migrations/versions
+REVISIONS = ["0001_accounts", "0002_photos", "0003_renditions"]  # app/db/migrations/versions
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import pytest
 
 from app.images.presets import configured
 from app.photos.documents import GEO_SCOPE, PhotoDocuments, write_json
+from app.photos.queries import FIND, FIND_ORIGINALS, FIND_WITH_PLACE, LOCK
 from app.photos.schemas import PhotoPage, PhotoView, UploadAnswer
 from app.settings_renditions import RenditionSettings
 from tests.photos.world import DOCUMENTS, PRESETS, World, image
@@ -35,14 +36,13 @@ def photo_id(any_world: World) -> UUID:
 
 
 def fill(world: World, photo_id: UUID) -> None:
-    world.set_photo(
-        photo_id, favorite=True, trashed_at=INSTANT, camera="FUJIFILM X100V", latitude=54.3233, longitude=10.1228
-    )
+    world.set_photo(photo_id, favorite=True, trashed_at=INSTANT, camera="FUJIFILM X100V")
+    world.set_place(photo_id, 54.3233, 10.1228)
 
 
 def document(world: World, photo_id: UUID, *, with_place: bool) -> dict[str, object]:
     (row,) = [row for row in world.rows() if row.id == photo_id]
-    found = world.row(row.owner_id, photo_id)
+    found = world.row(row.owner_id, photo_id, FIND_WITH_PLACE if with_place else FIND)
     return DOCUMENTS.document(found, with_place=with_place)
 
 
@@ -83,10 +83,14 @@ def test_what_is_not_known_is_null_and_never_left_out(any_world: World) -> None:
     UploadAnswer.model_validate(written, extra="forbid")
 
 
-def test_half_a_place_is_no_place(any_world: World, photo_id: UUID) -> None:
-    any_world.set_photo(photo_id, latitude=54.3, longitude=None)
-
+def test_a_photo_without_a_place_has_none_for_who_may_know_it(any_world: World, photo_id: UUID) -> None:
     assert "place" not in document(any_world, photo_id, with_place=True)
+
+
+def test_what_is_asked_for_others_does_not_touch_the_place() -> None:
+    assert "photo_places" in str(FIND_WITH_PLACE)
+    for query in (FIND, LOCK, FIND_ORIGINALS):
+        assert "photo_places" not in str(query)
 
 
 @pytest.mark.parametrize(("frames", "animated"), [(1, False), (2, True)])

@@ -68,8 +68,6 @@ def _row(owner_id: UUID, facts: dict[str, Any]) -> dict[str, Any]:
         "frames": 1,
         "orientation": 1,
         "camera": None,
-        "latitude": None,
-        "longitude": None,
         "title": None,
         "description": None,
         "tags": [],

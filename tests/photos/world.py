@@ -22,9 +22,9 @@ from app.photos.documents import PhotoDocuments
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import Answer, UploadLedger
 from app.photos.listing import PhotoLists
-from app.photos.models import PENDING, READY, IdempotencyKey, Photo
+from app.photos.models import PENDING, READY, IdempotencyKey, Photo, PhotoPlace
 from app.photos.photo_cache import PhotoCache
-from app.photos.queries import FIND
+from app.photos.queries import FIND, Query
 from app.photos.rows import NewPhoto, Reservation
 from app.photos.schemas import UploadForm
 from app.photos.service import PhotoService
@@ -114,10 +114,10 @@ class World:
             changing=self.known.changing,
         )
 
-    def row(self, owner_id: UUID, photo_id: UUID) -> Any:
+    def row(self, owner_id: UUID, photo_id: UUID, query: Query = FIND) -> Any:
         """Return a photo as it stands in the database."""
         with self.database.read() as connection:
-            return connection.execute(FIND, {"photo_id": photo_id, "owner_id": owner_id}).one()
+            return connection.execute(query, {"photo_id": photo_id, "owner_id": owner_id}).one()
 
     def new_user(self, *, quota_bytes: int | None = None) -> UUID:
         """Open an account."""
@@ -212,6 +212,12 @@ class World:
         """Write columns of a photo past the services."""
         with self.database.write() as connection:
             connection.execute(update(Photo).where(Photo.id == photo_id).values(**values))
+
+    def set_place(self, photo_id: UUID, latitude: float, longitude: float) -> None:
+        """Say where a photo was taken."""
+        with self.database.write() as connection:
+            row = {"photo_id": photo_id, "latitude": latitude, "longitude": longitude}
+            connection.execute(insert(PhotoPlace), row)
 
 
 def new_photo(
