@@ -74,6 +74,7 @@ from app.photos.link_routes import LinkRoutes
 from app.photos.links import LinkService, find_ways
 from app.photos.listing import PhotoLists
 from app.photos.origin_routes import OriginLinks
+from app.photos.made_renditions import MadeRenditions
 from app.photos.original_routes import OriginalRoutes
 from app.photos.photo_cache import PhotoCache, PhotoCodec, memory_of
 from app.photos.purges import PhotoPurges
@@ -206,6 +207,7 @@ class Runtime(Foundation):
         store: The object store, behind its pipelines.
         monitor: Health.
         probes: What the paths of probes are answered with.
+        presets: The sizes of renditions.
         documents: What photos look like as JSON.
         known: What is remembered of photos.
         tiers: What it is remembered in.
@@ -256,7 +258,8 @@ class Runtime(Foundation):
 
     def _open_cache(self) -> PhotoCache:
         settings = self.settings
-        self.documents = PhotoDocuments(presets.configured(settings.renditions))
+        self.presets = presets.configured(settings.renditions)
+        self.documents = PhotoDocuments(self.presets)
         stamps = open_stamps(os.environ, owing_seconds=settings.cache.redis_seconds + settings.cache.stale_seconds)
         self.tiers = TierSet(
             settings.redis,
@@ -515,7 +518,7 @@ class _Photos:
             UploadRoutes(uploads, receiver, runtime.documents, metrics),
             PhotoRoutes(photos, PhotoLists(database, cursors), runtime.documents, metrics),
             OriginalRoutes(photos, serving),
-            LinkRoutes(photos, links),
+            LinkRoutes(photos, MadeRenditions(database, runtime.presets), links),
         ]
 
 

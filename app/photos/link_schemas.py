@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, TypeAlias
 from uuid import UUID
 
 from pydantic import BaseModel, Field
 
 from app.http.fields import Instant
-from app.http.operations import RequestModel
+from app.http.operations import QueryModel, RequestModel
 from app.photos.schemas import Ids
 
 _URL = (
@@ -16,6 +16,9 @@ _URL = (
     "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a.jpg"
     "?exp=1790000000&kid=8f3a52c1d0e9&sig=4Q0YcJgY2m6mE1t1f6P8Ww"
 )
+
+FormatName: TypeAlias = Literal["jpeg", "webp", "avif"]
+"""A format of renditions by its name."""
 
 
 class LinkView(BaseModel):
@@ -31,10 +34,27 @@ class LinkView(BaseModel):
     )
 
 
+class RenditionLinkView(LinkView):
+    """A link to a rendition."""
+
+    content_type: Literal["image/jpeg", "image/webp", "image/avif"]
+    width: int = Field(description="Pixels.", examples=[1080])
+    height: int = Field(description="Pixels.", examples=[810])
+
+
+class RenditionLinks(BaseModel):
+    """Links to the renditions that are made already; the others are made by a request for their path."""
+
+    thumbnail: RenditionLinkView | None = Field(default=None, description="Null until it is made.")
+    preview: RenditionLinkView | None = Field(default=None, description="Null until it is made.")
+    full: RenditionLinkView | None = Field(default=None, description="Null until it is made.")
+
+
 class LinkSet(BaseModel):
     """A link to each form of a photo."""
 
     original: LinkView
+    renditions: RenditionLinks
 
 
 class PhotoLinks(BaseModel):
@@ -44,10 +64,17 @@ class PhotoLinks(BaseModel):
     links: LinkSet
 
 
+class LinksQuery(QueryModel):
+    """Which renditions are wanted."""
+
+    format: FormatName = Field(default="webp", description="Of the renditions.")
+
+
 class LinksRequest(RequestModel):
     """Photos to get links to."""
 
     ids: Ids
+    format: FormatName = Field(default="webp", description="Of the renditions.")
 
 
 class LinksItem(BaseModel):

@@ -70,7 +70,7 @@ class OriginLinks:
         try:
             reply = self._serving.answer(self._look_up(linked), caching)
         except ObjectNotFoundError:
-            if self._photos.has_original(linked.object_key):
+            if self._photos.has_object(linked.object_key):
                 raise
             raise NotFoundError("There is no such photo any more.") from None
         return reply if isinstance(reply, Response) else Answer(reply.status, None, reply.headers)

@@ -22,6 +22,7 @@ from app.photos.queries import (
     FIND_WITH_PLACE,
     LOCK,
     SHOW_STORED,
+    SHOW_STORED_RENDITION,
     PhotoRow,
     Query,
 )
@@ -73,9 +74,10 @@ class PhotoService:
         found = self._database.run_read(lambda connection: connection.execute(FIND_ORIGINALS, wanted).all())
         return {row.id: row for row in found}
 
-    def has_original(self, object_key: str) -> bool:
-        """Tell whether a photo, whoever owns it, has its bytes under a key."""
-        return bool(self._database.ask(SHOW_STORED, {"object_key": object_key}))
+    def has_object(self, object_key: str) -> bool:
+        """Tell whether a photo or a rendition, whoever owns it, has its bytes under a key."""
+        asked = (SHOW_STORED, SHOW_STORED_RENDITION)
+        return any(self._database.ask(query, {"object_key": object_key}) for query in asked)
 
     def check(self, owner_id: UUID, digests: Sequence[str]) -> list[CheckItem]:
         """Tell for each SHA-256 whether the owner has those bytes already."""

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated
 
 from pydantic import Field, StringConstraints
 
 from app.http.operations import QueryModel
-
-FormatName: TypeAlias = Literal["jpeg", "webp", "avif"]
-"""A format by its name."""
+from app.photos.link_schemas import FormatName
 
 
 class RenditionQuery(QueryModel):

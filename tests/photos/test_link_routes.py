@@ -23,13 +23,15 @@ from app.http import context, problems
 from app.http.application import Application
 from app.http.identity import Principal
 from app.http.operations import mount
+from app.images.presets import Format
 from app.photos.link_routes import LinkRoutes
 from app.photos.links import Link, LinkService, Way, Window, origin_way
+from app.photos.made_renditions import MadeRenditions
 from app.photos.signed_links import SignedLinks
 from app.settings import DatabaseSettings
 from tests.db.conftest import Observer
 from tests.http.edge import RememberingObserver
-from tests.photos.world import World, image
+from tests.photos.world import PRESETS, World, image, write_rendition
 
 MANY = "/api/v1/photos/links"
 MOST = 100
@@ -54,6 +56,10 @@ class Album:
     def upload(self, owner_id: UUID, number: int) -> str:
         return str(self.world.upload(owner_id, image(number)).document["id"])
 
+    def make(self, photo_id: str, preset: str, image_format: Format = Format.WEBP) -> str:
+        """Write down that a rendition is made; return its key."""
+        return write_rendition(self.world, UUID(photo_id), preset, image_format)
+
     def cdn(self, photo: Any, window: Window) -> Link:
         return Link(f"https://cdn.example.org/{photo.object_key}?x", window.expires_at, "cdn")
 
@@ -61,7 +67,7 @@ class Album:
         app = Application("links", static_folder=None)
         context.install(app, RememberingObserver(), deadline_seconds=28, allowed_hosts=[])
         problems.install(app)
-        mount(app, LinkRoutes(self.world.photos, links), self)
+        mount(app, LinkRoutes(self.world.photos, MadeRenditions(self.world.database, PRESETS), links), self)
         return app.test_client()
 
     def authenticate(self, credential: str, *, fresh: bool = False) -> Principal:
@@ -96,13 +102,14 @@ def test_a_link_says_where_until_when_and_by_which_way(album: Album) -> None:
     row = album.world.photos.get(album.owner_id, UUID(album.mine[0])).original
     document = answer.get_json()
     link = document["links"]["original"]
-    assert document == {"id": album.mine[0], "links": {"original": link}}
+    none = {"thumbnail": None, "preview": None, "full": None}
+    assert document == {"id": album.mine[0], "links": {"original": link, "renditions": none}}
     assert (link["via"], link["url"]) == ("cdn", f"https://cdn.example.org/{row.object_key}?x")
     assert dt.datetime.fromisoformat(link["expires_at"]) - utc_now() > dt.timedelta(seconds=600)
     assert answer.headers["Cache-Control"] == "private, no-store"
 
 
-def test_many_links_come_in_the_order_of_the_request_by_one_statement(album: Album) -> None:
+def test_many_links_come_in_the_order_of_the_request(album: Album) -> None:
     wanted = [album.mine[2], album.mine[0], album.mine[1]]
 
     answer = album.post(wanted)
@@ -113,14 +120,41 @@ def test_many_links_come_in_the_order_of_the_request_by_one_statement(album: Alb
     assert answer.headers["Cache-Control"] == "private, no-store"
 
 
-def test_a_hundred_links_cost_one_statement(album: Album) -> None:
+def test_a_hundred_links_cost_two_statements(album: Album) -> None:
     ids = [*album.mine, *(str(new_id()) for _ in range(MOST - len(album.mine)))]
     album.counting.queries.clear()
 
     answer = album.post(ids)
 
     assert len(answer.get_json()["items"]) == MOST
-    assert len(album.counting.queries) == 1
+    assert len(album.counting.queries) == 2
+
+
+def test_renditions_that_are_made_have_links_of_the_same_way(album: Album) -> None:
+    keys = {preset: album.make(album.mine[0], preset) for preset in ("thumbnail", "full")}
+
+    links = album.get(album.mine[0]).get_json()["links"]
+
+    assert links["renditions"]["preview"] is None
+    for preset, key in keys.items():
+        link = links["renditions"][preset]
+        assert (link["via"], link["url"]) == ("cdn", f"https://cdn.example.org/{key}?x")
+        assert (link["content_type"], link["width"], link["height"]) == ("image/webp", 320, 240)
+        assert link["expires_at"] == links["original"]["expires_at"]
+
+
+def test_links_lead_to_renditions_of_the_format_that_is_asked_for(album: Album) -> None:
+    key = album.make(album.mine[0], "preview", Format.AVIF)
+    path = f"/api/v1/photos/{album.mine[0]}/links?format="
+
+    one = album.client.get(f"{path}avif", headers=album.headers).get_json()["links"]
+    body = {"ids": album.mine, "format": "avif"}
+    items = album.client.post(MANY, json=body, headers=album.headers).get_json()["items"]
+
+    assert one["renditions"]["preview"]["url"] == f"https://cdn.example.org/{key}?x"
+    assert [item["links"]["renditions"]["preview"] for item in items] == [one["renditions"]["preview"], None, None]
+    assert album.get(album.mine[0]).get_json()["links"]["renditions"]["preview"] is None
+    assert album.client.get(f"{path}gif", headers=album.headers).status_code == 422
 
 
 def test_what_is_not_there_and_what_is_anothers_get_the_same_404(album: Album) -> None:
@@ -154,8 +188,9 @@ def test_a_removed_photo_has_no_links_and_one_in_the_trash_has(album: Album) -> 
         {"ids": [str(UUID(int=number)) for number in range(MOST + 1)]},
         {"ids": [str(UUID(int=1))] * 2},
         {"ids": [str(UUID(int=1))], "more": 1},
+        {"ids": [str(UUID(int=1))], "format": "png"},
     ],
-    ids=["nothing", "none", "no_id", "text", "number", "too_many", "twice", "unknown"],
+    ids=["nothing", "none", "no_id", "text", "number", "too_many", "twice", "unknown", "format"],
 )
 def test_a_wrong_body_is_422(album: Album, body: dict[str, Any]) -> None:
     answer = album.client.post(MANY, json=body, headers=album.headers)

@@ -292,9 +292,9 @@ def test_bytes_belong_to_a_photo_until_it_is_removed(any_world: World) -> None:
     owner_id = any_world.new_user()
     photo_id = upload(any_world, owner_id)
     key = any_world.photos.get(owner_id, photo_id).original.object_key
-    before = any_world.photos.has_original(key)
+    before = any_world.photos.has_object(key)
 
     any_world.photos.delete(owner_id, photo_id, allow, is_permanent=True)
 
-    assert (before, any_world.photos.has_original(key)) == (True, False)
-    assert not any_world.photos.has_original(f"{key}0")
+    assert (before, any_world.photos.has_object(key)) == (True, False)
+    assert not any_world.photos.has_object(f"{key}0")

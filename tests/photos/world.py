@@ -15,14 +15,14 @@ from app.db.base import Base, new_id, utc_now
 from app.db.engine import Database
 from app.db.outbox import OBJECT_DELETE, OutboxRow
 from app.http.cursors import CursorSigner
-from app.images.presets import configured
+from app.images.presets import Format, configured
 from app.images.probe import DEFAULT_LIMITS, ProbedImage, probe
 from app.ops.stamps import Stamps
 from app.photos.documents import PhotoDocuments
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import Answer, UploadLedger
 from app.photos.listing import PhotoLists
-from app.photos.models import PENDING, READY, IdempotencyKey, Photo, PhotoPlace
+from app.photos.models import PENDING, READY, IdempotencyKey, Photo, PhotoPlace, PhotoRendition
 from app.photos.photo_cache import PhotoCache
 from app.photos.queries import FIND, Query
 from app.photos.rows import NewPhoto, Reservation
@@ -224,6 +224,26 @@ def new_photo(
     owner_id: UUID, content: bytes | None = None, *, key: str | None = None, form: UploadForm | None = None
 ) -> NewPhoto:
     return NewPhoto(owner_id, BytesBody(content or image()), PROBED, form or UploadForm(), None, key)
+
+
+def write_rendition(
+    world: World,
+    photo_id: UUID,
+    preset: str,
+    image_format: Format = Format.WEBP,
+    *,
+    version: str | None = None,
+    state: str = READY,
+    sha256: str = "ab" * 32,
+) -> str:
+    """Write down a rendition of 320 by 240 pixels past the services; return its key."""
+    version = version or PRESETS.version(preset)
+    key = f"renditions/{photo_id.hex}/{preset}-{version}.{image_format.extension}"
+    values = {"object_key": key, "sha256": sha256, "size_bytes": 7, "width": 320, "height": 240}
+    named = {"photo_id": photo_id, "preset": preset, "format": image_format.value, "version": version}
+    with world.database.write() as connection:
+        connection.execute(insert(PhotoRendition).values(**named, **values, state=state, created_at=utc_now()))
+    return key
 
 
 def clear(database: Database) -> None:
