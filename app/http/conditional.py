@@ -56,14 +56,19 @@ def has_condition() -> bool:
     return has_tags() or "HTTP_IF_MODIFIED_SINCE" in request.environ
 
 
-def require_match(*current: str) -> None:
+def require_match(prefix: str) -> None:
     """Let a change pass only when ``If-Match`` is absent or names a current version (strong comparison).
+
+    Args:
+        prefix: What the entity tags of the current version begin with, in whatever view it was read.
 
     Raises:
         PreconditionFailedError: It names another one.
     """
     named = request.environ.get("HTTP_IF_MATCH")
-    if named is not None and {"*", *map(quoted, current)}.isdisjoint(_members(named)):
+    if named is None:
+        return
+    if not any(member == "*" or member.startswith(f'"{prefix}') for member in _members(named)):
         raise PreconditionFailedError("The resource has changed since you read it. Read it again, then change it.")
 
 

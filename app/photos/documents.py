@@ -17,7 +17,7 @@ from app.photos.models import Photo, PhotoPlace
 GEO_SCOPE = "photos:geo"
 """Who has it sees where photos were taken."""
 
-_FORM_DIGITS = 8
+_MARK_DIGITS = 10
 
 _SHOWN = (
     Photo.id,
@@ -27,6 +27,10 @@ _SHOWN = (
     Photo.width,
     Photo.height,
     Photo.sha256,
+    Photo.thumbhash,
+    Photo.dominant_color,
+    Photo.processing_state,
+    Photo.processing_error,
     Photo.title,
     Photo.description,
     Photo.tags,
@@ -44,6 +48,7 @@ COLUMNS: tuple[Any, ...] = (*_SHOWN, Photo.frames, Photo.version)
 PLACE_COLUMNS: tuple[Any, ...] = (PhotoPlace.latitude, PhotoPlace.longitude)
 """What a query selects besides, joined from outside, where a caller may know where photos were taken."""
 
+_FOUND_OUT = ("thumbhash", "dominant_color", "processing_state", "processing_error")
 _NAMES = tuple(column.key for column in _SHOWN)
 
 
@@ -62,7 +67,6 @@ class PhotoDocuments:
             (preset.name, f"/renditions/{preset.name}?v={presets.version(preset.name)}") for preset in presets
         ]
         self.form = conditional.tag_of(orjson.dumps([_NAMES, self._renditions]))
-        self._form = self.form[:_FORM_DIGITS]
 
     def document(self, photo: Any, *, with_place: bool) -> dict[str, Any]:
         """Return a photo as a document for :func:`write_json`.
@@ -74,7 +78,6 @@ class PhotoDocuments:
         document: dict[str, Any] = dict(zip(_NAMES, photo, strict=False))  # the columns behind them are not shown
         path = "/api/v1/photos/" + orjson.dumps(photo.id)[1:-1].decode()  # a fourth of what str() takes for a UUID
         document["animated"] = photo.frames > 1
-        document["thumbhash"] = document["dominant_color"] = None
         links = {"self": path, "original": f"{path}/original"}
         for name, ending in self._renditions:
             links[name] = path + ending
@@ -83,9 +86,18 @@ class PhotoDocuments:
             document["place"] = {"latitude": photo.latitude, "longitude": photo.longitude}
         return document
 
-    def entity_tag(self, version: int, scopes: Collection[str]) -> str:
-        """Return the entity tag of a photo's document as a caller with these scopes sees it, without quotes."""
-        return f"v{version}-{self._form}-place" if GEO_SCOPE in scopes else f"v{version}-{self._form}"
+    def mark(self, document: Mapping[str, Any], version: int) -> str:
+        """Return what is another one for each document of a photo: its version, and what was found out of it.
+
+        What the server finds out makes no other version, or the first change after an upload would be refused
+        because the photo was described meanwhile.
+
+        Args:
+            document: What it is a mark of.
+            version: The photo's; grows with every change that its owner makes.
+        """
+        found = [self.form, *(document[name] for name in _FOUND_OUT)]
+        return version_prefix(version) + conditional.tag_of(orjson.dumps(found))[:_MARK_DIGITS]
 
     def page_tag(self, photos: Iterable[Any], next_cursor: str | None, scopes: Collection[str]) -> str:
         """Return the entity tag of a page as a caller with these scopes sees it, without quotes.
@@ -98,8 +110,26 @@ class PhotoDocuments:
             next_cursor: As the page says it.
             scopes: Of the caller.
         """
-        facts = [self.form, next_cursor, GEO_SCOPE in scopes, [(photo.id, photo.version) for photo in photos]]
-        return conditional.tag_of(orjson.dumps(facts))
+        shown = [
+            (photo.id, photo.version, photo.thumbhash, photo.processing_state, photo.processing_error)
+            for photo in photos
+        ]
+        return conditional.tag_of(orjson.dumps([self.form, next_cursor, GEO_SCOPE in scopes, shown]))
+
+
+def entity_tag(mark: str, scopes: Collection[str]) -> str:
+    """Return the entity tag of a photo's document as a caller with these scopes sees it, without quotes.
+
+    Args:
+        mark: Of the document.
+        scopes: Of the caller.
+    """
+    return f"{mark}-place" if GEO_SCOPE in scopes else mark
+
+
+def version_prefix(version: int) -> str:
+    """Return what the entity tags of all documents of a photo's version begin with."""
+    return f"v{version}-"
 
 
 def write_json(document: Mapping[str, Any]) -> bytes:

@@ -7,27 +7,10 @@ from dataclasses import dataclass
 from typing import TypeAlias
 from uuid import UUID
 
-from sqlalchemy import bindparam, select
-
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError
 from app.images.presets import Format, Presets
-from app.photos.models import READY, PhotoRendition
-from app.photos.queries import Query
-
-_FIND: Query = select(
-    PhotoRendition.photo_id,
-    PhotoRendition.preset,
-    PhotoRendition.version,
-    PhotoRendition.object_key,
-    PhotoRendition.sha256,
-    PhotoRendition.width,
-    PhotoRendition.height,
-).where(
-    PhotoRendition.photo_id.in_(bindparam("photo_ids", expanding=True)),
-    PhotoRendition.format == bindparam("image_format"),
-    PhotoRendition.state == READY,
-)
+from app.photos import rendition_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,16 +59,17 @@ class MadeRenditions:
             photo_ids: The photos; whose they are was settled before.
             image_format: The format.
         """
-        wanted = {"photo_ids": photo_ids, "image_format": image_format.value}
         try:
-            rows = self._database.run_read(lambda connection: connection.execute(_FIND, wanted).all())
+            rows = self._database.run_read(lambda connection: rendition_rows.find_all(connection, photo_ids))
         except DatabaseUnavailableError:
             return {}
         found: dict[UUID, list[MadeRendition]] = {}
         for row in rows:
-            if self._versions.get(row.preset) == row.version:
-                made = MadeRendition(
-                    row.preset, row.object_key, row.sha256, image_format.content_type, row.width, row.height
+            name, made = row.name, row.made
+            if name.format is image_format and self._versions.get(name.preset) == name.version:
+                found.setdefault(name.photo_id, []).append(
+                    MadeRendition(
+                        name.preset, row.object_key, made.sha256, image_format.content_type, made.width, made.height
+                    )
                 )
-                found.setdefault(row.photo_id, []).append(made)
         return found

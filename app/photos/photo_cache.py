@@ -63,14 +63,14 @@ class KnownPhoto:
 
     Attributes:
         owner_id: Whose.
-        version: Grows with every change.
+        mark: Another one for each of its documents; see :meth:`app.photos.documents.PhotoDocuments.mark`.
         plain: Its document as JSON, for callers who may not know the place.
         with_place: The same with the place.
         original: The facts of its bytes.
     """
 
     owner_id: UUID
-    version: int
+    mark: str
     plain: bytes
     with_place: bytes
     original: Original
@@ -175,7 +175,7 @@ class PhotoCodec:
             {
                 "form": self._form,
                 "owner_id": value.owner_id,
-                "version": value.version,
+                "mark": value.mark,
                 "plain": value.plain.decode(),
                 "with_place": value.with_place.decode(),
                 "original": asdict(value.original),
@@ -205,13 +205,14 @@ class PhotoCodec:
         photo_id, created_at = UUID(original["id"]), dt.datetime.fromisoformat(original["created_at"])
         return KnownPhoto(
             UUID(said["owner_id"]),
-            said["version"],
+            said["mark"],
             said["plain"].encode(),
             said["with_place"].encode(),
             Original(**{**original, "id": photo_id, "created_at": created_at}),
         )
 
 
+_MARK = re.compile(r"v[0-9]{1,19}-[0-9a-f]{1,32}", re.ASCII)
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _REST_BYTES = 1000
 _ORIGINAL_NAMES = {field.name for field in fields(Original)}
@@ -219,12 +220,16 @@ _ORIGINAL_NAMES = {field.name for field in fields(Original)}
 
 def _is_sound(said: Any, original: Any) -> bool:
     """Tell whether values have the types that JSON can say; the rest is judged where it is read."""
-    texts = [said["plain"], said["with_place"], original["object_key"], original["sha256"], original["content_type"]]
-    numbers = [said["version"], *(original[name] for name in ("size_bytes", "width", "height", "frames"))]
+    texts = [
+        *(said[name] for name in ("mark", "plain", "with_place")),
+        *(original[name] for name in ("object_key", "sha256", "content_type")),
+    ]
+    numbers = [original[name] for name in ("size_bytes", "width", "height", "frames")]
     name = original["original_filename"]
     return (
         all(isinstance(text, str) for text in texts)
         and all(type(number) is int and number >= 0 for number in numbers)
+        and _MARK.fullmatch(said["mark"]) is not None
         and _SHA256.fullmatch(original["sha256"]) is not None
         and (name is None or isinstance(name, str))
         and all(orjson.loads(said[which])["id"] == original["id"] for which in ("plain", "with_place"))
@@ -241,11 +246,12 @@ def _name(owner_id: UUID, photo_id: UUID) -> str:
 
 
 def _known(documents: PhotoDocuments, owner_id: UUID, row: Any) -> KnownPhoto:
-    plain = write_json(documents.document(row, with_place=False))
+    document = documents.document(row, with_place=False)
+    plain = write_json(document)
     with_place = plain if row.latitude is None else write_json(documents.document(row, with_place=True))
     return KnownPhoto(
         owner_id,
-        row.version,
+        documents.mark(document, row.version),
         plain,
         with_place,
         Original(

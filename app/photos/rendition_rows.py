@@ -33,7 +33,7 @@ from app.photos.removal import remove_stray
 PREFIX: Final = "renditions/"
 """What the object keys of all renditions begin with."""
 
-_MADE = (
+MADE: Final = (
     PhotoRendition.photo_id,
     PhotoRendition.preset,
     PhotoRendition.format,
@@ -45,19 +45,21 @@ _MADE = (
     PhotoRendition.height,
     PhotoRendition.created_at,
 )
+"""What a query selects whose rows :func:`ready_of` reads."""
+
 _Rows: TypeAlias = "Select[*tuple[Any, ...]]"
-_ANY: _Rows = select(*_MADE, PhotoRendition.state, PhotoRendition.lease_until).where(
+_ANY: _Rows = select(*MADE, PhotoRendition.state, PhotoRendition.lease_until).where(
     PhotoRendition.photo_id == bindparam("photo_id"),
     PhotoRendition.preset == bindparam("preset"),
     PhotoRendition.format == bindparam("format"),
     PhotoRendition.version == bindparam("version"),
 )
-_ALL_OF: _Rows = select(*_MADE).where(
+_ALL_OF: _Rows = select(*MADE).where(
     PhotoRendition.photo_id.in_(bindparam("photo_ids", expanding=True)), PhotoRendition.state == READY
 )
 _LOCK_PHOTO = select(Photo.id).where(Photo.id == bindparam("photo_id"), Photo.state == READY).with_for_update()
 
-SHOW_RENDITION = PreparedSelect(_ANY.with_only_columns(*_MADE).where(PhotoRendition.state == READY))
+SHOW_RENDITION = PreparedSelect(_ANY.with_only_columns(*MADE).where(PhotoRendition.state == READY))
 """A rendition that is made, by ``photo_id``, ``preset``, ``format`` and ``version``; for :func:`ready_of`."""
 
 
@@ -239,7 +241,7 @@ def find_all(connection: Connection, photo_ids: Sequence[UUID]) -> list[Ready]:
 
 
 def ready_of(row: Row[Any] | Record) -> Ready:
-    """Return what a row of :data:`SHOW_RENDITION` says."""
+    """Return what a row of :data:`MADE` says."""
     return Ready(
         RenditionName(row.photo_id, row.preset, Format(row.format), row.version),
         row.object_key,
@@ -262,7 +264,7 @@ def mark_failed(connection: Connection, photo_id: UUID, code: str) -> bool:
         code: Why: stays the same between versions of this server, at most 40 characters.
 
     Returns:
-        Whether that was news: the photo has another version then. False, too, when it is not there any more.
+        Whether that was news: its document is another one then. False, too, when it is not there any more.
     """
     return _mark(connection, photo_id, FAILED, code)
 
@@ -279,8 +281,8 @@ def _mark(connection: Connection, photo_id: UUID, state: str, error: str | None,
     found = connection.execute(select(*columns).where(*is_there).with_for_update()).first()
     if found is None or tuple(found) == tuple(wanted.values()):
         return False
-    # What the owner said has not changed, and neither has the time when he last said it.
-    connection.execute(update(Photo).where(Photo.id == photo_id).values(**wanted, version=Photo.version + 1))
+    # No other version: that one counts what its owner says, and a change of it is not to fail because of this.
+    connection.execute(update(Photo).where(Photo.id == photo_id).values(**wanted))
     return True
 
 

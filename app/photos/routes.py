@@ -19,7 +19,7 @@ from app.http import conditional
 from app.http.identity import Principal
 from app.http.operations import Changes, Reply, delete, get, patch, post
 from app.photos import schemas
-from app.photos.documents import GEO_SCOPE, PhotoDocuments, write_json
+from app.photos.documents import GEO_SCOPE, PhotoDocuments, entity_tag, version_prefix, write_json
 from app.photos.listing import PhotoLists
 from app.photos.service import PhotoService
 
@@ -113,7 +113,7 @@ class PhotoRoutes:
     def show(self, principal: Principal, photo_id: UUID) -> Reply:
         """Show what is known of a photo, also while it is in the trash."""
         known = self._photos.get(principal.user_id, photo_id)
-        tag = self._documents.entity_tag(known.version, principal.scopes)
+        tag = entity_tag(known.mark, principal.scopes)
         if conditional.is_unchanged(tag):
             return self._unchanged(tag)
         with_place = GEO_SCOPE in principal.scopes
@@ -131,7 +131,7 @@ class PhotoRoutes:
     def change(self, principal: Principal, photo_id: UUID, body: schemas.PhotoChanges) -> Reply:
         """Change what you say of a photo: a field left out stays, null clears."""
         with_place = GEO_SCOPE in principal.scopes
-        row = self._photos.change(principal.user_id, photo_id, body, self._require_match, with_place=with_place)
+        row = self._photos.change(principal.user_id, photo_id, body, _require_match, with_place=with_place)
         return self._photo_reply(principal, row)
 
     @delete(
@@ -144,7 +144,7 @@ class PhotoRoutes:
     )
     def delete(self, principal: Principal, photo_id: UUID, query: schemas.DeleteQuery) -> Reply:
         """Move a photo to the trash, or remove it for good with `permanent=true`."""
-        self._photos.delete(principal.user_id, photo_id, self._require_match, is_permanent=query.permanent)
+        self._photos.delete(principal.user_id, photo_id, _require_match, is_permanent=query.permanent)
         return Reply(204)
 
     @post(
@@ -171,16 +171,16 @@ class PhotoRoutes:
 
     def _photo_reply(self, principal: Principal, row: Row[Any]) -> Reply:
         document = self._documents.document(row, with_place=GEO_SCOPE in principal.scopes)
-        tag = self._documents.entity_tag(row.version, principal.scopes)
+        tag = entity_tag(self._documents.mark(document, row.version), principal.scopes)
         return Reply(200, write_json(document), {"ETag": conditional.quoted(tag)})
-
-    def _require_match(self, row: Row[Any]) -> None:
-        views: tuple[tuple[str, ...], ...] = ((), (GEO_SCOPE,))
-        conditional.require_match(*(self._documents.entity_tag(row.version, scopes) for scopes in views))
 
 
 def _validators(tag: str) -> dict[str, str]:
     return {"ETag": conditional.quoted(tag), "Vary": "Authorization, X-Api-Key"}
+
+
+def _require_match(row: Row[Any]) -> None:
+    conditional.require_match(version_prefix(row.version))
 
 
 def _require_delete(principal: Principal) -> None:

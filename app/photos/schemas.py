@@ -78,8 +78,20 @@ class PhotoView(BaseModel):
     height: int = Field(description="Pixels, upright.", examples=[3024])
     animated: bool = Field(description="Whether it has several pictures; renditions show the first.")
     sha256: Digest
-    thumbhash: str | None = Field(description="Null until renditions are made.", examples=[None])
-    dominant_color: str | None = Field(description="Null until renditions are made.", examples=[None])
+    thumbhash: str | None = Field(
+        description="Base64 of a ThumbHash, to show before the photo; null until it is made.",
+        max_length=36,
+        examples=["1QcSHQRnh493V4dIh4eXh1h4kJUI"],
+    )
+    dominant_color: str | None = Field(
+        description="Null until it is known.", pattern="^#[0-9a-f]{6}$", examples=["#3a5f7d"]
+    )
+    processing_state: Literal["waiting", "done", "failed"] = Field(
+        description="Whether the photo was decoded: then its thumbhash and dominant color are known."
+    )
+    processing_error: str | None = Field(
+        description="Why it cannot be decoded; null else. A short code that stays the same.", examples=[None]
+    )
     title: str | None = Field(examples=["First light"])
     description: str | None = Field(examples=["From the pier, before the wind."])
     tags: list[str] = Field(examples=[["sea", "morning"]])

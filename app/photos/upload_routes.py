@@ -28,7 +28,7 @@ from app.http.context import restart_deadline
 from app.http.identity import Principal
 from app.http.operations import Changes, Media, Reply, mistake_of, pointer_of, post
 from app.photos import schemas
-from app.photos.documents import PhotoDocuments
+from app.photos.documents import PhotoDocuments, entity_tag
 from app.photos.ledger import Answer
 from app.photos.upload import STORE_ERRORS, UploadService
 
@@ -152,7 +152,7 @@ class UploadRoutes:
         if uploaded.is_replay:
             headers["Idempotency-Replayed"] = "true"
         if uploaded.is_created:
-            tag = self._documents.entity_tag(1, principal.scopes)
+            tag = entity_tag(self._documents.mark(uploaded.document, 1), principal.scopes)
             headers |= {"Location": uploaded.document["links"]["self"], "ETag": conditional.quoted(tag)}
         return Reply(201 if uploaded.is_created else 200, uploaded.content, headers)
 

@@ -10,7 +10,7 @@ import orjson
 import pytest
 
 from app.images.presets import configured
-from app.photos.documents import GEO_SCOPE, PhotoDocuments, write_json
+from app.photos.documents import GEO_SCOPE, PhotoDocuments, entity_tag, version_prefix, write_json
 from app.photos.queries import FIND, FIND_ORIGINALS, FIND_WITH_PLACE, LOCK
 from app.photos.schemas import PhotoPage, PhotoView, UploadAnswer
 from app.settings_renditions import RenditionSettings
@@ -36,7 +36,8 @@ def photo_id(any_world: World) -> UUID:
 
 
 def fill(world: World, photo_id: UUID) -> None:
-    world.set_photo(photo_id, favorite=True, trashed_at=INSTANT, camera="FUJIFILM X100V")
+    found = {"thumbhash": "1QcSHQRnh493V4dIh4eXh1h4kJUI", "dominant_color": "#3a5f7d", "processing_state": "done"}
+    world.set_photo(photo_id, favorite=True, trashed_at=INSTANT, camera="FUJIFILM X100V", **found)
     world.set_place(photo_id, 54.3233, 10.1228)
 
 
@@ -58,9 +59,7 @@ def test_a_document_says_what_the_model_says_field_by_field(
     fields = set(PhotoView.model_fields) - (set() if with_place else {"place"})
     assert set(written) == fields
     (row,) = any_world.rows()
-    expected = {
-        name: getattr(row, name) for name in fields - {"links", "place", "animated", "thumbhash", "dominant_color"}
-    }
+    expected = {name: getattr(row, name) for name in fields - {"links", "place", "animated"}}
     assert {name: getattr(view, name) for name in expected} == expected
     assert view.links.self == f"/api/v1/photos/{photo_id}"
     assert view.links.original == f"/api/v1/photos/{photo_id}/original"
@@ -120,6 +119,9 @@ class Facts(NamedTuple):
 
     id: UUID
     version: int
+    thumbhash: str | None = None
+    processing_state: str = "waiting"
+    processing_error: str | None = None
 
 
 ONE, TWO = Facts(UUID(int=1), 1), Facts(UUID(int=2), 5)
@@ -133,10 +135,13 @@ ONE, TWO = Facts(UUID(int=1), 1), Facts(UUID(int=2), 5)
         ([ONE, TWO._replace(version=6)], None, []),
         ([ONE, TWO._replace(id=UUID(int=3))], None, []),
         ([ONE, TWO], "next", []),
+        ([ONE, TWO._replace(thumbhash="1QcSHQ")], None, []),
+        ([ONE, TWO._replace(processing_state="done")], None, []),
+        ([ONE, TWO._replace(processing_error="undecodable")], None, []),
         ([ONE, TWO], None, [GEO_SCOPE]),
         ([], None, []),
     ],
-    ids=["fewer", "order", "version", "id", "cursor", "place", "none"],
+    ids=["fewer", "order", "version", "id", "cursor", "thumbhash", "state", "error", "place", "none"],
 )
 def test_a_page_has_another_tag_when_anything_it_shows_is_another(
     photos: list[Facts], cursor: str | None, scopes: list[str]
@@ -147,9 +152,35 @@ def test_a_page_has_another_tag_when_anything_it_shows_is_another(
     assert DOCUMENTS.page_tag(photos, cursor, scopes) != tag
 
 
+NOTHING_FOUND = {
+    "thumbhash": None,
+    "dominant_color": None,
+    "processing_state": "waiting",
+    "processing_error": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("thumbhash", "1QcSHQ"),
+        ("dominant_color", "#102030"),
+        ("processing_state", "failed"),
+        ("processing_error", "undecodable"),
+    ],
+)
+def test_what_was_found_out_makes_another_document_of_the_same_version(name: str, value: str) -> None:
+    before, after = (DOCUMENTS.mark(found, 7) for found in (NOTHING_FOUND, {**NOTHING_FOUND, name: value}))
+
+    assert before != after
+    assert before.startswith(version_prefix(7))
+    assert after.startswith(version_prefix(7))
+    assert entity_tag(after, [GEO_SCOPE]) != entity_tag(after, []) == after
+
+
 def test_documents_with_links_of_other_versions_are_other_documents() -> None:
     others = PhotoDocuments(configured(RenditionSettings(thumbnail_side=200)))
 
     assert others.form != DOCUMENTS.form
-    assert others.entity_tag(1, []) != DOCUMENTS.entity_tag(1, [])
+    assert others.mark(NOTHING_FOUND, 1) != DOCUMENTS.mark(NOTHING_FOUND, 1)
     assert others.page_tag([ONE], None, []) != DOCUMENTS.page_tag([ONE], None, [])

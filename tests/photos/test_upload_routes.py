@@ -99,7 +99,7 @@ def test_a_photo_is_created_once_with_its_place_and_tag(client: FlaskClient) -> 
 
     assert (first.status_code, again.status_code) == (201, 200)
     assert first.headers["Location"] == said(first)["links"]["self"]
-    assert first.headers["ETag"] == f'"{DOCUMENTS.entity_tag(1, [])}"'
+    assert first.headers["ETag"] == f'"{DOCUMENTS.mark(said(first), 1)}"'
     assert "Location" not in again.headers
     assert said(again)["status"] == "duplicate"
 
