@@ -26,13 +26,14 @@ def register(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "reconcile",
         help="compare the object store with the database",
         description=(
-            "Find objects that no photo names, and photos whose object is missing. Changes nothing unless --delete "
-            "is given; rows are never removed."
+            "Find objects that neither a photo nor a rendition names, and those whose object is missing. Changes "
+            "nothing unless --delete is given; then lost renditions are made anew when asked for. Rows of "
+            "photos are never removed."
         ),
         epilog="exit codes: 0 both agree; 1 something is left to be done, or database or store cannot be used (the "
         "reason stands on standard error); 2 wrong usage; 78 the configuration is wrong",
     )
-    parser.add_argument("--delete", action="store_true", help="remove the objects that no photo names")
+    parser.add_argument("--delete", action="store_true", help="remove such objects, and the rows of lost renditions")
     parser.add_argument(
         "--grace-seconds",
         type=_seconds,
@@ -71,18 +72,24 @@ def _report(found: Reconciliation, *, as_json: bool) -> None:
         document = {
             "objects": found.objects,
             "photos": found.photos,
+            "renditions": found.renditions,
             "orphans": found.orphans,
             "removed": found.removed,
             "missing": [str(photo_id) for photo_id in found.missing],
+            "lost_renditions": found.lost,
+            "forgotten_renditions": found.forgotten,
         }
         print(json.dumps(document))
         return
-    print(f"{found.objects} objects, {found.photos} photos.")
+    print(f"{found.objects} objects, {found.photos} photos, {found.renditions} renditions.")
     for key in found.orphans:
         print(f"object without a photo: {key}")
     for photo_id in found.missing:
         print(f"photo without its object: {photo_id}")
+    for key in found.lost:
+        print(f"rendition without its object: {key}")
     left = len(found.orphans) - found.removed
     print(
-        f"{found.removed} objects removed, {left} left (remove them with --delete), {len(found.missing)} photos lost."
+        f"{found.removed} objects removed, {left} left (remove them with --delete), {len(found.missing)} photos and "
+        f"{len(found.lost)} renditions lost."
     )

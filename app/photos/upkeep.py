@@ -111,13 +111,15 @@ class PhotoUpkeep:
 
     def _relay_one(self, row: Row[Any]) -> bool:
         try:
-            self._relay.call(self._store.delete, row.payload["object_key"])
+            for object_key in (*row.payload.get("renditions", ()), row.payload["object_key"]):
+                self._relay.call(self._store.delete, object_key)
         except (StorageError, CallRefusedError, DeadlineExceededError):
             _log.warning("an object could not be removed; trying again later", exc_info=True)
             self._postpone(row)
             return False
         with self._database.write() as connection:
-            connection.execute(delete(Photo).where(Photo.id == row.photo_id, Photo.state == DELETING))
+            last = (Photo.id == row.photo_id, Photo.object_key == row.payload["object_key"], Photo.state == DELETING)
+            connection.execute(delete(Photo).where(*last))
             connection.execute(delete(OutboxRow).where(OutboxRow.id == row.id))
         return True
 
