@@ -45,13 +45,14 @@ def open_heif(descriptor: int) -> pyvips.Image:
     import pillow_heif  # noqa: PLC0415  an extra, and it costs memory that only these photos need
 
     pillow_heif.options.DECODE_THREADS = 1
+    for extra in ("THUMBNAILS", "DEPTH_IMAGES", "AUX_IMAGES"):
+        setattr(pillow_heif.options, extra, False)  # what nobody sees need not be read
     os.lseek(descriptor, 0, os.SEEK_SET)
     with open(descriptor, "rb", closefd=False) as stream:
         file = pillow_heif.open_heif(stream, convert_hdr_to_8bit=True, bgr_mode=False)
         picture = file[file.primary_index]
-        width, height = picture.size
-        bands, stride = _BANDS[picture.mode], picture.stride
-        image = _without_padding(bytes(picture.data), width=width, height=height, bands=bands, stride=stride)
+        pixels = picture.data  # decodes, and is not copied: it may have some hundred megabytes
+    image = _without_padding(pixels, *picture.size, bands=_BANDS[picture.mode], stride=picture.stride)
     profile = picture.info.get("icc_profile")
     if profile:
         image = image.copy()
@@ -59,13 +60,9 @@ def open_heif(descriptor: int) -> pyvips.Image:
     return image
 
 
-def _without_padding(pixels: bytes, *, width: int, height: int, bands: int, stride: int) -> pyvips.Image:
+def _without_padding(pixels: memoryview, width: int, height: int, *, bands: int, stride: int) -> pyvips.Image:
     space = "srgb" if bands > 2 else "b-w"  # noqa: PLR2004  grey, and grey with alpha
-    if stride == width * bands:
-        image = pyvips.Image.new_from_memory(pixels, width, height, bands, "uchar")
-    else:
-        lines = pyvips.Image.new_from_memory(pixels, stride, height, 1, "uchar").extract_area(
-            0, 0, width * bands, height
-        )
-        image = pyvips.Image.new_from_memory(bytes(lines.write_to_memory()), width, height, bands, "uchar")
-    return image.copy(interpretation=space)
+    if stride != width * bands:
+        padded = pyvips.Image.new_from_memory(pixels, stride, height, 1, "uchar")
+        pixels = memoryview(padded.crop(0, 0, width * bands, height).write_to_memory())
+    return pyvips.Image.new_from_memory(pixels, width, height, bands, "uchar").copy(interpretation=space)
