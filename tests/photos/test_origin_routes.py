@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 from collections.abc import Iterator
 from contextlib import closing
 from email.utils import parsedate_to_datetime
@@ -37,7 +38,7 @@ from app.storage.local import LocalObjectStore
 from app.storage.probe import BytesBody
 from tests.db.conftest import Observer
 from tests.http.edge import RememberingObserver
-from tests.photos.world import World, image
+from tests.photos.world import World, image, write_rendition
 
 CONTENT = image()
 LIFE_SECONDS = 3000
@@ -213,6 +214,26 @@ def test_a_removed_photo_is_gone_and_one_that_lost_its_bytes_is_an_outage(origin
     origin.world.photos.delete(origin.owner_id, origin.row.id, lambda _row: None, is_permanent=True)
     removed = origin.client.get(origin.link)
 
+    assert slug(lost) == (502, "object-missing")
+    assert slug(removed) == (404, "not-found")
+
+
+def test_a_link_leads_to_a_rendition_as_long_as_its_photo_is_there(origin: Origin) -> None:
+    content = b"a small picture"
+    sha256 = hashlib.sha256(content).hexdigest()
+    key = write_rendition(origin.world, origin.row.id, "thumbnail", sha256=sha256)
+    origin.world.store.put(key, BytesBody(content), content_type="image/webp")
+    ends = utc_now() + dt.timedelta(seconds=LIFE_SECONDS)
+    link = origin.links.make(key, sha256=sha256, content_type="image/webp", expires_at=ends)
+
+    shown = origin.client.get(link)
+    origin.world.store.delete(key)
+    lost = origin.client.get(link)
+    origin.world.photos.delete(origin.owner_id, origin.row.id, lambda _row: None, is_permanent=True)
+    origin.world.settle()
+    removed = origin.client.get(link)
+
+    assert (shown.status_code, shown.data, shown.headers["Content-Type"]) == (200, content, "image/webp")
     assert slug(lost) == (502, "object-missing")
     assert slug(removed) == (404, "not-found")
 
