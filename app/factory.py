@@ -73,8 +73,8 @@ from app.photos.ledger import UploadLedger
 from app.photos.link_routes import LinkRoutes
 from app.photos.links import LinkService, find_ways
 from app.photos.listing import PhotoLists
-from app.photos.origin_routes import OriginLinks
 from app.photos.made_renditions import MadeRenditions
+from app.photos.origin_routes import OriginLinks
 from app.photos.original_routes import OriginalRoutes
 from app.photos.photo_cache import PhotoCache, PhotoCodec, memory_of
 from app.photos.purges import PhotoPurges
