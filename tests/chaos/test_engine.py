@@ -28,7 +28,7 @@ from tests.fakes.images import encoded
 from tests.fakes.memory_body import MemoryBody
 from tests.fakes.photos import photos
 from tests.house.source import ROOT
-from tests.images.processes import await_gone, children_of, wait_for
+from tests.images.processes import await_gone, children_of, has_a_job, wait_for
 
 MEGABYTES = 1024 * 1024
 TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "image/heic")
@@ -44,8 +44,8 @@ signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM, signal.SIGIO])
 with open_engine(Path(sys.argv[1]), renderer=MODULE, job_seconds=float(sys.argv[3])) as engine:
     engine.render(MemoryBody(b"a photo"), job())
     print("ready", flush=True)
-    if sys.argv[2] == "spin":
-        engine.render(MemoryBody(b"spin"), job())
+    if sys.argv[2] != "idle":
+        engine.render(MemoryBody(sys.argv[2].encode()), job())
     threading.Event().wait()
 """
 
@@ -140,7 +140,7 @@ def test_a_word_to_the_whole_group_does_not_end_a_process_that_its_parent_drains
     assert pid in children_of(os.getpid())
 
 
-@pytest.mark.parametrize("state", ["idle", "spin"])
+@pytest.mark.parametrize("state", ["idle", "spin", "hang"])
 def test_a_process_ends_at_once_with_its_parent(tmp_path: Path, state: str) -> None:
     with running_parent(tmp_path, state, job_seconds=60) as (parent, child):
         began = time.monotonic()
@@ -152,8 +152,9 @@ def test_a_process_ends_at_once_with_its_parent(tmp_path: Path, state: str) -> N
     assert time.monotonic() - began < 5
 
 
-def test_a_process_ends_by_its_own_alarm_when_its_parent_stands_still(tmp_path: Path) -> None:
-    with running_parent(tmp_path, "spin", job_seconds=0.5) as (parent, child):
+@pytest.mark.parametrize("state", ["spin", "hang"])
+def test_a_process_ends_by_its_own_limits_when_its_parent_stands_still(tmp_path: Path, state: str) -> None:
+    with running_parent(tmp_path, state, job_seconds=0.5) as (parent, child):
         parent.send_signal(signal.SIGSTOP)
 
         await_gone(child)
@@ -161,15 +162,14 @@ def test_a_process_ends_by_its_own_alarm_when_its_parent_stands_still(tmp_path: 
 
 @contextmanager
 def running_parent(folder: Path, state: str, *, job_seconds: float) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    """Run a program with an engine whose process is idle or spins; its thread had put off the engine's signals."""
+    """Run a program with an engine whose process is idle, spins or hangs; the thread had put off signals."""
     command = [sys.executable, "-c", ORPHANED, str(folder), state, str(job_seconds)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as parent:
         try:
             assert parent.stdout is not None
             assert parent.stdout.readline() == "ready\n"
             (child,) = children_of(parent.pid)
-            idle = processor_seconds(child)
-            wait_for(lambda: state == "idle" or processor_seconds(child) > idle + 0.05)
+            wait_for(lambda: state == "idle" or has_a_job(child))
             yield parent, child
         finally:
             parent.kill()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+_IDLE_FILES = 4  # input, output, errors and the socket; one more is the original of a job
 PATIENCE = 30.0
 """So long a test waits for what comes soon, in seconds."""
 
@@ -25,6 +26,11 @@ def children_of(pid: int) -> set[int]:
         for task in Path(f"/proc/{pid}/task").iterdir()
         for child in (task / "children").read_text().split()
     }
+
+
+def has_a_job(pid: int) -> bool:
+    """Return whether a process of the engine has an original."""
+    return len(list(Path(f"/proc/{pid}/fd").iterdir())) > _IDLE_FILES
 
 
 def await_gone(pid: int) -> None:

@@ -22,7 +22,7 @@ from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from tests.fakes.admission import ClosedAdmission, OpenAdmission
 from tests.fakes.memory_body import MemoryBody
 from tests.fakes.renderers import LIES, MODULE, job, pid_of
-from tests.images.processes import PATIENCE, children_of, wait_for
+from tests.images.processes import PATIENCE, children_of, has_a_job, wait_for
 
 HONEST = MemoryBody(b"a photo")
 EngineMaker = Callable[..., ImageEngine]
@@ -273,6 +273,29 @@ def test_a_process_killed_from_outside_says_nothing_of_the_photo(
 
     assert caught.value.retry_after_seconds == 2
     assert heard.killed == ["outside"]
+
+
+def test_a_caller_that_is_torn_away_leaves_no_process_behind_that_still_works(
+    new_engine: EngineMaker, heard: Listener
+) -> None:
+    class TornAwayError(Exception):
+        pass
+
+    def tear_away(_number: int, _frame: object) -> None:
+        raise TornAwayError
+
+    engine = new_engine()
+    hung = pid_of(engine.render(HONEST, job()))
+    before = signal.signal(signal.SIGUSR1, tear_away)
+    with ThreadPoolExecutor(1) as threads:
+        threads.submit(lambda: (wait_for(lambda: has_a_job(hung)), os.kill(os.getpid(), signal.SIGUSR1)))
+
+        with pytest.raises(TornAwayError):
+            engine.render(MemoryBody(b"hang"), job())
+
+    signal.signal(signal.SIGUSR1, before)
+    assert not Path(f"/proc/{hung}").exists()
+    assert heard.processes == (0, 0)
 
 
 def test_one_photo_hangs_while_others_are_rendered(
