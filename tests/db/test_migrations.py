@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import datetime as dt
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from typing import Any
+from uuid import UUID
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -13,13 +16,26 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from pydantic import SecretStr
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    ColumnClause,
+    Connection,
+    Uuid,
+    column,
+    create_engine,
+    insert,
+    inspect,
+    table,
+    text,
+)
 from sqlalchemy.pool import NullPool
 from sqlalchemy.schema import DropIndex
+from sqlalchemy.types import TypeEngine
 
 from app.accounts.models import User
 from app.db import leases, migrate, outbox
-from app.db.base import Base
+from app.db.base import Base, UtcDateTime
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError
 from app.photos.models import Photo
@@ -155,3 +171,98 @@ def test_a_migration_may_take_longer_than_a_statement_of_a_request(
             ask(database, long[database.dialect])
 
     assert found == [7]
+
+
+OWNER = UUID(int=99)
+SINCE = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
+TYPES: dict[type, TypeEngine[Any]] = {UUID: Uuid(), bool: Boolean(), dt.datetime: UtcDateTime(), list: JSON()}
+PLACES = [(59.91, 10.75), (-33.5, -70.25), (None, None), (0.0, 0.0), (12.5, None)]
+"""Where photos of before were taken; the last is none, as one half of it is not known."""
+
+
+def lay(connection: Connection, name: str, **values: Any) -> None:
+    """Write one row into a table as it stands now, whatever the models say of it."""
+    columns: list[ColumnClause[Any]] = [column(key, TYPES.get(type(value))) for key, value in values.items()]
+    connection.execute(insert(table(name, *columns)).values(values))
+
+
+def write_photos_of_before(database: Database) -> list[str]:
+    """Write a photo for each place, with a tag, as revision 0002 had them; return their ids as they stand there."""
+    migrate.upgrade(database, "0002")
+    times = {"created_at": SINCE, "updated_at": SINCE}
+    facts = {"state": "ready", "content_type": "image/png", "sha256": "", "tags": ["sea"], "favorite": False}
+    numbers = dict.fromkeys(("version", "size_bytes", "width", "height", "frames", "orientation"), 1)
+    with database.write() as connection:
+        account = {"email": "a@example.org", "password_hash": "", "is_admin": False}
+        lay(connection, "users", id=OWNER, **account, token_version=0, used_bytes=0, **times)
+        for number, (latitude, longitude) in enumerate(PLACES):
+            named = {"id": UUID(int=number), "owner_id": OWNER, "object_key": f"originals/{number}"}
+            place = {"latitude": latitude, "longitude": longitude}
+            lay(connection, "photos", **named, **facts, **numbers, **place, timeline_at=SINCE, **times)
+            lay(connection, "photo_tags", photo_id=UUID(int=number), tag="sea", owner_id=OWNER)
+    return found(database, "SELECT id FROM photos ORDER BY object_key")
+
+
+def found(database: Database, statement: str) -> list[Any]:
+    with plain(database) as connection:
+        rows = connection.execute(text(statement)).all()
+    return [row[0] if len(row) == 1 else tuple(row) for row in rows]
+
+
+def places(database: Database) -> list[Any]:
+    return found(
+        database,
+        "SELECT photo_places.latitude, photo_places.longitude FROM photos LEFT JOIN photo_places"
+        " ON photo_places.photo_id = photos.id ORDER BY object_key",
+    )
+
+
+def test_places_move_out_of_the_photos_and_back_and_nothing_else_is_touched(database: Database) -> None:
+    ids = write_photos_of_before(database)
+
+    migrate.upgrade(database)
+    apart = places(database)
+    states = found(database, "SELECT processing_state FROM photos")
+    tagged = found(database, "SELECT count(*) FROM photo_tags")
+    migrate.downgrade(database, "0002")
+
+    assert apart == [*PLACES[:4], (None, None)]
+    assert states == ["waiting"] * len(PLACES)
+    assert tagged == [len(PLACES)]
+    back = found(database, "SELECT latitude, longitude FROM photos ORDER BY object_key")
+    assert back == apart
+    assert found(database, "SELECT id FROM photos ORDER BY object_key") == ids
+    assert found(database, "SELECT count(*) FROM photo_tags") == [len(PLACES)]
+
+
+@pytest.mark.parametrize("step", ["execute", "drop_column", "add_column"])
+@pytest.mark.parametrize("survived", [0, 1])
+def test_a_move_of_places_that_died_goes_on_and_loses_none(
+    database: Database, monkeypatch: pytest.MonkeyPatch, step: str, survived: int
+) -> None:
+    from alembic import op
+
+    write_photos_of_before(database)
+    left = [survived]
+    real = getattr(op, step)
+
+    def die(*arguments: Any, **options: Any) -> Any:
+        if not left[0]:
+            raise RuntimeError
+        left[0] -= 1
+        return real(*arguments, **options)
+
+    moves: list[Callable[[Database], None]] = [migrate.upgrade, lambda database: migrate.downgrade(database, "0002")]
+    for move in moves:
+        left[0] = survived
+        with monkeypatch.context() as patch:
+            patch.setattr(op, step, die)
+            with contextlib.suppress(RuntimeError):
+                move(database)
+        move(database)
+
+    back = found(database, "SELECT latitude, longitude FROM photos ORDER BY object_key")
+    assert back == [*PLACES[:4], (None, None)]
+    migrate.upgrade(database)
+    assert places(database) == [*PLACES[:4], (None, None)]
+    assert differences(database) == []
