@@ -4,8 +4,9 @@
 and rclone (PyPI, ``requirements-bench.txt``); everything runs on 127.0.0.1 and ends with the run.
 ``make bench ARGS='--only stability'`` measures the library alone, in a minute and without servers, and
 ``ARGS='--only cost'`` what a request pays for identity, metrics, log and admission, in some seconds; ``--only links``
-what a presigned link costs. ``ARGS='--only delivery'`` measures how photos come in and leave, and any other word the
-cases of the server that have it in their names, such as ``download``, ``upload``, ``link``, ``nginx`` or ``memory``.
+what a presigned link costs, ``--only renditions`` what renditions cost beside libvips and Pillow.
+``ARGS='--only delivery'`` measures how photos come in and leave, and any other word the cases of the server that have
+it in their names, such as ``download``, ``upload``, ``link``, ``nginx`` or ``memory``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from uuid import UUID
 
 from benchmarks import delivery, links_cost, memory, request_cost
 from benchmarks.compare import Case, Comparison, compare
+from benchmarks.renditions import engine_cost
 from benchmarks.report import say, write
 from benchmarks.rows import write_photos
 from benchmarks.servers import Servers, running
@@ -60,7 +62,11 @@ def main() -> int:
         of_links = links_cost.measure(QUICK if arguments.quick else Effort())
         print_table(of_links)
         of_request += of_links
-    if arguments.only not in {_LIBRARY, _COST, links_cost.NAME}:
+    if arguments.only in {"", engine_cost.NAME}:
+        of_engine = list(engine_cost.measure(is_quick=arguments.quick))
+        print_table(of_engine)
+        of_request += of_engine
+    if arguments.only not in {_LIBRARY, _COST, links_cost.NAME, engine_cost.NAME}:
         of_server, of_memory = _measure_server(arguments.only, is_quick=arguments.quick)
         _print_table(of_server)
         print_table(of_memory)

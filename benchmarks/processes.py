@@ -40,6 +40,10 @@ class PeakMemory:
         """Return by how much their peaks exceed what they had, all together."""
         return sum(max(0, memory_of(pid, "VmHWM") - before) for pid, before in self._before.items())
 
+    def highest_bytes(self) -> int:
+        """Return their peaks, all together."""
+        return sum(memory_of(pid, "VmHWM") for pid in self._before)
+
 
 def _family(roots: Sequence[int]) -> Iterator[int]:
     for pid in roots:

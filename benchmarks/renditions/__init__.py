@@ -1,0 +1,1 @@
+"""Renditions: what they cost in the engine beside libraries, and as a server beside others."""
