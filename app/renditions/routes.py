@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Collection, Mapping
 from pathlib import PurePath
-from typing import Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
 from flask import Response, request
@@ -71,14 +71,17 @@ class StoredRendition(Protocol):
         ...
 
 
-class Renditions(Protocol):
+MadeT = TypeVar("MadeT", bound=StoredRendition)
+
+
+class Renditions(Protocol[MadeT]):
     """Makes renditions, each once; :class:`app.renditions.service.RenditionService` is one. Thread-safe."""
 
     def offered(self) -> Collection[Format]:
         """Return the formats that are made at the moment."""
         ...
 
-    def get(self, photo: Original, preset: Preset, image_format: Format) -> StoredRendition:
+    def get(self, photo: Original, preset: Preset, image_format: Format) -> MadeT:
         """Return a rendition, which is made if it is not there.
 
         Raises:
@@ -88,9 +91,7 @@ class Renditions(Protocol):
         """
         ...
 
-    def make_anew(
-        self, photo: Original, preset: Preset, image_format: Format, lost: StoredRendition
-    ) -> StoredRendition:
+    def make_anew(self, photo: Original, preset: Preset, image_format: Format, lost: MadeT) -> MadeT:
         """Return a rendition in place of one that the store has lost. Raises what :meth:`get` raises."""
         ...
 
@@ -105,7 +106,9 @@ class RenditionRoutes:
         serving: Who answers with the bytes.
     """
 
-    def __init__(self, photos: PhotoService, renditions: Renditions, presets: Presets, serving: PhotoServing) -> None:
+    def __init__(
+        self, photos: PhotoService, renditions: Renditions[Any], presets: Presets, serving: PhotoServing
+    ) -> None:
         self._photos = photos
         self._renditions = renditions
         self._presets = presets

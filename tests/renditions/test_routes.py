@@ -28,7 +28,7 @@ from app.images.jobs import HeifNotInstalledError
 from app.images.presets import Format, Preset
 from app.photos.photo_cache import Original
 from app.photos.serving_routes import PhotoServing
-from app.renditions.routes import RenditionRoutes, StoredRendition
+from app.renditions.routes import RenditionRoutes
 from app.settings import DatabaseSettings
 from app.storage.base import ObjectNotFoundError, StorageTimeoutError, StorageUnavailableError
 from app.storage.probe import BytesBody
@@ -90,7 +90,7 @@ class Maker:
             self.world.store.put(key, BytesBody(content), content_type=image_format.content_type)
         return Made(key, content)
 
-    def make_anew(self, photo: Original, preset: Preset, image_format: Format, lost: StoredRendition) -> Made:
+    def make_anew(self, photo: Original, preset: Preset, image_format: Format, lost: Made) -> Made:
         self.anew += 1
         content = content_of(photo.id, preset.name, image_format.value)
         return Made(lost.object_key, content, content)
