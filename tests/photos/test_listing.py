@@ -19,11 +19,12 @@ from app.db.prepared import Record
 from app.errors import MalformedRequestError
 from app.http.cursors import CursorSigner
 from app.photos.listing import PhotoLists
-from app.photos.models import DELETING, PENDING, READY, Photo, PhotoTag
+from app.photos.models import DELETING, PENDING, READY, Photo, PhotoPlace, PhotoTag
 from app.photos.schemas import PhotoQuery
 from tests.photos.world import World
 
 START = dt.datetime(2026, 5, 1, tzinfo=dt.UTC)
+LATER = START + dt.timedelta(hours=1)
 WORDS = ["sea", "SEA", "Ärger", "ärger", "100%", "100x", "a_b", "a-b", "back\\slash", "a/b"]
 SORTS = ["-created_at", "created_at", "-taken_at", "taken_at"]
 TYPES = ["image/png", "image/jpeg"]
@@ -322,11 +323,35 @@ def test_a_signed_cursor_of_another_form_is_refused(world: World, position: list
         lists.page(owner_id, PhotoQuery(cursor=signer.sign(question, position)))
 
 
-def plan_of_deep_page(world: World, owner_id: UUID, **asked: Any) -> str:
+@pytest.mark.parametrize("asked", [{}, {"tag": "sea"}, {"q": "pier"}, {"sort": "taken_at"}], ids=str)
+def test_places_are_shown_to_who_may_know_them_and_asked_for_only_then(
+    any_world: World, asked: dict[str, Any]
+) -> None:
+    owner_id = any_world.new_user()
+    facts = {"tags": ["sea"], "title": "pier"}
+    here, nowhere = add_all(any_world, owner_id, [{**facts, "created_at": START}, {**facts, "created_at": LATER}])
+    any_world.set_place(here["id"], 54.5, 10.25)
+    query = PhotoQuery(**asked)
+
+    with mock.patch.object(any_world.database, "ask", wraps=any_world.database.ask) as ask:
+        plain = any_world.lists.page(owner_id, query)
+        placed = any_world.lists.page(owner_id, query, with_place=True)
+
+    texts = [call.args[0].form(any_world.database.engine.dialect).text for call in ask.call_args_list]
+    assert ["photo_places" in text for text in texts] == [False, True]
+    assert [row.id for row in plain.rows] == [row.id for row in placed.rows]
+    assert {row.id: (row.latitude, row.longitude) for row in placed.rows} == {
+        here["id"]: (54.5, 10.25),
+        nowhere["id"]: (None, None),
+    }
+    assert not hasattr(plain.rows[0], "latitude")
+
+
+def plan_of_deep_page(world: World, owner_id: UUID, *, with_place: bool, **asked: Any) -> str:
     """Return how the database runs the second page of a list."""
     cursor = cursor_of(world, owner_id, **asked)
     with mock.patch.object(world.database, "ask", wraps=world.database.ask) as ask:
-        world.lists.page(owner_id, PhotoQuery(**asked, cursor=cursor))
+        world.lists.page(owner_id, PhotoQuery(**asked, cursor=cursor), with_place=with_place)
     ((select, given), _) = ask.call_args
     form = select.form(world.database.engine.dialect)
     statement, written = form.text, form.parameters(given)
@@ -341,6 +366,7 @@ def plan_of_deep_page(world: World, owner_id: UUID, **asked: Any) -> str:
     return "\n".join(json.dumps([str(part) if not isinstance(part, list) else part for part in row]) for row in rows)
 
 
+@pytest.mark.parametrize("with_place", [False, True])
 @pytest.mark.parametrize(
     ("asked", "index"),
     [
@@ -353,7 +379,7 @@ def plan_of_deep_page(world: World, owner_id: UUID, **asked: Any) -> str:
     ],
 )
 def test_a_page_at_any_depth_is_a_range_of_an_index_without_sorting(
-    any_world: World, asked: dict[str, Any], index: str
+    any_world: World, asked: dict[str, Any], index: str, *, with_place: bool
 ) -> None:
     owner_id = any_world.new_user()
     photos = [
@@ -364,13 +390,16 @@ def test_a_page_at_any_depth_is_a_range_of_an_index_without_sorting(
         }
         for number in range(1500)
     ]
-    add_all(any_world, owner_id, photos)
-    analyze = {"postgresql": "ANALYZE photos", "mysql": "ANALYZE TABLE photos"}
+    rows = add_all(any_world, owner_id, photos)
+    places = [{"photo_id": row["id"], "latitude": 54.5, "longitude": 10.25} for row in rows[::2]]
+    with any_world.database.write() as connection:
+        connection.execute(insert(PhotoPlace), places)
+    analyze = {"postgresql": "ANALYZE photos, photo_places", "mysql": "ANALYZE TABLE photos, photo_places"}
     if any_world.database.dialect in analyze:
         with any_world.database.write() as connection:
             connection.exec_driver_sql(analyze[any_world.database.dialect])
 
-    plan = plan_of_deep_page(any_world, owner_id, **asked)
+    plan = plan_of_deep_page(any_world, owner_id, with_place=with_place, **asked)
 
     if any_world.database.dialect == "mysql":  # it has no partial indexes: two of them are one and the same
         index = index.replace("visible_created", "trashed")

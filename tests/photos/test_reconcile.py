@@ -8,15 +8,16 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from sqlalchemy import delete, select, update
 
 from app.db.base import utc_now
-from app.photos.models import READY
+from app.photos.models import MAKING, READY, PhotoRendition
 from app.photos.reconcile import Reconciliation, reconcile
 from app.storage.base import ObjectInfo, StorageUnavailableError
 from app.storage.local import LocalObjectStore
 from app.storage.probe import BytesBody
 from tests.fakes.object_store import MemoryObjectStore
-from tests.photos.world import World, image, new_photo
+from tests.photos.world import World, image, new_photo, write_rendition
 
 ORPHAN = "originals/{:04d}/left"
 LONG_AGO = utc_now() - dt.timedelta(days=2)
@@ -199,3 +200,138 @@ def test_a_store_that_fails_in_the_middle_ends_it_and_calls_nothing_lost(any_wor
         compare(any_world, is_dry_run=False)
 
     assert len(any_world.rows(READY)) == len(any_world.store.keys()) == 2
+
+
+RENDITION = b"made by"
+"""As many bytes as :func:`write_rendition` says."""
+
+
+def made(world: World, number: int, preset: str = "full") -> tuple[UUID, str]:
+    """Upload a photo that has a rendition; return its id and the rendition's key."""
+    photo_id: UUID = world.upload(world.new_user(), image(number)).document["id"]
+    key = write_rendition(world, photo_id, preset)
+    world.store.lay(key, RENDITION, modified_at=LONG_AGO)
+    return photo_id, key
+
+
+def renditions(world: World) -> list[str]:
+    with world.database.read() as connection:
+        return sorted(connection.execute(select(PhotoRendition.object_key)).scalars())
+
+
+def test_renditions_that_are_there_and_named_are_clean(any_world: World) -> None:
+    for number in range(3):
+        made(any_world, number)
+
+    found = compare(any_world, is_dry_run=False)
+
+    assert found.is_clean
+    assert (found.objects, found.photos, found.renditions, found.orphans, found.lost) == (6, 3, 3, [], [])
+
+
+def test_an_object_that_no_rendition_names_is_reported_and_removed_only_when_asked(any_world: World) -> None:
+    photo_id, key = made(any_world, 1)
+    left = f"renditions/{photo_id.hex}/full-0000000000.avif"
+    any_world.store.lay(left, RENDITION, modified_at=LONG_AGO)
+
+    dry = compare(any_world)
+    kept = any_world.store.keys("renditions/")
+    removing = compare(any_world, is_dry_run=False)
+
+    assert (dry.orphans, dry.removed, dry.is_clean) == ([left], 0, False)
+    assert kept == sorted([key, left])
+    assert (removing.orphans, removing.removed, removing.is_clean) == ([left], 1, True)
+    assert any_world.store.keys("renditions/") == [key]
+
+
+@pytest.mark.parametrize("damage", ["missing", "shorter"])
+def test_a_lost_rendition_loses_its_row_when_asked_so_that_it_is_made_anew(any_world: World, damage: str) -> None:
+    _, kept = made(any_world, 1)
+    _, lost = made(any_world, 2)
+    any_world.store.delete(lost)
+    if damage == "shorter":
+        any_world.store.lay(lost, RENDITION[:-1], modified_at=LONG_AGO)
+
+    dry = compare(any_world)
+    named = renditions(any_world)
+    removing = compare(any_world, is_dry_run=False)
+
+    assert (dry.lost, dry.forgotten, dry.missing, dry.is_clean) == ([lost], 0, [], False)
+    assert named == sorted([kept, lost])
+    assert (removing.lost, removing.forgotten, removing.is_clean) == ([lost], 1, True)
+    assert renditions(any_world) == [kept]
+    assert len(any_world.rows(READY)) == 2
+
+
+def test_a_damaged_object_of_a_lost_rendition_is_gone_after_the_next_comparison(any_world: World) -> None:
+    _, lost = made(any_world, 1)
+    any_world.store.delete(lost)
+    any_world.store.lay(lost, RENDITION[:-1], modified_at=LONG_AGO)
+    compare(any_world, is_dry_run=False)
+
+    found = compare(any_world, is_dry_run=False)
+
+    assert (found.orphans, found.is_clean) == ([lost], True)
+    assert any_world.store.keys("renditions/") == []
+
+
+@pytest.mark.parametrize(("lease_hours", "is_orphan"), [(1, False), (-1, False), (-3, True)])
+def test_an_object_of_a_maker_counts_as_named_until_its_lease_is_over_by_the_grace_time(
+    any_world: World, lease_hours: int, *, is_orphan: bool
+) -> None:
+    photo_id: UUID = any_world.upload(any_world.new_user(), image()).document["id"]
+    key = write_rendition(any_world, photo_id, "full", state=MAKING)
+    any_world.store.lay(key, RENDITION, modified_at=LONG_AGO)
+    with any_world.database.write() as connection:
+        until = utc_now() + dt.timedelta(hours=lease_hours)
+        connection.execute(update(PhotoRendition).values(lease_until=until))
+
+    found = compare(any_world, grace_seconds=2 * 3600)
+
+    assert found.orphans == ([key] if is_orphan else [])
+    assert (found.renditions, found.lost) == (0, [])
+
+
+def test_young_renditions_are_left_alone_on_both_sides(any_world: World) -> None:
+    photo_id, lost = made(any_world, 1)
+    any_world.store.delete(lost)
+    any_world.store.lay(f"renditions/{photo_id.hex}/full-0000000000.avif", RENDITION)
+
+    found = compare(any_world, grace_seconds=3600, is_dry_run=False)
+
+    assert (found.orphans, found.lost, found.is_clean) == ([], [], True)
+
+
+@pytest.mark.parametrize("change", ["removed", "made anew"])
+def test_a_rendition_that_changes_meanwhile_is_not_called_lost(any_world: World, change: str) -> None:
+    photo_id, key = made(any_world, 1)
+    any_world.store.delete(key)
+
+    def meanwhile(asked: str) -> None:
+        if asked != key:
+            return
+        with any_world.database.write() as connection:
+            if change == "removed":
+                connection.execute(delete(PhotoRendition))
+            else:
+                connection.execute(update(PhotoRendition).values(created_at=utc_now()))
+
+    any_world.store.before["head"] = meanwhile
+
+    found = compare(any_world, is_dry_run=False)
+
+    assert (found.renditions, found.lost, found.forgotten, found.is_clean) == (1, [], 0, True)
+    assert renditions(any_world) == ([] if change == "removed" else [key])
+    assert [row.id for row in any_world.rows(READY)] == [photo_id]
+
+
+def test_more_renditions_than_a_page_are_all_compared(world: World) -> None:
+    photo_id: UUID = world.upload(world.new_user(), image()).document["id"]
+    keys = [write_rendition(world, photo_id, "full", version=f"{number:010x}") for number in range(501)]
+    for key in keys[:-1]:
+        world.store.lay(key, RENDITION, modified_at=LONG_AGO)
+
+    found = compare(world, is_dry_run=False)
+
+    assert (found.renditions, found.lost, found.forgotten) == (501, keys[-1:], 1)
+    assert len(renditions(world)) == 500
