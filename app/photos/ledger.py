@@ -165,6 +165,7 @@ class UploadLedger:
             return None
         answer = self._created(row)
         outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": photo.owner_id, "sha256": row.sha256})
+        outbox.add(connection, outbox.PHOTO_RENDER, row.id, {})
         idempotency.complete(connection, photo, row.id, answer.document)
         return answer
 

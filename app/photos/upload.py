@@ -2,7 +2,7 @@
 
 ::
 
-    spooled, hashed, probed            nothing is stored yet
+    spooled, hashed, probed            nothing is stored yet; decoded, too, where that is wanted
     TX 1   row pending + lease + quota + idempotency key
     PUT    create-only, with a checksum that the store's reply must repeat
     TX 2   row ready + duplicate key + outbox + the answer to replay
@@ -18,7 +18,7 @@ from typing import Protocol
 from uuid import UUID
 
 from app.errors import UnavailableError
-from app.images.probe import ImageLimits, probe
+from app.images.probe import ImageLimits, ProbedImage, probe
 from app.photos.leases import LeaseKeeper
 from app.photos.ledger import Answer, UploadLedger
 from app.photos.rows import NewPhoto, Reservation
@@ -44,6 +44,20 @@ class UploadObserver(Protocol):
         ...
 
 
+class Decoder(Protocol):
+    """Tries whether a photo's pixels can be decoded. Thread-safe."""
+
+    def decode(self, body: Body, image: ProbedImage) -> None:
+        """Decode a photo, and keep nothing of it.
+
+        Raises:
+            UndecodableImageError: They cannot be.
+            UnavailableError: It cannot be tried now.
+            DeadlineExceededError: The request's time is over.
+        """
+        ...
+
+
 class UploadService:
     """Takes photos in. Thread-safe.
 
@@ -53,6 +67,7 @@ class UploadService:
         keeper: Renews the lease of what is under way.
         limits: Of the images.
         observer: Who hears of uploads.
+        decoder: Tries the pixels before anything is stored; None where a photo that cannot be shown is kept.
     """
 
     def __init__(
@@ -63,12 +78,14 @@ class UploadService:
         *,
         limits: ImageLimits,
         observer: UploadObserver,
+        decoder: Decoder | None = None,
     ) -> None:
         self._ledger = ledger
         self._store = store
         self._keeper = keeper
         self._limits = limits
         self._observer = observer
+        self._decoder = decoder
 
     def find_duplicate(self, owner_id: UUID, sha256: str, idempotency_key: str | None) -> Answer | None:
         """Return the answer for bytes that the owner has already, or None.
@@ -86,14 +103,17 @@ class UploadService:
 
         Raises:
             UnsupportedMediaTypeError: The content is none of the accepted formats.
-            UndecodableImageError: Its structure is broken.
+            UndecodableImageError: Its structure is broken, or its pixels where they are decoded first.
             ImageLimitError: It exceeds a limit.
             QuotaExceededError: It does not fit the account.
             IdempotencyKeyReusedError: The key was used for another request.
             RequestInProgressError: The first request with the key still runs.
             UnavailableError: The database or the store failed; nothing is visible, and a retry is safe.
         """
-        photo = NewPhoto(owner_id, body, probe(body, self._limits), form, filename, idempotency_key)
+        image = probe(body, self._limits)
+        if self._decoder is not None:
+            self._decoder.decode(body, image)
+        photo = NewPhoto(owner_id, body, image, form, filename, idempotency_key)
         with self._keeper.lease() as lease_token:
             reserved = self._ledger.reserve(photo, lease_token, self._keeper.until())
             if isinstance(reserved, Answer):
