@@ -111,7 +111,7 @@ class ImageEngine:
         options: What it may take.
         turns: Admits as many jobs as there may be processes, each at a cost of 1.
         budget: Admits decoded pixels, in bytes.
-        cost: What a job costs of the budget, in bytes.
+        cost: What a job costs of the budget, in bytes, by the original and what is wanted.
         observer: Who hears of its work.
     """
 
@@ -121,7 +121,7 @@ class ImageEngine:
         *,
         turns: Admission,
         budget: Admission,
-        cost: Callable[[RenderJob], int],
+        cost: Callable[[Body, RenderJob], int],
         observer: EngineObserver | None = None,
     ) -> None:
         self._options = options
@@ -154,7 +154,7 @@ class ImageEngine:
         """
         with self._observed(), self._counted():
             turn = self._turns.admit(1, background=background)
-            with turn, self._budget.admit(self._cost(job), background=background):
+            with turn, self._budget.admit(self._cost(body, job), background=background):
                 remaining_seconds(math.inf)
                 with original_descriptor(body, self._options.scratch_dir) as descriptor:
                     return self._render(descriptor, job)
@@ -223,7 +223,7 @@ class ImageEngine:
 
     def _render(self, descriptor: int, job: RenderJob) -> Rendered:
         for _ in range(_TRIES):
-            with self._process() as process:
+            with self._at_work() as process:
                 try:
                     self._await_ready(process)
                     return process.render(descriptor, job, remaining_seconds(math.inf))
@@ -247,7 +247,7 @@ class ImageEngine:
             _log.warning("the kernel refuses a filter of system calls: photos are decoded with limits alone")
 
     @contextmanager
-    def _process(self) -> Iterator[EngineProcess]:
+    def _at_work(self) -> Iterator[EngineProcess]:
         """Take an idle process, the one that worked last, or start one; an old or lost one is not kept."""
         process = self._take()
         try:

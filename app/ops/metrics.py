@@ -12,30 +12,27 @@ make its file: photos can be read on a full disk, and no count is worth more tha
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args
+from typing import Final, Literal, get_args
 
 from flask import Flask, Request, request
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.exposition import choose_encoder
 from prometheus_flask_exporter import PrometheusMetrics
 
 from app.ops.admission import Reason
 from app.ops.metric_children import ShortCounter, ShortGauge, ShortHistogram
-from app.ops.metric_collector import FolderCollector
+from app.ops.metric_engine import EngineMetrics
 from app.ops.metric_files import Role
+from app.ops.metric_folder import open_folder
 from app.ops.metric_processes import PROCESS_LABEL, PROCESS_METRICS, ProcessCollector
-from app.ops.metric_values import ValueFile
 from app.ops.metric_workers import READY_METRIC, STATE_LABEL, WORKERS_METRIC, WorkerCollector
 from app.stability.integrations.prometheus import SPECS, PrometheusExporter
-
-_log = logging.getLogger(__name__)
 
 UNMATCHED_ROUTE: Final = "unmatched"
 """The ``route`` of a request that no route template matched."""
@@ -90,7 +87,6 @@ SampleOutcome = Literal["sound", "damaged", "missing"]
 
 _Across = Literal["livesum", "livemin", "livemax", "livemostrecent"]
 _SKIPPED = "metric_files_skipped_total"
-_FOLD_AT_START_FROM = 8  # as many dead workers' files may wait for the next scrape
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,15 +123,16 @@ class Metrics:
             that have to be ready, and its connections serve no requests.
 
     Attributes:
+        engine: Listens to the image engine.
         stability: Publishes what the policies of pipelines have counted.
     """
 
     def __init__(self, *, version: str, registry: CollectorRegistry | None = None, role: Role = "worker") -> None:
         self._role = role
-        self._folder, self._file = _open_folder(role)
+        folder = os.environ.get(MULTIPROCESS_VARIABLE)
+        self._folder, self._file = open_folder(Path(folder) if folder else None, role)
         self._registry = registry or CollectorRegistry()
         self._facts: list[MetricFacts] = []
-        folder = os.environ.get(MULTIPROCESS_VARIABLE)
         self._processes = ProcessCollector(_PREFIX, Path(folder) if folder else None)
         self._workers: WorkerCollector | None = None
         self._scraping = threading.Lock()
@@ -146,6 +143,7 @@ class Metrics:
         self._define_dependencies()
         self._define_process()
         self._define_photos()
+        self.engine = EngineMetrics(self._counter, self._gauge, self._histogram)
         self.stability = PrometheusExporter(self._registry, prefix=_PREFIX)
         self.stability.add_source(self._restore_file)
         self._facts += [
@@ -534,29 +532,3 @@ class _Selection:
 def route(asked: Request) -> str:
     """Return the template that a request matched; the exporter takes this function's name for its label."""
     return str(asked.url_rule or UNMATCHED_ROUTE)
-
-
-def _open_folder(role: Role) -> tuple[FolderCollector | None, ValueFile | None]:
-    """Count in a file of this process, or in memory; return what reads all files, and that file."""
-    folder = os.environ.get(MULTIPROCESS_VARIABLE)
-    values.ValueClass = values.MutexValue
-    if not folder:
-        return None, None
-    collector = FolderCollector(Path(folder))
-    try:
-        file = ValueFile(Path(folder), role)
-    except OSError as error:
-        _log.warning("no files for metrics (%s): this worker's are not in the totals", error.strerror)
-        return collector, None
-    in_file = file.value_class()
-    values.ValueClass = in_file if role == "worker" else _without_gauges(in_file)
-    # A process that starts has often taken a dead one's place: where nobody scrapes, this bounds the folder.
-    collector.fold(from_files=_FOLD_AT_START_FROM)
-    return collector, file
-
-
-def _without_gauges(in_file: Any) -> Any:
-    def number(typ: str, *arguments: Any, **options: Any) -> Any:
-        return (values.MutexValue if typ == "gauge" else in_file)(typ, *arguments, **options)
-
-    return number

@@ -64,7 +64,7 @@ def open_engine(
         EngineOptions(process=process, jobs_per_process=1000, scratch_dir=folder),
         turns=OpenAdmission(),
         budget=OpenAdmission(),
-        cost=lambda job: job.width,
+        cost=lambda _body, job: job.width,
     )
     with closing(engine):
         yield engine

@@ -72,7 +72,7 @@ def new_engine(tmp_path: Path, heard: Listener) -> Iterator[EngineMaker]:
                 EngineOptions(process=process, jobs_per_process=jobs_per_process, scratch_dir=tmp_path),
                 turns=turns or OpenAdmission(),
                 budget=budget or OpenAdmission(),
-                cost=lambda job: job.width * job.height,
+                cost=lambda _body, job: job.width * job.height,
                 observer=heard,
             )
             closing.callback(engine.close)
@@ -284,11 +284,15 @@ def test_a_caller_that_is_torn_away_leaves_no_process_behind_that_still_works(
     def tear_away(_number: int, _frame: object) -> None:
         raise TornAwayError
 
+    def interrupt() -> None:
+        wait_for(lambda: has_a_job(hung))
+        os.kill(os.getpid(), signal.SIGUSR1)
+
     engine = new_engine()
     hung = pid_of(engine.render(HONEST, job()))
     before = signal.signal(signal.SIGUSR1, tear_away)
     with ThreadPoolExecutor(1) as threads:
-        threads.submit(lambda: (wait_for(lambda: has_a_job(hung)), os.kill(os.getpid(), signal.SIGUSR1)))
+        threads.submit(interrupt)
 
         with pytest.raises(TornAwayError):
             engine.render(MemoryBody(b"hang"), job())
