@@ -177,6 +177,17 @@ def test_a_photo_is_fitted_or_covers_and_is_never_enlarged(
         assert sizes(rendered(encoded(kind, *size), content_type, [(preset, Format.WEBP)])) == [expected]
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "AVIF"])
+def test_the_smallest_photos_have_renditions_in_every_format(kind: str) -> None:
+    for size in ((1, 1), (1, 7), (7, 1), (3, 3), (17, 31), (2000, 2), (2, 2000)):
+        outputs = [(Preset("t", 100), image_format) for image_format in Format]
+
+        result = rendered(encoded(kind, *size), f"image/{kind.lower()}", outputs, describes=True)
+
+        assert sizes(result) == [tuple(max(1, round(side * min(1, 100 / max(size)))) for side in size)] * 3
+        assert result.thumbhash
+
+
 def test_a_cover_shows_the_middle() -> None:
     image = Image.new("RGB", (300, 100), (255, 0, 0))
     image.paste((0, 0, 255), (100, 0, 200, 100))
