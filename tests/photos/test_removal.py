@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 from app.db.base import utc_now
 from app.db.outbox import CDN_PURGE, OBJECT_DELETE
 from app.images.presets import Format
-from app.photos.models import DELETING, MAKING, PhotoRendition
+from app.photos.models import DELETING, MAKING, PhotoPlace, PhotoRendition
 from app.photos.removal import remove_old_renditions, remove_ready
 from app.storage.base import StorageUnavailableError
 from tests.photos.world import PRESETS, World, image, write_rendition
@@ -59,6 +59,16 @@ def test_every_rendition_goes_with_its_photo(any_world: World, photo: Any) -> No
     any_world.upkeep.relay_deletes()
     assert any_world.store.keys() == []
     any_world.assert_settled()
+
+
+def test_where_a_photo_was_taken_goes_with_it(any_world: World, photo: Any) -> None:
+    any_world.set_place(photo.id, 54.5, 10.25)
+
+    remove(any_world, photo.id)
+    any_world.upkeep.relay_deletes()
+
+    with any_world.database.read() as connection:
+        assert connection.execute(select(PhotoPlace.photo_id)).all() == []
 
 
 def test_the_photos_row_stays_until_its_last_object_is_gone(any_world: World, photo: Any) -> None:

@@ -17,7 +17,7 @@ from app.errors import NotFoundError, PreconditionFailedError
 from app.photos.models import DELETING, PhotoTag
 from app.photos.schemas import TAGS_MAX, BatchDelete, BatchRestore, BatchTag, PhotoChanges, PhotoQuery
 from tests.accounts.world import at_once
-from tests.photos.world import World, image, new_photo
+from tests.photos.world import DOCUMENTS, World, image, new_photo
 
 INSTANT = dt.datetime(2026, 5, 17, 9, 30, tzinfo=dt.UTC)
 
@@ -71,6 +71,22 @@ def test_a_change_of_nothing_leaves_the_version(any_world: World) -> None:
     after = any_world.photos.change(owner_id, photo_id, PhotoChanges(), allow)
 
     assert after.version == 1
+
+
+@pytest.mark.parametrize("with_place", [False, True])
+def test_a_change_says_where_a_photo_was_taken_to_who_may_know_it(any_world: World, *, with_place: bool) -> None:
+    owner_id = any_world.new_user()
+    photo_id = upload(any_world, owner_id)
+    any_world.set_place(photo_id, 54.5, 10.25)
+
+    changed = any_world.photos.change(owner_id, photo_id, PhotoChanges(title="x"), allow, with_place=with_place)
+    restored = any_world.photos.restore(owner_id, photo_id, with_place=with_place)
+
+    for row in (changed, restored):
+        assert DOCUMENTS.document(row, with_place=with_place).get("place") == (
+            {"latitude": 54.5, "longitude": 10.25} if with_place else None
+        )
+        assert hasattr(row, "latitude") is with_place
 
 
 def test_the_place_in_the_timeline_follows_the_time_taken(any_world: World) -> None:
