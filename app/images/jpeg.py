@@ -18,12 +18,13 @@ import re
 from app.errors import ImageLimitError, UnsupportedMediaTypeError
 from app.images.exif import NO_EXIF, read_exif
 from app.images.limits import ImageLimits, Tally
-from app.images.structure import Source, Structure, damaged
+from app.images.structure import Layout, Source, Structure, damaged
 
 _KIND = "JPEG"
 _SOI, _EOI, _SOS, _DQT, _DNL, _DRI = 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD
 _DHT, _DAC, _COM, _APP0, _APP1, _APP2, _APP15 = 0xC4, 0xCC, 0xFE, 0xE0, 0xE1, 0xE2, 0xEF
 _FRAMES = frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_PROGRESSIVE_FRAMES = frozenset({0xC2, 0xCA})
 _RARE_FRAMES = frozenset({0xC3, 0xC5, 0xC6, 0xC7, 0xC8, 0xCB, 0xCD, 0xCE, 0xCF, 0xDE, 0xDF})
 _IN_ENTROPY = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MAX_COMPONENTS = 4
@@ -55,6 +56,33 @@ def read_jpeg(source: Source, limits: ImageLimits) -> Structure:
         position += length
         if code == _SOS:
             position = _entropy_end(source, position)
+
+
+def jpeg_layout(source: Source, limits: ImageLimits) -> Layout:
+    """Read as far as the first scan, and tell how the pixels lie; what :func:`read_jpeg` judges is not judged again.
+
+    Raises:
+        UndecodableImageError: There is no frame, or no scan.
+        ImageLimitError: Too many segments stand before them.
+    """
+    source.kind = _KIND
+    tally = Tally(limits)
+    position, bands, sample_bytes = 2, 0, 1
+    while True:
+        code, position = _marker(source, position)
+        length = source.uint(position, 2)
+        if code == _SOS and bands:
+            # Components that come one after the other are collected as the passes of a progressive file are.
+            return Layout(bands, sample_bytes, is_whole=source.uint(position + 2, 1) < bands)
+        if code in {_EOI, _SOS} or length < 2:  # noqa: PLR2004  the length counts its own two bytes
+            raise damaged(_KIND, "it has no picture")
+        tally.segment()
+        if code in _FRAMES:
+            head = source.read(position + 2, 6)
+            bands, sample_bytes = head[5], 1 if head[0] == 8 else 2  # noqa: PLR2004  T.81 table B.2: bits per sample
+            if code in _PROGRESSIVE_FRAMES:
+                return Layout(bands, sample_bytes, is_whole=True)
+        position += length
 
 
 def _marker(source: Source, position: int) -> tuple[int, int]:

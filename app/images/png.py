@@ -14,12 +14,15 @@ from collections.abc import Callable
 
 from app.images.exif import NO_EXIF, read_exif
 from app.images.limits import ImageLimits, Tally
-from app.images.structure import EXIF_READ_BYTES, WINDOW_BYTES, Fields, Source, Structure, damaged
+from app.images.structure import EXIF_READ_BYTES, WINDOW_BYTES, Fields, Layout, Source, Structure, damaged
 
 _KIND = "PNG"
 _MAX_LENGTH = 2**31 - 1
 _INDEXED = 3
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), _INDEXED: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_BANDS = {0: 1, 2: 3, _INDEXED: 3, 4: 2, 6: 4}
+_OPAQUE = frozenset({0, 2, _INDEXED})
+_HEADER_AT, _CHUNKS_AT = 16, 33
 _MAX_PALETTE_BYTES = 768
 _MAX_KEYWORD_BYTES = 79
 _PICTURE_CHUNKS = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND", b"acTL", b"fcTL", b"fdAT"})
@@ -47,6 +50,29 @@ def read_png(source: Source, limits: ImageLimits) -> Structure:
         walk.chunk(name, position, length)
         position += length + 4
     return walk.finish()
+
+
+def png_layout(source: Source, limits: ImageLimits) -> Layout:
+    """Read as far as the pixels, and tell how they lie; what :func:`read_png` judges is not judged again.
+
+    Raises:
+        UndecodableImageError: There is no header, or there are no pixels.
+        ImageLimitError: Too many chunks stand before them.
+    """
+    source.kind = _KIND
+    tally = Tally(limits)
+    depth, colour, _, _, interlacing = source.read(_HEADER_AT + 8, 5)
+    if colour not in _BANDS:
+        raise damaged(_KIND, "its header names a kind of picture that no PNG has")
+    position, name, is_transparent = _CHUNKS_AT, b"", False
+    while name != b"IDAT":
+        tally.segment()
+        head = source.read(position, 8)
+        name = head[4:]
+        is_transparent |= name == b"tRNS" and colour in _OPAQUE
+        position += 8 + int.from_bytes(head[:4]) + 4
+    bands = _BANDS[colour] + is_transparent
+    return Layout(bands, 2 if depth == 16 else 1, is_whole=bool(interlacing))  # noqa: PLR2004  bits per sample
 
 
 def _verify_checksum(source: Source, name: bytes, offset: int, length: int) -> None:

@@ -42,6 +42,21 @@ class Structure:
     exif: Exif = NO_EXIF
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """How the pixels of a file lie there, as far as it decides what a decoder holds at once.
+
+    Attributes:
+        bands: Samples per pixel, 1 to 4.
+        sample_bytes: Of each, once decoded: 1 or 2.
+        is_whole: Whether a decoder has to hold all of the picture before it has the first line.
+    """
+
+    bands: int
+    sample_bytes: int
+    is_whole: bool
+
+
 def damaged(kind: str, what: str) -> UndecodableImageError:
     """Return the error for a file whose structure contradicts itself.
 

@@ -13,10 +13,11 @@ from typing import NamedTuple
 
 from app.images.exif import NO_EXIF, Exif, read_exif
 from app.images.limits import ImageLimits, Tally
-from app.images.structure import EXIF_READ_BYTES, Fields, Source, Structure, damaged
+from app.images.structure import EXIF_READ_BYTES, Fields, Layout, Source, Structure, damaged
 
 _KIND = "WebP"
 _ANIMATED = 0x02
+_WITH_ALPHA = 0x10
 _EXTENDED_BYTES = 10
 _FRAME_BYTES = 16
 _KEY_FRAME_START = b"\x9d\x01\x2a"
@@ -56,6 +57,22 @@ def read_webp(source: Source, limits: ImageLimits) -> Structure:
     if first.name != b"VP8X" or first.length < _EXTENDED_BYTES:
         raise damaged(_KIND, "it does not start with a picture")
     return _read_extended(source, limits, tally, first, chunks)
+
+
+def webp_layout(source: Source, _limits: ImageLimits) -> Layout:
+    """Read the first chunk's head, and tell how the pixels lie; what :func:`read_webp` judges is not judged again.
+
+    A file with an extended header may be lossless inside: it is taken for one.
+
+    Raises:
+        UndecodableImageError: The file ends before.
+    """
+    source.kind = _KIND
+    head = source.read(_FOURCC_END, 10)
+    if head[:4] == b"VP8 ":
+        return Layout(3, 1, is_whole=False)
+    is_opaque = head[:4] == b"VP8X" and not head[8] & _WITH_ALPHA
+    return Layout(3 if is_opaque else 4, 1, is_whole=True)
 
 
 def _chunks(source: Source, position: int, end: int, tally: Tally) -> Iterator[_Chunk]:
