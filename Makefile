@@ -26,6 +26,7 @@ TEST_READY := .venv/.installed-test
 BENCH_READY := .venv/.installed-bench
 SWIFT_READY := .venv-swift/.installed
 KEYSTONE_READY := .venv-keystone/.installed
+RIVALS_READY := .venv-thumbor/.installed
 
 # An environment whose interpreter went away (a system upgrade, a moved folder) is made anew.
 STALE := $(foreach folder,.venv .venv-swift .venv-keystone,$(shell [ ! -e $(folder) ] || $(folder)/bin/python -c 'import pip' 2>/dev/null || echo $(folder)))
@@ -106,7 +107,7 @@ mutation: $(TEST_READY) ## Change app/stability bit by bit: do its tests notice?
 	@tests/stability/run-mutations $(BIN) $(MUTATION_SECONDS) $(MUTANTS)
 
 .PHONY: bench
-bench: $(BENCH_READY) servers ## Measure ratios, print them and write var/bench/*.json
+bench: $(BENCH_READY) $(RIVALS_READY) servers ## Measure ratios, print them and write var/bench/*.json
 	@tests/servers/install-debian-packages wrk
 	$(BIN)/python -m benchmarks $(ARGS)
 
@@ -146,6 +147,7 @@ requirements: $(TEST_READY) ## Compile requirements*.txt from requirements*.in (
 	compile --output-file requirements-swift.txt requirements-swift.in
 	compile --output-file requirements-keystone.txt requirements-keystone.in
 	compile --output-file requirements-bench.txt requirements-bench.in
+	compile --output-file requirements-thumbor.txt requirements-thumbor.in
 
 .PHONY: clean
 clean: ## Remove the environments and caches; var/, which holds your photos, stays
@@ -165,6 +167,15 @@ $(BENCH_READY): $(TEST_READY) requirements-bench.txt
 	touch $@
 
 # A test that misses this server says so itself: a loud, counted skip, or a failure when CI=true.
+# Other servers of images, for `make bench`: Thumbor from PyPI, ipx from npm.
+$(RIVALS_READY): requirements-thumbor.txt benchmarks/renditions/package.json
+	@$(call install,.venv-thumbor,requirements-thumbor.txt)
+	tests/servers/install-debian-packages nodejs npm
+	mkdir -p var/bench/ipx
+	cp benchmarks/renditions/package.json var/bench/ipx
+	npm install --prefix var/bench/ipx --no-audit --no-fund --silent
+	touch $@
+
 $(SWIFT_READY): requirements-swift.txt
 	@if ! ( $(call install,.venv-swift,requirements-swift.txt) ); then
 		echo "NOTE: OpenStack Swift could not be installed: the tests that need it will be skipped, or fail with CI=true" >&2

@@ -4,7 +4,8 @@
 and rclone (PyPI, ``requirements-bench.txt``); everything runs on 127.0.0.1 and ends with the run.
 ``make bench ARGS='--only stability'`` measures the library alone, in a minute and without servers, and
 ``ARGS='--only cost'`` what a request pays for identity, metrics, log and admission, in some seconds; ``--only links``
-what a presigned link costs, ``--only renditions`` what renditions cost beside libvips and Pillow.
+what a presigned link costs, ``--only renditions`` what renditions cost beside libvips and Pillow, ``--only rivals`` how
+fast they are served beside Thumbor and ipx.
 ``ARGS='--only delivery'`` measures how photos come in and leave, and any other word the cases of the server that have
 it in their names, such as ``download``, ``upload``, ``link``, ``nginx`` or ``memory``.
 """
@@ -20,7 +21,7 @@ from uuid import UUID
 
 from benchmarks import delivery, links_cost, memory, request_cost
 from benchmarks.compare import Case, Comparison, compare
-from benchmarks.renditions import engine_cost
+from benchmarks.renditions import engine_cost, rivals
 from benchmarks.report import say, write
 from benchmarks.rows import write_photos
 from benchmarks.servers import Servers, running
@@ -66,7 +67,11 @@ def main() -> int:
         of_engine = list(engine_cost.measure(is_quick=arguments.quick))
         print_table(of_engine)
         of_request += of_engine
-    if arguments.only not in {_LIBRARY, _COST, links_cost.NAME, engine_cost.NAME}:
+    if arguments.only in {"", rivals.NAME}:
+        of_rivals = list(rivals.measure(is_quick=arguments.quick))
+        print_table(of_rivals)
+        of_request += of_rivals
+    if arguments.only not in {_LIBRARY, _COST, links_cost.NAME, engine_cost.NAME, rivals.NAME}:
         of_server, of_memory = _measure_server(arguments.only, is_quick=arguments.quick)
         _print_table(of_server)
         print_table(of_memory)
