@@ -45,23 +45,15 @@ from app.ops import checks, details
 from app.ops.admission import HALF_WRITTEN_MAX
 from app.ops.build import VERSION, Instance, find_instance
 from app.ops.health import HealthMonitor
-from app.ops.host_board import MODES, HostBoard
+from app.ops.host_board import HostBoard
+from app.ops.host_modes import HostModes
 from app.ops.lifecycle import HostLife, Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
 from app.ops.metric_files import Role
 from app.ops.metric_workers import WorkerCollector
 from app.ops.metrics import Metrics
-from app.ops.mode_reasons import (
-    DatabaseWord,
-    LastResult,
-    MemoryLeft,
-    OperatorWord,
-    SpoolRoom,
-    StorageWrites,
-    free_bytes,
-)
-from app.ops.modes import Changes, Modes, Source
+from app.ops.modes import Changes
 from app.ops.probes import PROBE_PATHS, ProbeAnswers
 from app.ops.requests import InFlight, RequestRecorder
 from app.ops.routes import operations_blueprint
@@ -128,11 +120,7 @@ class Foundation:
         database: The database.
         unguarded_store: The object store past its pipelines, for health.
         cdn_probe: What looks at the CDN's edge; None without a CDN.
-        mode_board: What was decided about modes on that page; None without one.
-        operator_word: What operators have said of the mode.
-        database_word: Whether the database takes changes.
-        spool: The check of the spool, and its last result.
-        memory: The check of memory, and its last result.
+        host_modes: The reasons for a mode.
         modes: What this host takes now.
     """
 
@@ -177,23 +165,9 @@ class Foundation:
         self.cdn_probe = build_probe(settings.cdn, pipelines=self.pipelines, observer=self.metrics)
         if self.cdn_probe is not None:
             self._closing.callback(self.cdn_probe.close)
-        self._open_modes()
-
-    def _open_modes(self) -> None:
-        uploads, metrics = self.settings.uploads, self.metrics
-        self.mode_board = None if self.page is None else HostBoard(self.page, prefix=MODES)
-        self.operator_word, self.database_word = OperatorWord(self.mode_board), DatabaseWord(self.mode_board)
-        self.spool = LastResult(
-            checks.spool_check(uploads.spool_dir, needed_bytes=2 * uploads.max_bytes, free=metrics.spool_free)
-        )
-        self.memory = LastResult(checks.memory_check(metrics.memory_usage))
-        sources: list[Source] = [self.operator_word, self.database_word]
         breaker = self.pipelines.find_all(CircuitBreaker).get("storage_write")
-        if breaker is not None:
-            sources.append(StorageWrites(breaker))
-        room = SpoolRoom(self.spool, lambda: free_bytes(uploads.spool_dir), uploads.max_bytes)
-        sources += [room, MemoryLeft(self.memory)]
-        self.modes = Modes(sources, metrics.mode, note_refused=self.database_word.note_refused)
+        self.host_modes = HostModes(self.page, settings.uploads, self.metrics, breaker)
+        self.modes = self.host_modes.modes
 
     def _pipelines_of(self, dependency: str, *endings: str) -> list[Pipeline]:
         return [self.pipelines[dependency + ending] for ending in endings]
@@ -232,7 +206,7 @@ class Runtime(Foundation):
         _register_checks(self.monitor, self)
         pool = checks.pool_check(self.database.pool)
         self.monitor.register_live("pool", pool, local=False, endpoints=_EVERY_ENDPOINT)
-        takes_changes = self.database_word.check(lambda: leases.change_nothing(self.database))
+        takes_changes = self.host_modes.database_word.check(lambda: leases.change_nothing(self.database))
         self.monitor.register(
             "database_writes", takes_changes, local=False, interval_seconds=1.0, endpoints=_CHANGING_ENDPOINTS
         )
@@ -436,7 +410,7 @@ def create_management_app(settings: Settings) -> Flask:
     runtime.metrics.watch_operations(app)
     app.extensions["photo_api"] = runtime
     breakers = BreakerService(runtime.pipelines.find_all(CircuitBreaker), runtime.board)
-    modes = ModeService(runtime.modes, runtime.operator_word, runtime.mode_board)
+    modes = ModeService(runtime.modes, runtime.host_modes.operator_word, runtime.host_modes.board)
     mounted = operations.mount(app, BreakerRoutes(breakers), authenticator)
     mounted += operations.mount(app, ModeRoutes(modes), authenticator)
     mount_document(app, mounted, version=VERSION)
@@ -536,7 +510,7 @@ def _photo_tasks(runtime: Runtime) -> list[Task]:
 
 
 def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
-    database = checks.database_check(foundation.database, when_read_only=foundation.database_word.doubt)
+    database = checks.database_check(foundation.database, when_read_only=foundation.host_modes.database_word.doubt)
     storage = checks.answers(lambda: _ask(foundation.unguarded_store))
     monitor.register(
         "database", database, local=False, endpoints=_EVERY_ENDPOINT, gates=_gates(foundation, "database")
@@ -550,8 +524,10 @@ def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
         monitor.register(
             "cdn", look, local=False, interval_seconds=2.0, endpoints=_endpoints(LinkRoutes), gates=gates
         )
-    monitor.register("spool", foundation.spool, local=True, endpoints=_UPLOAD_ENDPOINTS)
-    monitor.register("memory", foundation.memory, local=True, interval_seconds=2.0, endpoints=_EVERY_ENDPOINT)
+    monitor.register("spool", foundation.host_modes.spool, local=True, endpoints=_UPLOAD_ENDPOINTS)
+    monitor.register(
+        "memory", foundation.host_modes.memory, local=True, interval_seconds=2.0, endpoints=_EVERY_ENDPOINT
+    )
     monitor.register("mode", foundation.modes.check, local=False, interval_seconds=1.0)
     monitor.register("log", checks.log_check(foundation.logs), local=False)
     ping = open_ping(foundation.settings.redis)
