@@ -4,8 +4,8 @@
 and rclone (PyPI, ``requirements-bench.txt``); everything runs on 127.0.0.1 and ends with the run.
 ``make bench ARGS='--only stability'`` measures the library alone, in a minute and without servers, and
 ``ARGS='--only cost'`` what a request pays for identity, metrics, log and admission, in some seconds; ``--only links``
-what a presigned link costs, ``--only renditions`` what renditions cost beside libvips and Pillow, ``--only rivals`` how
-fast they are served beside Thumbor and ipx.
+what a presigned link costs, ``--only renditions`` what renditions cost beside libvips and Pillow, ``--only rivals``
+how fast they are served beside Thumbor and ipx.
 ``ARGS='--only delivery'`` measures how photos come in and leave, and any other word the cases of the server that have
 it in their names, such as ``download``, ``upload``, ``link``, ``nginx`` or ``memory``.
 """
