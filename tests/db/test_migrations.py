@@ -220,7 +220,7 @@ def places(database: Database) -> list[Any]:
 def test_places_move_out_of_the_photos_and_back_and_nothing_else_is_touched(database: Database) -> None:
     ids = write_photos_of_before(database)
 
-    migrate.upgrade(database)
+    migrate.upgrade(database, "0003")
     apart = places(database)
     states = found(database, "SELECT processing_state FROM photos")
     tagged = found(database, "SELECT count(*) FROM photo_tags")
@@ -252,7 +252,10 @@ def test_a_move_of_places_that_died_goes_on_and_loses_none(
         left[0] -= 1
         return real(*arguments, **options)
 
-    moves: list[Callable[[Database], None]] = [migrate.upgrade, lambda database: migrate.downgrade(database, "0002")]
+    moves: list[Callable[[Database], None]] = [
+        lambda database: migrate.upgrade(database, "0003"),
+        lambda database: migrate.downgrade(database, "0002"),
+    ]
     for move in moves:
         left[0] = survived
         with monkeypatch.context() as patch:
