@@ -7,6 +7,7 @@ and nothing but pixels is written: no Exif, XMP, IPTC, comment or colour profile
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,6 +26,10 @@ _WHITE: Final = [255, 255, 255]
 _WEBP_EFFORT: Final = 2
 """A third of the time of libvips' 4, for 3 to 6 % more bytes."""
 _SIDEWAYS: Final = 5
+_NO_MEMORY: Final = re.compile(
+    r"out of memory|insufficient memory|memory allocation|allocating \d+ bytes failed", re.IGNORECASE
+)
+"""How libvips, libjpeg, libheif and pillow-heif say that they got none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,29 +62,15 @@ def render(descriptor: int, job: RenderJob) -> Rendered:
     Raises:
         UndecodableImageError: The decoder refused the file, whatever it raised.
         MemoryError: This process may not have as much as is needed.
+        pyvips.Error: An encoder failed, which is no fault of the photo.
     """
     prepare_libvips()
-    try:
-        return _render(descriptor, job)
-    except (UndecodableImageError, MemoryError):
-        raise
-    except Exception as error:
-        raise UndecodableImageError(
-            "The pixels of this photo cannot be decoded. Export it again, or try another file."
-        ) from error
-
-
-def _render(descriptor: int, job: RenderJob) -> Rendered:
     presets = {output.preset for output in job.outputs}
     if job.describes:
         presets.add(_DESCRIBED)
     if not presets:
         return Rendered(())
-    source, size = _decode(descriptor, job, presets)
-    pictures: dict[Preset, pyvips.Image] = {}
-    for preset in sorted(presets, key=size.scale_for, reverse=True):
-        source = _resized(source, size.scaled(size.scale_for(preset))).copy_memory()
-        pictures[preset] = _cut(source, preset)
+    pictures = _pictures(descriptor, job, presets)
     made: dict[tuple[int, int, Format, str], bytes] = {}
     images = tuple(_encoded(pictures[output.preset], output, job.quality, made) for output in job.outputs)
     if not job.describes:
@@ -88,6 +79,25 @@ def _render(descriptor: int, job: RenderJob) -> Rendered:
     return Rendered(
         images, thumbhash(small.width, small.height, bytes(small.write_to_memory())), dominant_color(small)
     )
+
+
+def _pictures(descriptor: int, job: RenderJob, presets: set[Preset]) -> dict[Preset, pyvips.Image]:
+    """Return the pixels of each preset, in memory; behind this, nothing of the file is read any more."""
+    try:
+        source, size = _decode(descriptor, job, presets)
+        pictures: dict[Preset, pyvips.Image] = {}
+        for preset in sorted(presets, key=size.scale_for, reverse=True):
+            source = _resized(source, size.scaled(size.scale_for(preset))).copy_memory()
+            pictures[preset] = _cut(source, preset)
+    except (UndecodableImageError, MemoryError):
+        raise
+    except Exception as error:
+        if _NO_MEMORY.search(str(error)):
+            raise MemoryError(str(error)) from error
+        raise UndecodableImageError(
+            "The pixels of this photo cannot be decoded. Export it again, or try another file."
+        ) from error
+    return pictures
 
 
 def _decode(descriptor: int, job: RenderJob, presets: set[Preset]) -> tuple[pyvips.Image, _Size]:
