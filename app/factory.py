@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Collection
 from contextlib import ExitStack
+from functools import partial
 
 from flask import Flask
 
@@ -40,7 +41,9 @@ from app.http.identity import admit
 from app.http.openapi import path_of
 from app.http.proxies import TrustedProxies
 from app.images import presets
+from app.images.build import build_engine
 from app.images.limits import ImageLimits
+from app.images.pressure import MemoryPressure
 from app.ops import checks, details
 from app.ops.admission import HALF_WRITTEN_MAX
 from app.ops.build import VERSION, Instance, find_instance
@@ -50,6 +53,7 @@ from app.ops.host_modes import HostModes
 from app.ops.lifecycle import HostLife, Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
+from app.ops.memory import Memory
 from app.ops.metric_files import Role
 from app.ops.metric_workers import WorkerCollector
 from app.ops.metrics import Metrics
@@ -79,6 +83,8 @@ from app.photos.upkeep import PhotoUpkeep
 from app.photos.upload import UploadService
 from app.photos.upload_routes import UploadRoutes
 from app.pipelines import load_pipelines
+from app.renditions.build import RenditionRoom
+from app.renditions.routes import RenditionRoutes
 from app.server.management import build_operations_app
 from app.server.probe_split import ProbeSplit
 from app.server.watching import FRESH_SECONDS, WatchedServer
@@ -86,7 +92,7 @@ from app.settings import Settings
 from app.stability import CircuitBreaker, EventBus, Pipeline, PolicyContext
 from app.stability.integrations.logs import EventLog
 from app.stability.pipelines import Pipelines
-from app.storage.base import ObjectNotFoundError, ObjectStore
+from app.storage.base import ObjectStore
 from app.storage.build import build_store
 from app.storage.guarded import (
     STORAGE_CLASSIFICATION,
@@ -97,6 +103,7 @@ from app.storage.guarded import (
 )
 from app.storage.links import FileStore, PresignedStore, find_capability
 from app.storage.observed import ObservedObjectStore
+from app.storage.probe import ask
 
 _LEASE_NAME = "maintenance"
 _LEASE_SECONDS = 30.0
@@ -186,6 +193,7 @@ class Runtime(Foundation):
         known: What is remembered of photos.
         tiers: What it is remembered in.
         upkeep: The maintenance tasks, for running one by hand.
+        renditions: The room of renditions.
         sample: The task that reads some photos every day.
         signer: What signs URLs of the CDN; None without one.
         purges: The task that has removed photos purged from the CDN; None where nothing is.
@@ -226,6 +234,17 @@ class Runtime(Foundation):
         self.sample = DailySample(
             self.database, self.store, per_day=settings.photos.sample_per_day, observer=self.metrics
         )
+        self.renditions = RenditionRoom(
+            settings.renditions,
+            self.database,
+            self.store,
+            self.presets,
+            engine=build_engine(settings.renditions, self.metrics.engine),
+            pressure=MemoryPressure(Memory().used_ratio, gauge=self.metrics.degrade_level),
+            changing=self.known.changing,
+            may_work=self.modes.allows_background,
+        )
+        self._closing.callback(self.renditions.close)
         self.keeper = LeaseKeeper(self.database, settings.uploads.lease_seconds)
         self._closing.callback(self.keeper.close)
         self.operations: list[operations.Operation] = []
@@ -277,6 +296,7 @@ class Runtime(Foundation):
             runs=self.metrics.maintenance_runs,
         )
         maintenance.start()
+        self.renditions.start()
         self._closing.callback(maintenance.close)
         self.monitor.start()
         self.lifecycle.advance(State.READY)
@@ -474,7 +494,8 @@ class _Photos:
             idempotency_seconds=settings.uploads.idempotency_seconds,
         )
         limits = ImageLimits(max_pixels=settings.uploads.max_pixels)
-        uploads = UploadService(ledger, store, runtime.keeper, limits=limits, observer=metrics)
+        decoder = runtime.renditions.decoder if settings.uploads.decode_first else None
+        uploads = UploadService(ledger, store, runtime.keeper, limits=limits, observer=metrics, decoder=decoder)
         receiver = UploadReceiver(settings.uploads.spool_dir, settings.uploads.max_bytes)
         serving = PhotoServing(store, metrics)
         signed = SignedLinks(rings, files=find_capability(store, FileStore), public_url=settings.links.public_url)
@@ -492,6 +513,7 @@ class _Photos:
             UploadRoutes(uploads, receiver, runtime.documents, metrics),
             PhotoRoutes(photos, PhotoLists(database, cursors), runtime.documents, metrics),
             OriginalRoutes(photos, serving),
+            RenditionRoutes(photos, runtime.renditions.service, runtime.presets, serving),
             LinkRoutes(photos, MadeRenditions(database, runtime.presets), links),
         ]
 
@@ -511,7 +533,7 @@ def _photo_tasks(runtime: Runtime) -> list[Task]:
 
 def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
     database = checks.database_check(foundation.database, when_read_only=foundation.host_modes.database_word.doubt)
-    storage = checks.answers(lambda: _ask(foundation.unguarded_store))
+    storage = checks.answers(partial(ask, foundation.unguarded_store))
     monitor.register(
         "database", database, local=False, endpoints=_EVERY_ENDPOINT, gates=_gates(foundation, "database")
     )
@@ -548,17 +570,11 @@ def _endpoints(*rooms: type, changes: Collection[Changes] = tuple(Changes)) -> t
 
 
 _UPLOAD_ENDPOINTS = _endpoints(UploadRoutes)
-_ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes, LinkRoutes)
-_STORAGE_ENDPOINTS = (*_endpoints(UploadRoutes, OriginalRoutes), path_of(OriginLinks.path))
+_STORAGE_ROOMS = (UploadRoutes, OriginalRoutes, RenditionRoutes)
+_ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, PhotoRoutes, LinkRoutes, *_STORAGE_ROOMS)
+_STORAGE_ENDPOINTS = (*_endpoints(*_STORAGE_ROOMS), path_of(OriginLinks.path))
 _EVERY_ENDPOINT = _endpoints(*_ROOMS)
 _CHANGING_ENDPOINTS = _endpoints(*_ROOMS, changes=frozenset(Changes) - {Changes.NOTHING})
-
-
-def _ask(store: ObjectStore) -> None:
-    try:
-        store.head("probe/health")
-    except ObjectNotFoundError:
-        return  # it answered
 
 
 def _put_probes_before(app: Flask, runtime: Runtime) -> None:

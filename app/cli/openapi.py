@@ -36,9 +36,11 @@ def _print_document(arguments: argparse.Namespace) -> int:
     from app.photos.original_routes import OriginalRoutes
     from app.photos.routes import PhotoRoutes
     from app.photos.upload_routes import UploadRoutes
+    from app.renditions.routes import RenditionRoutes
 
     # In the factory's order; a test compares the result with what a server shows.
-    rooms = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes, LinkRoutes)
+    photos = (UploadRoutes, PhotoRoutes, OriginalRoutes, RenditionRoutes, LinkRoutes)
+    rooms = (UserRoutes, SessionRoutes, ApiKeyRoutes, *photos)
     operations = [operation for routes in rooms for operation in declared_operations(routes)]
     text = json.dumps(build_document(operations, version=VERSION), indent=2, ensure_ascii=False) + "\n"
     if arguments.output is None:

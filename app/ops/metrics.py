@@ -230,6 +230,9 @@ class Metrics:
         self.mode = self._gauge(
             "mode", "1 for the mode that holds; all workers of a host have the same.", ("mode",), across="livemax"
         )
+        self.degrade_level = self._gauge(
+            "degrade_level", "How much is left out of renditions while memory is short.", across="livemax"
+        )
         self.log_queue_size = self._gauge("log_queue_size", "Log lines that wait to be written.")
         self.log_dropped = self._counter("log_dropped_total", "Log lines lost.")
         self.state_page_losses = self._counter(

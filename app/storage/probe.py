@@ -1,4 +1,4 @@
-"""A round trip through a store at start-up: do address, credentials, bucket and rights hold?
+"""Questions to a store: a round trip at start-up (do address, credentials, bucket and rights hold?), and health's.
 
 Not here: what follows from the answer. A store that refuses is a mistake in the configuration, one that is
 down is not (the process starts and says so); the caller decides by the error's class.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import io
 import uuid
+from contextlib import suppress
 from typing import BinaryIO
 
-from app.storage.base import ObjectCorruptError, ObjectStore
+from app.storage.base import ObjectCorruptError, ObjectNotFoundError, ObjectStore
 from app.storage.links import LinkCheck, find_capability
 
 PROBE_PREFIX = "probe/"
@@ -73,6 +74,16 @@ def verify(store: ObjectStore) -> None:
         store.delete(key)
     if found != content:
         raise ObjectCorruptError("The object store gives back other bytes than it was given.")
+
+
+def ask(store: ObjectStore) -> None:
+    """Ask for the facts of an object that is not there; that it is not is an answer, too.
+
+    Raises:
+        StorageError: The store did not answer, or refused.
+    """
+    with suppress(ObjectNotFoundError):
+        store.head(f"{PROBE_PREFIX}health")
 
 
 def verify_links(store: ObjectStore) -> None:
