@@ -119,12 +119,16 @@ class _Comparison:
                     self._note_lost(rendition_rows.ready_of(row))
 
     def _note_lost(self, lost: rendition_rows.Ready) -> None:
-        with self._database.write() as connection:
+        with self._database.read() as connection:
             if rendition_rows.find(connection, lost.name) != lost:  # it was removed, or made anew
                 return
-            if not self._is_dry_run:
-                self.found.forgotten += rendition_rows.forget(connection, lost)
         self.found.lost.append(lost.object_key)
+        if self._is_dry_run:
+            return
+        self._store.delete(lost.object_key)  # while the row is there: the next maker would take damage for its own
+        with self._database.write() as connection:
+            rendition_rows.forget(connection, lost)  # or else it was removed, or made anew, just now
+        self.found.forgotten += 1
 
     def _ready_photos(self) -> Iterator[Sequence[Any]]:
         last = UUID(int=0)
