@@ -121,7 +121,7 @@ class RenditionMaker:
         """
         with self._claims.held(mine):
             try:
-                outputs = [self._output(each) for each in mine]
+                outputs = [self.output_of(each) for each in mine]
                 rendered = self.render(photo, outputs, describes=describes, background=background)
             except BaseException:
                 self._claims.give_back(mine)
@@ -150,7 +150,8 @@ class RenditionMaker:
             )
             return self._engine.render(body, job, background=background)
 
-    def _output(self, mine: Claim) -> Output:
+    def output_of(self, mine: Claim) -> Output:
+        """Return what is to be made under a claim."""
         preset = self._presets.find(mine.name.preset)
         if preset is None:
             raise ValueError(f"no preset has the name {mine.name.preset!r}")

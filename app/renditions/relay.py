@@ -101,6 +101,10 @@ class RenditionRelay:
         """Start the thread."""
         self._thread.start()
 
+    def stop(self) -> None:
+        """Take no further photo; the one that is worked on now goes on."""
+        self._closed.set()
+
     def close(self, seconds: float = 5.0) -> bool:
         """Stop after the photo that is worked on now.
 
@@ -110,7 +114,7 @@ class RenditionRelay:
         Returns:
             False when it still runs; its row is then due again by itself.
         """
-        self._closed.set()
+        self.stop()
         if self._thread.ident is None:
             return True
         self._thread.join(seconds)

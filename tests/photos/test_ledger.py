@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Connection
 
 from app.db.engine import Database
-from app.db.outbox import OBJECT_DELETE, PHOTO_READY
+from app.db.outbox import OBJECT_DELETE, PHOTO_READY, PHOTO_RENDER
 from app.errors import (
     DatabaseUnavailableError,
     InvalidTokenError,
@@ -55,8 +55,9 @@ def test_a_commit_makes_the_photo_visible_with_its_news_and_frees_the_lease(any_
     assert not answer.is_replay
     (row,) = any_world.rows(READY)
     assert (row.id, row.lease_token, row.lease_until, row.version) == (reserved.photo_id, None, None, 1)
-    (news,) = any_world.outbox()
+    news, work = any_world.outbox()
     assert (news.kind, news.photo_id) == (PHOTO_READY, reserved.photo_id)
+    assert (work.kind, work.photo_id, work.payload) == (PHOTO_RENDER, reserved.photo_id, {})
     assert news.payload == {"owner_id": str(owner_id), "sha256": photo.body.sha256}
     any_world.assert_quota()
 

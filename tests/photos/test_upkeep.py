@@ -11,7 +11,7 @@ from sqlalchemy import func, insert, select, update
 from app.accounts.models import User
 from app.db import outbox
 from app.db.base import new_id, utc_now
-from app.db.outbox import OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, OutboxRow
+from app.db.outbox import OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, PHOTO_RENDER, OutboxRow
 from app.photos import upkeep as upkeep_module
 from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, PhotoTag
 from app.photos.upkeep import PhotoUpkeep
@@ -93,7 +93,7 @@ def test_news_for_others_is_not_the_relays_work(world: World) -> None:
     world.upload(world.new_user(), image())
 
     assert world.upkeep.relay_deletes() == 0
-    assert [row.kind for row in world.outbox()] == [PHOTO_READY]
+    assert [row.kind for row in world.outbox()] == [PHOTO_READY, PHOTO_RENDER]
 
 
 def test_a_store_that_fails_makes_a_delete_wait_longer_each_time_and_up_to_five_minutes(any_world: World) -> None:

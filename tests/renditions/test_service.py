@@ -1,0 +1,357 @@
+"""Renditions for who asks: made once, kept, given although they cannot be stored, and refused for a time only."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from app.db import outbox
+from app.errors import (
+    DatabaseReadOnlyError,
+    NotFoundError,
+    OverloadedError,
+    UnavailableError,
+    UndecodableImageError,
+)
+from app.images.jobs import HeifNotInstalledError
+from app.images.presets import Format
+from app.images.pressure import Level
+from app.photos.removal import remove_ready
+from app.photos.rendition_rows import Claim
+from app.stability import Deadline, DeadlineExceededError, deadline_scope
+from app.storage.base import StorageFullError, StorageUnavailableError
+from tests.accounts.world import at_once
+from tests.fakes.object_store import raising
+from tests.renditions.world import Instance, name_of, preset
+
+
+@pytest.fixture
+def beside(here: Instance, tmp_path: Path) -> Iterator[Instance]:
+    """Another process on the same database and store."""
+    instance = Instance(here.world, tmp_path)
+    yield instance
+    instance.close()
+
+
+def test_a_rendition_is_made_once_and_then_found(here: Instance, beside: Instance) -> None:
+    photo = here.upload()
+
+    made = here.service.get(photo, preset(), Format.WEBP)
+    again = here.service.get(photo, preset(), Format.WEBP)
+    elsewhere = beside.service.get(photo, preset(), Format.WEBP)
+
+    assert made.content == b"thumbnail webp "
+    assert again.content is None
+    assert {each.sha256 for each in (made, again, elsewhere)} == {made.sha256}
+    assert len(here.engine.jobs) == 1
+    assert beside.engine.jobs == []
+    assert here.world.store.keys("renditions/") == [made.object_key]
+
+
+def test_who_is_remembered_costs_no_question_to_the_database(here: Instance) -> None:
+    photo = here.upload()
+    made = here.service.get(photo, preset(), Format.WEBP)
+    with here.world.database.write() as connection:
+        connection.exec_driver_sql("delete from photo_renditions")
+
+    assert here.service.get(photo, preset(), Format.WEBP).object_key == made.object_key
+    assert len(here.engine.jobs) == 1
+
+
+def test_what_is_made_is_what_the_photo_is(here: Instance) -> None:
+    photo = here.upload()
+
+    here.service.get(photo, preset("full"), Format.AVIF)
+
+    ((job, background),) = here.engine.jobs
+    assert here.engine.bodies == [here.original(photo)]
+    assert (job.content_type, job.width, job.height, job.frames) == (photo.content_type, 4, 3, 1)
+    assert [(each.preset.name, each.format) for each in job.outputs] == [("full", Format.AVIF)]
+    assert (background, job.describes, job.shrinks_early) == (False, False, False)
+
+
+def test_many_threads_of_two_processes_make_one_encoding(here: Instance, beside: Instance) -> None:
+    photo = here.upload()
+    instances = (here, beside)
+
+    answers = at_once(24, lambda number: instances[number % 2].service.get(photo, preset(), Format.WEBP).sha256)
+
+    assert len(set(answers)) == 1
+    assert isinstance(answers[0], str), answers[0]
+    assert len(here.engine.jobs) + len(beside.engine.jobs) == 1
+
+
+def test_who_waits_for_another_process_gets_what_it_has_made(here: Instance, beside: Instance) -> None:
+    photo = here.upload()
+    is_asked = threading.Event()
+    found: list[str] = []
+    waiting = threading.Thread(
+        target=lambda: found.append(beside.service.get(photo, preset(), Format.WEBP).object_key)
+    )
+
+    def meanwhile() -> None:
+        waiting.start()
+        is_asked.set()
+
+    here.engine.meanwhile = meanwhile
+    made = here.service.get(photo, preset(), Format.WEBP)
+    waiting.join(20)
+
+    assert is_asked.is_set()
+    assert found == [made.object_key]
+    assert beside.engine.jobs == []
+
+
+def test_who_waits_too_long_is_told_to_come_again(here: Instance, tmp_path: Path) -> None:
+    photo = here.upload()
+    here.claims.take([name_of(photo)])
+    impatient = Instance(here.world, tmp_path, wait_seconds=0.2)
+
+    with pytest.raises(OverloadedError) as caught:
+        impatient.service.get(photo, preset(), Format.WEBP)
+
+    assert caught.value.retry_after_seconds is not None
+    assert impatient.engine.jobs == []
+
+
+def test_nobody_waits_beyond_the_own_deadline(here: Instance) -> None:
+    photo = here.upload()
+    here.claims.take([name_of(photo)])
+
+    with deadline_scope(Deadline(0.2)), pytest.raises((DeadlineExceededError, UnavailableError)):
+        here.service.get(photo, preset(), Format.WEBP)
+
+
+def test_a_maker_that_died_is_followed_by_the_next_one(here: Instance) -> None:
+    photo = here.upload()
+    here.claims.take([name_of(photo)])
+    here.end_claims()
+
+    made = here.service.get(photo, preset(), Format.WEBP)
+
+    assert made.content is not None
+    assert here.rows() == [("thumbnail", "webp", "ready")]
+
+
+def test_what_a_dead_maker_has_stored_is_adopted(here: Instance, beside: Instance) -> None:
+    photo = here.upload()
+    beside.engine.salt = "of another machine"
+    here.world.store.after["put"] = raising(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        here.service.get(photo, preset(), Format.WEBP)
+    here.world.store.after.clear()
+    here.end_claims()
+
+    made = beside.service.get(photo, preset(), Format.WEBP)
+
+    with here.world.store.open(made.object_key) as reader:
+        stored = b"".join(reader)
+    assert stored == b"thumbnail webp "
+    assert (made.size_bytes, made.content) == (len(stored), None)
+    assert made.sha256 == here.world.store.head(made.object_key).sha256
+
+
+@pytest.mark.parametrize("failure", [StorageUnavailableError("down"), StorageFullError("full")], ids=["down", "full"])
+def test_what_cannot_be_stored_is_given_all_the_same_and_stored_later(here: Instance, failure: Exception) -> None:
+    photo = here.upload()
+    here.run_relay()
+    here.world.store.before["put"] = raising(failure)
+
+    made = here.service.get(photo, preset("full"), Format.WEBP)
+    again = here.service.get(photo, preset("full"), Format.WEBP)
+
+    assert made.content == again.content == b"full webp "
+    assert made.row is None
+    assert len(here.engine.jobs) == 2
+    (row,) = here.queued()
+    assert row.payload == {"outputs": [["full", "webp"]]}
+    here.world.store.before.clear()
+    here.end_claims()
+    here.run_relay()
+    assert ("full", "webp", "ready") in here.rows()
+    assert here.world.store.keys(made.object_key) == [made.object_key]
+    assert here.queued() == []
+
+
+def test_without_its_protection_a_store_that_fails_would_lose_the_rendition(here: Instance) -> None:
+    photo = here.upload()
+    here.world.store.before["put"] = raising(StorageUnavailableError("down"))
+    (mine,) = here.claims.take([name_of(photo)])
+    assert isinstance(mine, Claim)
+    image = here.maker.render(photo, [here.maker.output_of(mine)]).images[0]
+
+    with pytest.raises(StorageUnavailableError):
+        here.objects.store(mine.name.object_key, image)
+
+
+def test_while_the_database_takes_no_changes_renditions_are_made_and_not_kept(
+    here: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = here.upload()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise DatabaseReadOnlyError("It takes no changes.")
+
+    monkeypatch.setattr(here.world.database, "run_write", refuse)
+    made = here.service.get(photo, preset(), Format.WEBP)
+    monkeypatch.undo()
+
+    assert made.content == b"thumbnail webp "
+    assert here.rows() == []
+    assert here.world.store.keys("renditions/") == []
+
+
+def test_in_a_mode_that_changes_nothing_renditions_are_made_and_not_kept(here: Instance) -> None:
+    photo = here.upload()
+    here.may_work = False
+
+    made = here.service.get(photo, preset(), Format.WEBP)
+
+    assert made.content == b"thumbnail webp "
+    assert here.rows() == []
+    assert here.world.store.keys("renditions/") == []
+
+
+def test_a_photo_that_nobody_can_decode_is_failed_and_not_tried_again(here: Instance, beside: Instance) -> None:
+    photo = here.upload()
+    here.engine.failure = UndecodableImageError("broken")
+
+    for instance in (here, here, beside):
+        with pytest.raises(UndecodableImageError):
+            instance.service.get(photo, preset(), Format.WEBP)
+
+    assert len(here.engine.jobs) == 1
+    assert beside.engine.jobs == []
+    processing = here.claims.processing(photo.id)
+    assert processing is not None
+    assert (processing.state, processing.error) == ("failed", "undecodable")
+    assert here.rows() == []
+
+
+def test_a_photo_whose_decoder_is_missing_says_so(here: Instance) -> None:
+    photo = here.upload()
+    here.engine.failure = HeifNotInstalledError("no decoder")
+
+    with pytest.raises(HeifNotInstalledError):
+        here.service.get(photo, preset(), Format.WEBP)
+    with pytest.raises(HeifNotInstalledError):
+        here.service.get(photo, preset(), Format.WEBP)
+
+    processing = here.claims.processing(photo.id)
+    assert processing is not None
+    assert (processing.state, processing.error) == ("failed", "heif-not-installed")
+    assert len(here.engine.jobs) == 1
+
+
+def test_one_size_that_cannot_be_made_does_not_fail_a_photo_that_was_decoded(here: Instance) -> None:
+    photo = here.upload()
+    here.run_relay()
+    here.engine.failure = UndecodableImageError("took too long")
+
+    with pytest.raises(UndecodableImageError):
+        here.service.get(photo, preset("full"), Format.AVIF)
+
+    processing = here.claims.processing(photo.id)
+    assert processing is not None
+    assert (processing.state, processing.error) == ("done", None)
+
+
+def test_an_engine_that_is_busy_is_no_fault_of_the_photo_and_leaves_no_claim(here: Instance) -> None:
+    photo = here.upload()
+    here.engine.failure = OverloadedError("busy", retry_after_seconds=3)
+
+    with pytest.raises(OverloadedError):
+        here.service.get(photo, preset(), Format.WEBP)
+    here.engine.failure = None
+
+    assert here.rows() == []
+    assert here.service.get(photo, preset(), Format.WEBP).content is not None
+
+
+def test_an_original_that_cannot_be_read_leaves_no_claim(here: Instance) -> None:
+    photo = here.upload()
+    here.world.store.before["open"] = raising(StorageUnavailableError("down"))
+
+    with pytest.raises(StorageUnavailableError):
+        here.service.get(photo, preset(), Format.WEBP)
+
+    assert here.rows() == []
+    assert here.engine.jobs == []
+
+
+def test_a_photo_that_is_removed_while_it_is_rendered_leaves_nothing(here: Instance) -> None:
+    photo = here.upload()
+    here.engine.meanwhile = lambda: remove(here, photo.id)
+
+    made = here.service.get(photo, preset(), Format.WEBP)
+    here.world.settle()
+
+    assert made.content is not None
+    assert here.world.store.keys() == []
+    assert here.rows() == []
+    with pytest.raises(NotFoundError):
+        here.claims.take([name_of(photo)])
+
+
+def remove(instance: Instance, photo_id: UUID) -> None:
+    with instance.world.database.write() as connection:
+        assert remove_ready(connection, photo_id)
+
+
+def test_a_rendition_that_the_store_has_lost_is_made_anew(here: Instance) -> None:
+    photo = here.upload()
+    lost = here.service.get(photo, preset(), Format.WEBP)
+    here.world.store.delete(lost.object_key)
+
+    made = here.service.make_anew(photo, preset(), Format.WEBP, lost)
+
+    assert here.world.store.keys("renditions/") == [made.object_key]
+    assert made.sha256 == lost.sha256
+    assert len(here.engine.jobs) == 2
+
+
+def test_under_pressure_avif_is_neither_offered_nor_made_but_given_where_it_is_stored(here: Instance) -> None:
+    photo, other = here.upload(), here.upload(1)
+    here.service.get(photo, preset(), Format.AVIF)
+    here.pressure.level = Level.FEWER_FORMATS
+
+    offered = here.service.offered()
+    stored = here.service.get(photo, preset(), Format.AVIF)
+
+    assert Format.AVIF not in offered
+    assert stored.size_bytes > 0
+    with pytest.raises(OverloadedError):
+        here.service.get(other, preset(), Format.AVIF)
+    here.service.get(other, preset(), Format.WEBP)
+    assert here.engine.jobs[-1][0].shrinks_early
+
+
+def test_with_no_memory_left_only_what_is_stored_is_given(here: Instance) -> None:
+    photo = here.upload()
+    here.service.get(photo, preset(), Format.WEBP)
+    here.pressure.level = Level.ORIGINALS_ONLY
+
+    assert here.service.get(photo, preset(), Format.WEBP).size_bytes > 0
+    assert Format.WEBP in here.service.offered()
+    with pytest.raises(OverloadedError) as caught:
+        here.service.get(photo, preset("full"), Format.WEBP)
+    assert caught.value.retry_after_seconds is not None
+
+
+def test_all_formats_are_offered_in_normal(here: Instance) -> None:
+    assert set(here.service.offered()) == set(Format)
+
+
+def test_a_photo_that_is_no_more_has_no_rendition(here: Instance) -> None:
+    photo = here.upload()
+    remove(here, photo.id)
+
+    with pytest.raises(NotFoundError):
+        here.service.get(photo, preset(), Format.WEBP)
+
+    assert here.engine.jobs == []
+    assert outbox.PHOTO_DELETED in [row.kind for row in here.world.outbox()]
