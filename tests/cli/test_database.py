@@ -16,6 +16,7 @@ from app.db import migrate
 from app.storage.local import LocalObjectStore
 from app.storage.probe import BytesBody
 from tests.accounts.world import open_database
+from tests.photos.world import World, image, write_rendition
 
 ROOT = Path(__file__).resolve().parents[2]
 HEAD = migrate.head_revision()
@@ -132,6 +133,38 @@ def test_reconcile_reports_and_removes_only_when_asked(run: Run, orphans: LocalO
     assert (removal[0], json.loads(removal[1])["removed"]) == (0, 2)
     assert list(orphans.list()) == []
     assert clean[0] == 0
+
+
+def test_reconcile_has_lost_renditions_made_anew_only_when_asked(
+    run: Run, orphans: LocalObjectStore, tmp_path: Path
+) -> None:
+    database = open_database(f"sqlite:///{tmp_path}/var/photo-api.db")
+    world = World(database)
+    photo_id = world.upload(world.new_user(), image()).document["id"]
+    orphans.put(world.rows()[0].object_key, BytesBody(image()), content_type="image/png")
+    lost = write_rendition(world, photo_id, "full")
+    world.keeper.close()
+
+    report = run("reconcile", "--grace-seconds", "0")
+    removal = run("reconcile", "--grace-seconds", "0", "--delete", "--json")
+    clean = run("reconcile", "--grace-seconds", "0", "--json")
+
+    database.close()
+    assert report[0] == 1
+    assert f"rendition without its object: {lost}" in report[1]
+    assert "1 photos, 1 renditions" in report[1]
+    assert removal[0] == 0
+    assert json.loads(removal[1]) == {
+        "objects": 3,
+        "photos": 1,
+        "renditions": 1,
+        "orphans": ["originals/a", "originals/b"],
+        "removed": 2,
+        "missing": [],
+        "lost_renditions": [lost],
+        "forgotten_renditions": 1,
+    }
+    assert (clean[0], json.loads(clean[1])["renditions"]) == (0, 0)
 
 
 @pytest.mark.parametrize("seconds", ["-1", "nan", "inf", "x"])
