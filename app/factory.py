@@ -85,6 +85,7 @@ from app.photos.upload_routes import UploadRoutes
 from app.pipelines import load_pipelines
 from app.renditions.build import RenditionRoom
 from app.renditions.routes import RenditionRoutes
+from app.renditions.serving_routes import RenditionServing
 from app.server.management import build_operations_app
 from app.server.probe_split import ProbeSplit
 from app.server.watching import FRESH_SECONDS, WatchedServer
@@ -510,10 +511,10 @@ class _Photos:
         metrics.stability.add_source(links.figures)
         self.origin = OriginLinks(signed, store, serving, photos, metrics)
         self.routes: list[object] = [
-            UploadRoutes(uploads, receiver, runtime.documents, metrics),
+            UploadRoutes(uploads, receiver, metrics),
             PhotoRoutes(photos, PhotoLists(database, cursors), runtime.documents, metrics),
             OriginalRoutes(photos, serving),
-            RenditionRoutes(photos, runtime.renditions.service, runtime.presets, serving),
+            RenditionRoutes(photos, runtime.presets, RenditionServing(runtime.renditions.service, serving)),
             LinkRoutes(photos, MadeRenditions(database, runtime.presets), links),
         ]
 

@@ -96,7 +96,7 @@ class PhotoDocuments:
             document: What it is a mark of.
             version: The photo's; grows with every change that its owner makes.
         """
-        found = [self.form, *(document[name] for name in _FOUND_OUT)]
+        found = [self.form, *map(document.get, _FOUND_OUT)]  # one that is replayed may be older than these
         return version_prefix(version) + conditional.tag_of(orjson.dumps(found))[:_MARK_DIGITS]
 
     def page_tag(self, photos: Iterable[Any], next_cursor: str | None, scopes: Collection[str]) -> str:

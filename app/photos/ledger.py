@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
+from collections.abc import Collection
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -20,7 +21,7 @@ from app.db import outbox
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, LeaseLostError, UnavailableError
 from app.photos import idempotency, removal, rows
-from app.photos.documents import PhotoDocuments, write_json
+from app.photos.documents import PhotoDocuments, entity_tag, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -36,16 +37,22 @@ class Answer(NamedTuple):
 
     Attributes:
         document: An :class:`~app.photos.schemas.UploadAnswer` without its place.
+        mark: Of the photo when it was new; see :meth:`app.photos.documents.PhotoDocuments.mark`.
         is_replay: Whether an earlier request with the same key did the work.
     """
 
     document: dict[str, Any]
+    mark: str
     is_replay: bool = False
 
     @property
     def content(self) -> bytes:
         """The document as JSON."""
         return write_json(self.document)
+
+    def tag_for(self, scopes: Collection[str]) -> str:
+        """Return the entity tag of the new photo, for a caller with these scopes."""
+        return entity_tag(self.mark, scopes)
 
     @property
     def is_created(self) -> bool:
@@ -116,7 +123,7 @@ class UploadLedger:
     ) -> Answer | rows.Reservation:
         earlier = idempotency.earlier_answer(connection, photo)
         if earlier is not None:
-            return Answer(earlier, is_replay=True)
+            return Answer(earlier, self._documents.mark(earlier, 1), is_replay=True)
         existing = self._answer_duplicate(connection, photo)
         if existing is not None:
             return existing
@@ -214,7 +221,8 @@ class UploadLedger:
         return self._answer(row, CREATED)
 
     def _answer(self, row: Any, status: str) -> Answer:
-        return Answer(self._documents.document(row, with_place=False) | {"status": status})
+        document = self._documents.document(row, with_place=False) | {"status": status}
+        return Answer(document, self._documents.mark(document, 1))
 
 
 def _lease_lost() -> LeaseLostError:

@@ -23,12 +23,11 @@ from app.errors import (
     UnsupportedMediaTypeError,
     ValidationFailedError,
 )
-from app.http import bodies, conditional
+from app.http import bodies
 from app.http.context import restart_deadline
 from app.http.identity import Principal
 from app.http.operations import Changes, Media, Reply, mistake_of, pointer_of, post
 from app.photos import schemas
-from app.photos.documents import PhotoDocuments, entity_tag
 from app.photos.ledger import Answer
 from app.photos.upload import STORE_ERRORS, UploadService
 
@@ -69,19 +68,11 @@ class UploadRoutes:
     Args:
         uploads: Takes photos in.
         receiver: Reads their bytes.
-        documents: Tells the entity tag of what is new.
         observer: Who hears of clients that leave.
     """
 
-    def __init__(
-        self,
-        uploads: UploadService,
-        receiver: bodies.UploadReceiver,
-        documents: PhotoDocuments,
-        observer: ClientObserver,
-    ) -> None:
+    def __init__(self, uploads: UploadService, receiver: bodies.UploadReceiver, observer: ClientObserver) -> None:
         self._uploads = uploads
-        self._documents = documents
         self._receiver = receiver
         self._observer = observer
 
@@ -124,7 +115,7 @@ class UploadRoutes:
         digest = bodies.announced_digest(request)
         known = self._uploads.find_duplicate(principal.user_id, digest, key) if digest else None
         if known is not None:
-            return self._uploaded(known, principal)
+            return _uploaded(known, principal)
         try:
             received = self._receiver.receive(request)
         except (IncompleteBodyError, RequestTimeoutError):
@@ -145,16 +136,7 @@ class UploadRoutes:
                 filename=_filename(received.filename),
                 idempotency_key=key,
             )
-            return self._uploaded(answer, principal)
-
-    def _uploaded(self, uploaded: Answer, principal: Principal) -> Reply:
-        headers = {}
-        if uploaded.is_replay:
-            headers["Idempotency-Replayed"] = "true"
-        if uploaded.is_created:
-            tag = entity_tag(self._documents.mark(uploaded.document, 1), principal.scopes)
-            headers |= {"Location": uploaded.document["links"]["self"], "ETag": conditional.quoted(tag)}
-        return Reply(201 if uploaded.is_created else 200, uploaded.content, headers)
+            return _uploaded(answer, principal)
 
 
 def _idempotency_key() -> str | None:
@@ -191,3 +173,12 @@ def _filename(name: str | None) -> str | None:
     last = re.split(r"[/\\]", name)[-1]
     clean = "".join(character for character in last if character.isprintable() or character in _JOINERS).strip()
     return clean[:255] or None
+
+
+def _uploaded(uploaded: Answer, principal: Principal) -> Reply:
+    headers = {}
+    if uploaded.is_replay:
+        headers["Idempotency-Replayed"] = "true"
+    if uploaded.is_created:
+        headers |= {"Location": uploaded.document["links"]["self"], "ETag": f'"{uploaded.tag_for(principal.scopes)}"'}
+    return Reply(201 if uploaded.is_created else 200, uploaded.content, headers)

@@ -44,6 +44,9 @@ def delivery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 @pytest.fixture
 def made(delivery: Delivery) -> Made:
     photo = delivery.client.upload(images.jpeg(640, 480, seed=secrets.randbelow(1 << 30)))
+    own = photo["links"]["self"]
+    # What is made of it without being asked for is over: nothing else reads its original.
+    until(lambda: delivery.client.get(own).json()["processing_state"] == "done", "the photo's description", 30)
     path = photo["links"]["thumbnail"] + "&format=webp"
     answer = delivery.client.get(path)
     assert answer.status_code == 200, answer.text

@@ -58,7 +58,7 @@ def client(world: World, owner_id: UUID, tmp_path: Path) -> FlaskClient:
     context.install(app, Requests(), deadline_seconds=28, allowed_hosts=[])
     problems.install(app)
     receiver = UploadReceiver(tmp_path / "spool", 1_000_000)
-    mount(app, UploadRoutes(world.uploads, receiver, DOCUMENTS, world.observer), Everybody(owner_id))
+    mount(app, UploadRoutes(world.uploads, receiver, world.observer), Everybody(owner_id))
     return app.test_client()
 
 

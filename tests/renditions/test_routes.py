@@ -29,6 +29,7 @@ from app.images.presets import Format, Preset
 from app.photos.photo_cache import Original
 from app.photos.serving_routes import PhotoServing
 from app.renditions.routes import RenditionRoutes
+from app.renditions.serving_routes import RenditionServing
 from app.settings import DatabaseSettings
 from app.storage.base import ObjectNotFoundError, StorageTimeoutError, StorageUnavailableError
 from app.storage.probe import BytesBody
@@ -109,8 +110,8 @@ class Album:
         app = Application("renditions", static_folder=None)
         context.install(app, RememberingObserver(), deadline_seconds=28, allowed_hosts=[])
         problems.install(app)
-        serving = PhotoServing(self.world.store, self.world.observer)
-        mount(app, RenditionRoutes(self.world.photos, self.maker, PRESETS, serving), self)
+        serving = RenditionServing(self.maker, PhotoServing(self.world.store, self.world.observer))
+        mount(app, RenditionRoutes(self.world.photos, PRESETS, serving), self)
         self.client: FlaskClient = app.test_client()
 
     def upload(self, owner_id: UUID, number: int, filename: str | None) -> UUID:
