@@ -23,6 +23,7 @@ from app.cli import (
     openapi,
     reconcile,
     render,
+    renditions,
     serve,
     users,
 )
@@ -51,6 +52,7 @@ _REGISTRATIONS: tuple[Callable[[Subparsers[argparse.ArgumentParser]], None], ...
     reconcile.register,
     openapi.register,
     render.register,
+    renditions.register,
 )
 
 
