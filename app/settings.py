@@ -23,7 +23,7 @@ from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSett
 
 from app.errors import ConfigurationError
 from app.settings_delivery import CacheSettings, CdnSettings, LinksSettings, RedisSettings, StorageSettings
-from app.settings_edge import BalancerSettings, EdgeSettings
+from app.settings_edge import BalancerSettings, EdgeSettings, ServerSettings
 from app.settings_fields import (
     DatabaseUrl,
     FilePath,
@@ -38,7 +38,6 @@ from app.settings_fields import (
 from app.settings_forms import DATABASE_DRIVERS, MIN_SECRET_BYTES, absolute_database_url
 from app.settings_renditions import RenditionSettings
 from app.settings_rules import find_contradictions, names_of
-from app.settings_server import ServerSettings
 from app.settings_sources import (
     ENV_FILE,
     PROFILE_VARIABLE,

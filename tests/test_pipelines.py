@@ -10,7 +10,7 @@ import pytest
 from app.errors import ConfigurationError
 from app.pipelines import NAMES, load_configuration, load_pipelines
 from app.settings import PROFILES, ChaosSettings, Settings, StabilitySettings
-from app.settings_server import ServerSettings
+from app.settings_edge import ServerSettings
 from app.stability import Classification, InjectedFaultError
 from app.stability.breaker import CircuitBreaker
 from app.stability.bulkhead import Bulkhead

@@ -18,7 +18,7 @@ from app.db import migrate
 from app.errors import ConfigurationError
 from app.settings import DatabaseSettings, Settings, UploadSettings
 from app.settings_delivery import CdnSettings, StorageSettings
-from app.settings_server import ServerSettings
+from app.settings_edge import ServerSettings
 from app.startup import verify_startup
 from app.storage.s3 import S3Config
 from app.storage.swift import SwiftConfig

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from app.errors import UnavailableError
 
 if TYPE_CHECKING:
-    from app.settings_server import ServerSettings
+    from app.settings_edge import ServerSettings
 
 _STANDARD_STREAMS = 3
 

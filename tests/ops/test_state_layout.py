@@ -26,7 +26,7 @@ from app.ops.state_layout import (
     read_header,
     read_slot,
 )
-from app.settings_server import ServerSettings
+from app.settings_edge import ServerSettings
 
 OLD, NEW = b"old" * 60, b"new" * 90
 HEADER = Header(1_770_000_000.5, "0b9c1f4e-5d0a-4e62-9f0e-6a1d2c3b4e5f")

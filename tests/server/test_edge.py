@@ -15,8 +15,7 @@ from app.server.edge import FORM_BYTES, JSON_BYTES_MAX, quoted, render_nginx
 from app.server.edge_limits import PROFILES
 from app.server.edge_problems import EDGE_PROBLEMS, EdgeProblem, document
 from app.settings import Settings
-from app.settings_edge import BalancerSettings, EdgeSettings
-from app.settings_server import ServerSettings
+from app.settings_edge import BalancerSettings, EdgeSettings, ServerSettings
 
 HERE = Path("/srv/photos")
 

@@ -13,7 +13,7 @@ from app.server.management_worker import ManagementWorker
 from app.server.options import management_configuration, public_configuration, worker_exit
 from app.server.worker import AdmissionWorker
 from app.settings import Settings
-from app.settings_server import ServerSettings
+from app.settings_edge import ServerSettings
 
 
 @pytest.fixture(autouse=True)
