@@ -1,7 +1,7 @@
 """The sections ``server``, ``edge`` (nginx in front of it) and ``balancer`` (what stands in front of nginx).
 
-The server itself reads the first one alone: ``python -m app render`` makes nginx's and systemd's files from the others,
-and ``settings_timing`` judges whether all of their times fit together.
+The server itself reads the first one alone: ``python -m app render`` makes nginx's and systemd's files from the
+others, and ``settings_timing`` judges whether all of their times fit together.
 """
 
 from __future__ import annotations
