@@ -43,7 +43,6 @@ from app.http.proxies import TrustedProxies
 from app.images import presets
 from app.images.build import build_engine
 from app.images.limits import ImageLimits
-from app.images.pressure import MemoryPressure
 from app.ops import checks, details
 from app.ops.admission import HALF_WRITTEN_MAX
 from app.ops.build import VERSION, Instance, find_instance
@@ -53,7 +52,6 @@ from app.ops.host_modes import HostModes
 from app.ops.lifecycle import HostLife, Lifecycle, State
 from app.ops.logging import configure_logging
 from app.ops.maintenance import MaintenanceThread, Task
-from app.ops.memory import Memory
 from app.ops.metric_files import Role
 from app.ops.metric_workers import WorkerCollector
 from app.ops.metrics import Metrics
@@ -241,7 +239,7 @@ class Runtime(Foundation):
             self.store,
             self.presets,
             engine=build_engine(settings.renditions, self.metrics.engine),
-            pressure=MemoryPressure(Memory().used_ratio, gauge=self.metrics.degrade_level),
+            pressure=self.host_modes.pressure,
             changing=self.known.changing,
             may_work=self.modes.allows_background,
         )

@@ -31,18 +31,16 @@ all these kinds stay below what they are said to cost.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from app.errors import RequestError
+from app.images.formats import read_layout
 from app.images.jobs import RenderJob
-from app.images.jpeg import jpeg_layout
 from app.images.limits import ImageLimits
-from app.images.png import png_layout
 from app.images.presets import Format, Preset
 from app.images.structure import Layout, Source
-from app.images.webp import webp_layout
 from app.storage.base import Body
 
 _MIB: Final = 1024 * 1024
@@ -70,9 +68,6 @@ _SHARP_SCALE: Final = 1.5
 _DESCRIBED: Final = Preset("described", 64)
 _UNKNOWN: Final = Layout(4, 2, is_whole=True)
 _LIMITS: Final = ImageLimits()
-_LAYOUTS: Final[Mapping[str, Callable[[Source, ImageLimits], Layout]]] = MappingProxyType(
-    {"image/jpeg": jpeg_layout, "image/png": png_layout, "image/webp": webp_layout}
-)
 _HELD_BYTES: Final[Mapping[str, int]] = MappingProxyType(
     {"image/gif": 5, "image/heic": 7, "image/heif": 7, "image/avif": 19}
 )
@@ -94,12 +89,9 @@ def cost_of(body: Body, job: RenderJob) -> int:
 
 
 def _layout_of(body: Body, content_type: str) -> Layout:
-    read = _LAYOUTS.get(content_type)
-    if read is None:
-        return _UNKNOWN
     try:
         with body.open() as stream:
-            return read(Source(stream, body.size_bytes), _LIMITS)
+            return read_layout(Source(stream, body.size_bytes), content_type, _LIMITS) or _UNKNOWN
     except (RequestError, OSError):  # whoever decodes it finds out what is wrong, and says so
         return _UNKNOWN
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from app.errors import UnsupportedMediaTypeError
 from app.images.gif import read_gif
 from app.images.isobmff import read_isobmff
-from app.images.jpeg import read_jpeg
+from app.images.jpeg import jpeg_layout, read_jpeg
 from app.images.limits import ImageLimits
-from app.images.png import read_png
-from app.images.structure import Source, Structure
-from app.images.webp import read_webp
+from app.images.png import png_layout, read_png
+from app.images.structure import Layout, Source, Structure
+from app.images.webp import read_webp, webp_layout
 
 _HEAD_BYTES = 1024
 _ACCEPTED = "Accepted are JPEG, PNG, WebP, GIF, AVIF and HEIC photos."
@@ -74,6 +74,23 @@ def read_structure(source: Source, limits: ImageLimits) -> Structure:
     if head[4:8] == b"ftyp":
         return read_isobmff(source, limits)
     raise UnsupportedMediaTypeError(f"The file is {_recognise(head)}. {_ACCEPTED}")
+
+
+def read_layout(source: Source, content_type: str, limits: ImageLimits) -> Layout | None:
+    """Read as much of a file as tells how its pixels lie, where that makes a difference to its decoder; else None.
+
+    Args:
+        source: The file, which was accepted once.
+        content_type: What it was found to be.
+        limits: How much may stand before its pixels.
+
+    Raises:
+        UndecodableImageError: It is not what it was.
+        ImageLimitError: Too much stands before its pixels.
+    """
+    readers = {"image/jpeg": jpeg_layout, "image/png": png_layout, "image/webp": webp_layout}
+    read = readers.get(content_type)
+    return None if read is None else read(source, limits)
 
 
 def _recognise(head: bytes) -> str:

@@ -17,7 +17,6 @@ from app.images.structure import EXIF_READ_BYTES, Fields, Layout, Source, Struct
 
 _KIND = "WebP"
 _ANIMATED = 0x02
-_WITH_ALPHA = 0x10
 _EXTENDED_BYTES = 10
 _FRAME_BYTES = 16
 _KEY_FRAME_START = b"\x9d\x01\x2a"
@@ -59,20 +58,23 @@ def read_webp(source: Source, limits: ImageLimits) -> Structure:
     return _read_extended(source, limits, tally, first, chunks)
 
 
-def webp_layout(source: Source, _limits: ImageLimits) -> Layout:
-    """Read the first chunk's head, and tell how the pixels lie; what :func:`read_webp` judges is not judged again.
-
-    A file with an extended header may be lossless inside: it is taken for one.
+def webp_layout(source: Source, limits: ImageLimits) -> Layout:
+    """Find the picture, and tell how its pixels lie; what :func:`read_webp` judges is not judged again.
 
     Raises:
-        UndecodableImageError: The file ends before.
+        UndecodableImageError: A length is wrong, or there is no picture.
+        ImageLimitError: Too many chunks stand before it.
     """
     source.kind = _KIND
-    head = source.read(_FOURCC_END, 10)
-    if head[:4] == b"VP8 ":
-        return Layout(3, 1, is_whole=False)
-    is_opaque = head[:4] == b"VP8X" and not head[8] & _WITH_ALPHA
-    return Layout(3 if is_opaque else 4, 1, is_whole=True)
+    end = min(8 + int.from_bytes(source.read(4, 4), "little"), source.size_bytes)
+    has_alpha = False
+    for chunk in _chunks(source, _FOURCC_END, end, Tally(limits)):
+        has_alpha |= chunk.name == b"ALPH"
+        if chunk.name == b"VP8 ":
+            return Layout(4 if has_alpha else 3, 1, is_whole=has_alpha)
+        if chunk.name in {b"VP8L", b"ANMF"}:
+            return Layout(4, 1, is_whole=True)
+    raise damaged(_KIND, "it has no picture")
 
 
 def _chunks(source: Source, position: int, end: int, tally: Tally) -> Iterator[_Chunk]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
+from app.images.pressure import MemoryPressure
 from app.ops import checks
 from app.ops.host_board import MODES, HostBoard
+from app.ops.memory import Memory
 from app.ops.mode_reasons import (
     DatabaseWord,
     LastResult,
     MemoryLeft,
     OperatorWord,
+    RenditionsLeft,
     SpoolRoom,
     StorageWrites,
     free_bytes,
@@ -31,6 +34,7 @@ class ModeMetrics(Protocol):
     mode: Gauge
     spool_free: Gauge
     memory_usage: Gauge
+    degrade_level: Gauge
 
 
 class HostModes:
@@ -48,6 +52,7 @@ class HostModes:
         database_word: Whether the database takes changes.
         spool: The check of the spool, and its last result.
         memory: The check of memory, and its last result.
+        pressure: How much of renditions is made now; whoever looks at the modes keeps it up to date.
         modes: What this host takes now.
     """
 
@@ -68,5 +73,6 @@ class HostModes:
         if storage_writes is not None:
             sources.append(StorageWrites(storage_writes))
         room = SpoolRoom(self.spool, lambda: free_bytes(uploads.spool_dir), uploads.max_bytes)
-        sources += [room, MemoryLeft(self.memory)]
+        self.pressure = MemoryPressure(Memory().used_ratio, gauge=metrics.degrade_level)
+        sources += [room, MemoryLeft(self.memory), RenditionsLeft(lambda: self.pressure.level.output)]
         self.modes = Modes(sources, metrics.mode, note_refused=self.database_word.note_refused)

@@ -383,5 +383,24 @@ class MemoryLeft:
             )
 
 
+class RenditionsLeft:
+    """Whether all renditions are made as they should be. A source of modes; thread-safe.
+
+    Args:
+        left_out: Returns what is left out of them now to save memory, in a sentence; empty when nothing is.
+    """
+
+    def __init__(self, left_out: Callable[[], str]) -> None:
+        self._left_out = left_out
+
+    def look(self) -> Reason | None:
+        """Return the reason while something is left out."""
+        output = self._left_out()
+        return Reason("renditions", ModeName.DEGRADED, output) if output else None
+
+    def refuse(self, changes: Changes, size_bytes: int | None) -> None:
+        """Refuse nothing: uploads need no rendition, and whoever asks for one is told by who makes them."""
+
+
 def _is_large_upload(changes: Changes, size_bytes: int | None) -> bool:
     return changes is Changes.BYTES and (size_bytes is None or size_bytes > SMALL_BYTES)

@@ -24,6 +24,7 @@ from app.ops.mode_reasons import (
     LastResult,
     MemoryLeft,
     OperatorWord,
+    RenditionsLeft,
     SpoolRoom,
     StorageWrites,
     free_bytes,
@@ -381,6 +382,20 @@ def test_short_memory_refuses_large_uploads_and_red_memory_stops_background_work
     assert (refused(source, None), refused(source, SMALL_BYTES)) == ({Changes.BYTES}, set())
     assert reason is not None
     assert (reason.mode, reason.stops_background) == (ModeName.DEGRADED, stops)
+
+
+def test_renditions_that_are_left_out_are_a_reason_that_refuses_nothing_and_stops_nothing_else() -> None:
+    source = RenditionsLeft(lambda: "not as AVIF")
+
+    reason = source.look()
+
+    assert reason is not None
+    assert (reason.name, reason.mode, reason.output) == ("renditions", ModeName.DEGRADED, "not as AVIF")
+    assert (reason.stops_background, refused(source, None)) == (False, set())
+
+
+def test_renditions_of_which_nothing_is_left_out_are_no_reason() -> None:
+    assert RenditionsLeft(str).look() is None
 
 
 def test_enough_memory_is_no_reason() -> None:
