@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -17,7 +17,8 @@ import pyvips
 
 from app.errors import UnavailableError, UndecodableImageError
 from app.images import rendering
-from app.images.engine import EngineOptions, ImageEngine
+from app.images.budget import PixelBudget
+from app.images.engine import Admission, EngineOptions, ImageEngine
 from app.images.engine_process import ProcessOptions
 from app.images.jobs import Output, RenderJob
 from app.images.originals import original_descriptor
@@ -57,12 +58,13 @@ def open_engine(
     renderer: str = "app.images.rendering",
     job_seconds: float = 30,
     memory_bytes: int = 512 * MEGABYTES,
+    turns: Admission | None = None,
 ) -> Iterator[ImageEngine]:
-    """Open an engine that admits everything."""
+    """Open an engine that by default admits everything."""
     process = ProcessOptions(memory_bytes=memory_bytes, job_seconds=job_seconds, idle_seconds=60, renderer=renderer)
     engine = ImageEngine(
         EngineOptions(process=process, jobs_per_process=1000, scratch_dir=folder),
-        turns=OpenAdmission(),
+        turns=turns or OpenAdmission(),
         budget=OpenAdmission(),
         cost=lambda _body, job: job.width,
     )
@@ -126,6 +128,22 @@ def test_a_kill_at_any_stage_of_a_real_photo_costs_that_job_alone(
     assert isinstance(lost, UnavailableError)
     assert lost.retry_after_seconds is not None
     assert render(engine, photo) not in {0, pid}
+
+
+def test_a_kill_in_a_crowd_costs_at_most_one_job_and_the_engine_goes_on(tmp_path: Path, photo: MemoryBody) -> None:
+    with open_engine(tmp_path, turns=PixelBudget(2, 30.0)) as engine, ThreadPoolExecutor(8) as threads:
+        wanted = job_for("image/jpeg", photo.size_bytes, Format.WEBP)
+        wait(threads.submit(engine.render, photo, wanted) for _ in range(8))
+
+        for place in range(8):
+            answers = [threads.submit(engine.render, photo, wanted) for _ in range(8)]
+            wait(answers[:place])  # each time somewhere else in the crowd
+            os.kill(next(iter(children_of(os.getpid()))), signal.SIGKILL)
+            lost = [error for answer in answers if (error := answer.exception(30)) is not None]
+
+            assert len(lost) <= 1
+            assert all(isinstance(error, UnavailableError) for error in lost)
+            engine.render(photo, wanted)
 
 
 @pytest.mark.parametrize("word", [signal.SIGTERM, signal.SIGINT])
