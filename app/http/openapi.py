@@ -235,7 +235,8 @@ def _security(access: Access | str) -> list[Json]:
 
 def _path_parameters(operation: Operation) -> Iterable[Json]:
     for matched in _PARAMETER.finditer(operation.path):
-        schema = _PATH_SCHEMAS.get(matched["converter"], {"type": "string"})
+        plain = _PATH_SCHEMAS.get(matched["converter"], {"type": "string"})
+        schema = vocabulary.PATH_SCHEMAS.get(matched["name"], plain)
         yield {"name": matched["name"], "in": "path", "required": True, "schema": schema}
 
 

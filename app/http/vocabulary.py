@@ -86,6 +86,11 @@ REQUEST_HEADER_SCHEMAS: Final[dict[str, Any]] = {
 }
 """How request headers look; others are plain text."""
 
+PATH_SCHEMAS: Final[dict[str, Any]] = {
+    "preset": {"type": "string", "enum": ["thumbnail", "preview", "full"]},
+}
+"""How parts of paths look that not every text is, by their names."""
+
 ANSWER_HEADERS: Final[dict[str, Any]] = {
     "X-Request-Id": {
         "description": "Names this request in the logs; yours, or a new one.",

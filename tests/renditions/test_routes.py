@@ -23,7 +23,8 @@ from app.errors import OverloadedError, PhotoApiError, SpoolFullError, Undecodab
 from app.http import context, problems
 from app.http.application import Application
 from app.http.identity import Principal
-from app.http.operations import mount
+from app.http.openapi import build_document
+from app.http.operations import declared_operations, mount
 from app.images.jobs import HeifNotInstalledError
 from app.images.presets import Format, Preset
 from app.photos.photo_cache import Original
@@ -308,3 +309,12 @@ def test_what_cannot_be_made_says_why_and_is_not_kept(album: Album, case: str) -
     assert answer.headers["Cache-Control"] == "no-store"
     assert ("Retry-After" in answer.headers) is (status == 503)
     assert album.maker.anew == 0
+
+
+def test_the_document_lists_the_sizes_that_there_are() -> None:
+    document = build_document(declared_operations(RenditionRoutes), version="1")
+
+    operation = document["paths"]["/api/v1/photos/{photo_id}/renditions/{preset}"]["get"]
+    (parameter,) = [each for each in operation["parameters"] if each["name"] == "preset"]
+    assert parameter["schema"] == {"type": "string", "enum": [preset.name for preset in PRESETS]}
+    assert set(operation["responses"]["200"]["content"]) == {each.content_type for each in Format}
