@@ -43,7 +43,7 @@ _ENVIRONMENT: Final = {
     "VIPS_DISC_THRESHOLD": str(2**40),  # no picture is ever laid out on a disk
     "PYTHONFAULTHANDLER": "1",  # where a crash happened is said at the end
 }
-_INHERITED: Final = ("PATH", "LD_LIBRARY_PATH")
+_INHERITED: Final = ("PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME")  # where programs and libraries are
 _SAID_BYTES: Final = 2048
 _END_SECONDS: Final = 2.0
 _CRASHES: Final = frozenset(

@@ -107,11 +107,15 @@ def limit_resources(memory_bytes: int) -> None:
     Args:
         memory_bytes: Address space and data of the process, its libraries included.
     """
-    for limit in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-        resource.setrlimit(limit, (memory_bytes, memory_bytes))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_LOG_BYTES, _LOG_BYTES))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_MOST_DESCRIPTORS, _MOST_DESCRIPTORS))
+    for limit, value in (
+        (resource.RLIMIT_AS, memory_bytes),
+        (resource.RLIMIT_DATA, memory_bytes),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, _LOG_BYTES),
+        (resource.RLIMIT_NOFILE, _MOST_DESCRIPTORS),
+    ):
+        lowered = _within(value, resource.getrlimit(limit)[1])
+        resource.setrlimit(limit, (lowered, lowered))
     with suppress(OSError):  # a container without its own /proc: the kernel then weighs this process like any other
         Path("/proc/self/oom_score_adj").write_text("1000")
 
@@ -120,7 +124,13 @@ def limit_processor(seconds: float) -> None:
     """Let the process compute for so many seconds from now on, in all its threads together; then SIGXCPU ends it."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     allowed = math.ceil(used.ru_utime + used.ru_stime + seconds)
-    resource.setrlimit(resource.RLIMIT_CPU, (allowed, resource.RLIM_INFINITY))
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (_within(allowed, hard), hard))
+
+
+def _within(value: int, hard: int) -> int:
+    """Return a limit that may be set: what whoever started this server has set for all of it is not exceeded."""
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)
 
 
 def confine() -> bool:

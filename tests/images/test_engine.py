@@ -5,6 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +18,7 @@ import pytest
 
 from app.errors import OverloadedError, SpoolFullError, UnavailableError, UndecodableImageError
 from app.images.engine import EngineOptions, ImageEngine, JobOutcome
+from app.images.engine_frames import receive_ready
 from app.images.engine_process import ProcessOptions
 from app.images.jobs import HeifNotInstalledError, Rendered
 from app.images.presets import Format
@@ -22,6 +26,7 @@ from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from tests.fakes.admission import ClosedAdmission, OpenAdmission
 from tests.fakes.memory_body import MemoryBody
 from tests.fakes.renderers import LIES, MODULE, job, pid_of
+from tests.house.source import ROOT
 from tests.images.processes import PATIENCE, children_of, has_a_job, wait_for
 
 HONEST = MemoryBody(b"a photo")
@@ -432,6 +437,70 @@ def test_a_full_scratch_folder_is_told_and_starts_nothing(
 
     assert heard.processes == (0, 0)
     tmp_path.mkdir()
+
+
+def test_an_original_that_fills_the_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    program = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from app.errors import SpoolFullError\n"
+        "from tests.chaos.test_engine import open_engine\n"
+        "from tests.fakes.memory_body import MemoryBody\n"
+        "from tests.fakes.renderers import MODULE, job\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, 1_500_000))\n"
+        "with open_engine(Path(sys.argv[1]), renderer=MODULE) as engine:\n"
+        "    try:\n"
+        "        engine.render(MemoryBody(bytes(2_000_000)), job())\n"
+        "    except SpoolFullError as error:\n"
+        "        print(error.retry_after_seconds, error.__cause__.errno == 27, list(Path(sys.argv[1]).iterdir()))\n"
+        "    engine.render(MemoryBody(b'a photo'), job())\n"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "5 True []\n"
+
+
+def test_a_process_is_told_no_secret(new_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PHOTO_API_DATABASE__URL", "postgresql://somebody:secret@db")
+    pid = pid_of(new_engine().render(HONEST, job()))
+
+    environment = Path(f"/proc/{pid}/environ").read_bytes()
+    names = {line.partition(b"=")[0].decode() for line in environment.split(b"\0") if line}
+
+    assert b"secret" not in environment + Path(f"/proc/{pid}/cmdline").read_bytes()
+    assert names - {"LANG", "PATH", "LD_LIBRARY_PATH", "PYTHONPATH", "PYTHONHOME", "PYTHONFAULTHANDLER"} == {
+        "MALLOC_ARENA_MAX",
+        "VIPS_BLOCK_UNTRUSTED",
+        "VIPS_CONCURRENCY",
+        "VIPS_DISC_THRESHOLD",
+    }
+
+
+def test_a_process_inherits_no_descriptor_but_its_own(new_engine: EngineMaker) -> None:
+    with socket.socket() as listener:
+        listener.set_inheritable(True)
+
+        pid = pid_of(new_engine().render(HONEST, job()))
+
+        wait_for(lambda: not has_a_job(pid))  # nothing but its input, output, errors and its socket
+        assert Path(f"/proc/self/fd/{listener.fileno()}").readlink() not in {
+            each.readlink() for each in Path(f"/proc/{pid}/fd").iterdir()
+        }
+
+
+def test_a_kernel_that_refuses_the_filter_is_told_once_and_work_goes_on(
+    new_engine: EngineMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("app.images.engine_process.receive_ready", lambda channel: not receive_ready(channel))
+    engine = new_engine(jobs_per_process=1)
+
+    for _ in range(2):
+        engine.render(HONEST, job())
+
+    assert [message for message in caplog.messages if "refuses a filter" in message] == caplog.messages[:1]
 
 
 def test_killed_processes_leave_no_descriptor_behind(new_engine: EngineMaker) -> None:

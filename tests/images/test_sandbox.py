@@ -174,6 +174,20 @@ def test_processor_time_is_allowed_anew_for_each_job() -> None:
     assert (code, said) == (0, "")
 
 
+def test_limits_of_the_whole_server_are_not_exceeded() -> None:
+    code, said = run(
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (40, 40))",
+        "resource.setrlimit(resource.RLIMIT_CPU, (30, 30))",
+        "os.setuid(65534) if os.getuid() == 0 else None",  # who is no root cannot raise what was lowered
+        "limit_resources(1 << 30)",
+        "limit_processor(100)",
+        "print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_CPU))",
+        confined=False,
+    )
+
+    assert (code, said) == (0, "(40, 40) (30, 30)")
+
+
 def test_a_process_is_the_first_that_a_host_without_memory_ends() -> None:
     code, said = run("limit_resources(1 << 30)", "print(open('/proc/self/oom_score_adj').read())", confined=False)
 
