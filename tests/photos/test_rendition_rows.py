@@ -17,7 +17,7 @@ from app.db.outbox import OBJECT_DELETE
 from app.errors import NotFoundError
 from app.images.presets import Format
 from app.photos import rendition_rows, rows
-from app.photos.models import FAILED, PhotoRendition
+from app.photos.models import DELETING, FAILED, PhotoRendition
 from app.photos.rendition_rows import Busy, Claim, Made, Ready, RenditionName
 from tests.photos.world import World, image, new_photo
 
@@ -189,6 +189,20 @@ def test_what_is_stored_after_its_photo_was_removed_is_not_made_and_its_object_g
     any_world.upkeep.relay_deletes()
     assert not finished
     any_world.assert_settled()
+
+
+def test_a_photo_on_its_way_out_gets_no_rendition_even_while_a_claim_is_left(
+    any_world: World, photo_id: UUID
+) -> None:
+    name = named(photo_id)
+    mine = claim_mine(any_world, name)
+    any_world.set_photo(photo_id, state=DELETING, dedup_key=None)
+
+    finished = write(any_world, rendition_rows.finish, mine, MADE)
+
+    assert not finished
+    assert write(any_world, rendition_rows.find, name) is None
+    assert [row.payload for row in any_world.outbox(OBJECT_DELETE)] == [{"object_key": name.object_key}]
 
 
 def test_a_removal_and_a_finish_at_once_leave_no_object_whoever_wins(any_world: World) -> None:
