@@ -6,12 +6,14 @@ libvips comes without a decoder for HEVC, and it stays an extra here for the lic
 
 from __future__ import annotations
 
+import math
 import os
 from importlib.util import find_spec
 from typing import Final
 
 import pyvips
 
+from app.errors import UndecodableImageError
 from app.images.jobs import HeifNotInstalledError
 
 HEIF_TYPES: Final = ("image/heic", "image/heif")
@@ -25,17 +27,19 @@ def heif_installed() -> bool:
     return find_spec("pillow_heif") is not None
 
 
-def open_heif(descriptor: int) -> pyvips.Image:
+def open_heif(descriptor: int, *, most_pixels: int) -> pyvips.Image:
     """Decode the primary picture of a HEIC or HEIF file, turned and mirrored as its properties say.
 
     Args:
         descriptor: Of a file that can be read anywhere; its position is moved.
+        most_pixels: As many as the probe found, which the budget admitted.
 
     Returns:
         The picture in memory, 8 bits per sample, with its ICC profile where it has one.
 
     Raises:
         HeifNotInstalledError: pillow-heif is not installed.
+        UndecodableImageError: The decoder sees a larger picture than the probe.
         Exception: Whatever the decoder raises where it does not like the file.
     """
     if not heif_installed():
@@ -51,6 +55,8 @@ def open_heif(descriptor: int) -> pyvips.Image:
     with open(descriptor, "rb", closefd=False) as stream:
         file = pillow_heif.open_heif(stream, convert_hdr_to_8bit=True, bgr_mode=False)
         picture = file[file.primary_index]
+        if math.prod(picture.size) > most_pixels:
+            raise UndecodableImageError("The picture is larger than its header says. Export it again.")
         pixels = picture.data  # decodes, and is not copied: it may have some hundred megabytes
     image = _without_padding(pixels, *picture.size, bands=_BANDS[picture.mode], stride=picture.stride)
     profile = picture.info.get("icc_profile")

@@ -44,18 +44,21 @@ def prepare_libvips() -> None:
         pyvips.operation_block_set(loader, False)
 
 
-def full_size(descriptor: int, content_type: str) -> tuple[int, int]:
+def full_size(descriptor: int, content_type: str, *, most_pixels: int) -> tuple[int, int]:
     """Return width and height of the first picture of a file as stored, from its header alone.
 
     Args:
         descriptor: Of a file that can be read anywhere; its position is moved.
         content_type: The media type that the probe found.
+        most_pixels: As many as the probe found, which the budget admitted.
 
     Raises:
-        UndecodableImageError: No loader reads this media type.
+        UndecodableImageError: No loader reads this media type, or the loader sees a larger picture than the probe.
         pyvips.Error: The loader does not like the file.
     """
     image = _load(descriptor, content_type, {})
+    if image.width * image.height > most_pixels:
+        raise UndecodableImageError("The picture is larger than its header says. Export it again.")
     return image.width, image.height
 
 

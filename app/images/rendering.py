@@ -103,11 +103,11 @@ def _pictures(descriptor: int, job: RenderJob, presets: set[Preset]) -> dict[Pre
 def _decode(descriptor: int, job: RenderJob, presets: set[Preset]) -> tuple[pyvips.Image, _Size]:
     """Return the largest wanted picture, upright, in memory, and the upright size of the original."""
     if job.content_type in HEIF_TYPES:
-        image = open_heif(descriptor)
+        image = open_heif(descriptor, most_pixels=job.width * job.height)
         size = _Size(image.width, image.height)
         scale = max(size.scale_for(preset) for preset in presets)
     else:
-        sides = full_size(descriptor, job.content_type)
+        sides = full_size(descriptor, job.content_type, most_pixels=job.width * job.height)
         size = _Size(*sides)
         scale = max(size.scale_for(preset) for preset in presets)
         image = open_image(descriptor, job.content_type, size=sides, scale=scale, shrinks_early=job.shrinks_early)

@@ -75,8 +75,8 @@ def open_engine(
 def job_for(content_type: str, size_bytes: int, *formats: Format) -> RenderJob:
     return RenderJob(
         content_type=content_type,
-        width=1000,
-        height=750,
+        width=8000,
+        height=8000,
         frames=1,
         size_bytes=size_bytes,
         outputs=tuple(Output(Preset("full", 1000), each) for each in formats or (Format.JPEG,)),

@@ -12,6 +12,7 @@ import pytest
 import pyvips
 from PIL import Image
 
+from app.errors import UndecodableImageError
 from app.images.heif import HEIF_TYPES, heif_installed, open_heif
 from app.images.jobs import HeifNotInstalledError, Output, RenderJob
 from app.images.presets import Format, Preset, Quality
@@ -28,7 +29,7 @@ def opened() -> Opener:
         descriptor = os.memfd_create("original")
         try:
             os.write(descriptor, data)
-            return open_heif(descriptor)
+            return open_heif(descriptor, most_pixels=10_000)
         finally:
             os.close(descriptor)
 
@@ -108,3 +109,8 @@ def test_without_the_extra_the_error_says_that_the_photo_is_fine(
 
 def test_the_extra_is_found_where_it_is() -> None:
     assert heif_installed() == (importlib.util.find_spec("pillow_heif") is not None)
+
+
+def test_a_picture_with_more_pixels_than_were_admitted_is_not_decoded(opened: Opener) -> None:
+    with pytest.raises(UndecodableImageError, match="larger than its header says"):
+        opened(heic(picture(200, 51, seed=1)))

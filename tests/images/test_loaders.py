@@ -39,10 +39,10 @@ def descriptor_of(data: bytes) -> Iterator[int]:
 def test_only_the_loader_of_the_media_type_looks_at_a_file(said: str, stored: str) -> None:
     with descriptor_of(encoded(stored, 64, 48)) as descriptor:
         if TYPES[said] == stored:
-            assert full_size(descriptor, said) == (64, 48)
+            assert full_size(descriptor, said, most_pixels=64 * 48) == (64, 48)
         else:
             with pytest.raises(pyvips.Error):
-                full_size(descriptor, said)
+                full_size(descriptor, said, most_pixels=64 * 48)
 
 
 @pytest.mark.parametrize("said", ["image/tiff", "image/svg+xml", "image/heic", "image/jxl", "", "jpegload_source"])
@@ -51,7 +51,7 @@ def test_a_type_that_is_not_allowed_has_no_loader(said: str) -> None:
         descriptor_of(encoded("TIFF", 64, 48)) as descriptor,
         pytest.raises(UndecodableImageError, match="cannot be decoded here"),
     ):
-        full_size(descriptor, said)
+        full_size(descriptor, said, most_pixels=64 * 48)
 
 
 LOOKS_INTO_ALL = """
@@ -135,4 +135,12 @@ def test_a_narrow_photo_is_opened_whole(content_type: str, size: tuple[int, int]
 def test_an_animation_is_opened_as_its_first_picture() -> None:
     for content_type in ("image/gif", "image/webp", "image/png", "image/avif"):
         with descriptor_of(encoded(TYPES[content_type], 40, 30, frames=4)) as descriptor:
-            assert full_size(descriptor, content_type) == (40, 30)
+            assert full_size(descriptor, content_type, most_pixels=40 * 30) == (40, 30)
+
+
+@pytest.mark.parametrize("content_type", TYPES)
+def test_a_picture_with_more_pixels_than_were_admitted_is_not_opened(content_type: str) -> None:
+    with descriptor_of(encoded(TYPES[content_type], 64, 48)) as descriptor:
+        assert full_size(descriptor, content_type, most_pixels=64 * 48) == (64, 48)
+        with pytest.raises(UndecodableImageError, match="larger than its header says"):
+            full_size(descriptor, content_type, most_pixels=64 * 48 - 1)

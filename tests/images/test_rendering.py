@@ -24,6 +24,7 @@ from tests.fakes.photos import HEIGHT, SECRET, WIDTH, Photo, photos
 from tests.servers.base import skip_without
 
 SMALL = Preset("small", 48)
+LARGEST = 2500
 BEST = Quality(jpeg=95, webp=95, avif=95, avif_effort=0)
 ALLOWED_GROUPS = {"SourceFile", "ExifTool", "File", "Composite", "JFIF", "RIFF", "QuickTime", "Meta"}
 """Of exiftool: what the file and its container are, not what somebody wrote into it."""
@@ -42,8 +43,8 @@ def rendered(
 ) -> Rendered:
     job = RenderJob(
         content_type=content_type,
-        width=1,
-        height=1,
+        width=LARGEST,
+        height=LARGEST,
         frames=1,
         size_bytes=len(data),
         outputs=tuple(Output(preset, image_format) for preset, image_format in outputs),
@@ -339,3 +340,24 @@ def test_descriptors_do_not_leak() -> None:
             rendered(photo.data[:60], photo.content_type, [(SMALL, Format.WEBP)])
 
     assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+@pytest.mark.parametrize("photo", photos()[:5], ids=lambda photo: photo.name)
+def test_a_photo_with_more_pixels_than_were_admitted_is_refused(photo: Photo) -> None:
+    outputs = (Output(SMALL, Format.JPEG),)
+    job = RenderJob(
+        content_type=photo.content_type,
+        width=WIDTH,
+        height=HEIGHT - 1,
+        frames=1,
+        size_bytes=1,
+        outputs=outputs,
+        quality=BEST,
+    )
+    descriptor = os.memfd_create("original")
+    os.write(descriptor, photo.data)
+
+    with pytest.raises(UndecodableImageError, match="larger than its header says"):
+        render(descriptor, job)
+
+    os.close(descriptor)
