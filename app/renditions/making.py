@@ -16,17 +16,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from app.errors import DatabaseUnavailableError, UndecodableImageError
 from app.images.jobs import HeifNotInstalledError, Output, Rendered, RenderedImage, RenderJob
-from app.images.presets import Presets
 from app.photos.photo_cache import Original
 from app.photos.rendition_rows import Claim, Ready
 from app.renditions.claims import RenditionClaims
 from app.renditions.objects import RenditionObjects
 from app.stability import DeadlineExceededError
 from app.storage.base import Body, StorageError
+
+if TYPE_CHECKING:
+    from app.images.presets import Presets
 
 _log = logging.getLogger(__name__)
 
