@@ -133,14 +133,9 @@ class RenditionClaims:
         """Renew every claim of this process that is held; return how many are still its own."""
         with self._lock:
             held = sorted(self._held, key=lambda each: each.name)
-        if not held:
-            return 0
         until = self._until()
-
-        def work(connection: Connection) -> int:
-            return sum(rendition_rows.renew(connection, mine, until) for mine in held)
-
-        return self._database.run_write(work)
+        # One by one: who holds a single row waits for nobody in a circle.
+        return sum(self._renewed(each, until) for each in held)
 
     def finish(self, mine: Claim, made: Made) -> Ready | None:
         """Say that a rendition is stored; None when the claim was lost, or the photo is gone.
@@ -210,6 +205,9 @@ class RenditionClaims:
         self._closed.set()
         if self._thread is not None:
             self._thread.join(timeout=self._lease_seconds)
+
+    def _renewed(self, mine: Claim, until: dt.datetime) -> bool:
+        return self._database.run_write(lambda connection: rendition_rows.renew(connection, mine, until))
 
     def _until(self) -> dt.datetime:
         return utc_now() + dt.timedelta(seconds=self._lease_seconds)
