@@ -22,7 +22,6 @@ import threading
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from app.errors import OverloadedError
 from app.images.presets import Format
 from app.stability import SYSTEM_CLOCK, Clock
 
@@ -111,18 +110,6 @@ class MemoryPressure:
                 self._looked_at = now
                 self._look(now)
             return self._level
-
-    def require(self) -> None:
-        """Raise unless renditions are made at this level.
-
-        Raises:
-            OverloadedError: There is too little memory for it, with when the level may have ended.
-        """
-        if not self.level.renders:
-            raise OverloadedError(
-                "This server makes no renditions just now; originals are served. Try again in a moment.",
-                retry_after_seconds=DWELL_SECONDS,
-            )
 
     def _look(self, now: float) -> None:
         try:

@@ -6,7 +6,6 @@ import logging
 
 import pytest
 
-from app.errors import OverloadedError
 from app.images.presets import Format
 from app.images.pressure import DWELL_SECONDS, LIMITS, SWING, Level, MemoryPressure
 from tests.fakes.clocks import HandClock
@@ -126,18 +125,6 @@ def test_each_change_is_logged_with_what_was_and_what_is(host: Host, caplog: pyt
     record = caplog.records[0]
     facts = {name: vars(record)[name] for name in ("before", "after", "used_ratio")}
     assert facts == {"before": "normal", "after": "originals_only", "used_ratio": 0.95}
-
-
-def test_renditions_are_refused_with_a_time_only_where_originals_alone_are_left(host: Host) -> None:
-    for used in (0.0, *LIMITS[:2]):
-        host.at(used)
-        host.pressure.require()
-    host.at(LIMITS[2])
-
-    with pytest.raises(OverloadedError) as refused:
-        host.pressure.require()
-
-    assert refused.value.retry_after_seconds == DWELL_SECONDS
 
 
 def test_each_level_leaves_out_what_the_one_before_it_does_and_more() -> None:
