@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.errors import OverloadedError
@@ -55,17 +55,26 @@ class PixelBudget:
         total: All there is, 1 or more.
         queue_seconds: The longest wait, greater than 0.
         clock: What the order of the queue is measured with; the waits are in real time.
+        observe: Told after each change how much is taken and how many wait; must be quick.
 
     Raises:
         ValueError: There is no budget, or no time to wait.
     """
 
-    def __init__(self, total: int, queue_seconds: float, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        total: int,
+        queue_seconds: float,
+        clock: Clock = SYSTEM_CLOCK,
+        *,
+        observe: Callable[[int, int], None] = lambda _in_use, _waiting: None,
+    ) -> None:
         if total < 1 or not 0 < queue_seconds < math.inf:
             raise ValueError("a budget needs something to give, and a number of seconds to wait for it")
         self.total = total
         self._queue_seconds = queue_seconds
         self._clock = clock
+        self._observe = observe
         self._numbers = itertools.count()
         self._changed = threading.Condition()
         self._waiting: list[_Waiter] = []
@@ -135,3 +144,4 @@ class PixelBudget:
             first.admitted = True
             self._in_use += first.cost
             self._changed.notify_all()
+        self._observe(self._in_use, len(self._waiting))

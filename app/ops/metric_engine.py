@@ -1,4 +1,4 @@
-"""What the image engine tells of its work, as metrics: an :class:`app.images.engine.EngineObserver`."""
+"""What the image engine tells of its work, as metrics: an :class:`app.images.build.Observer`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Final, get_args
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from app.images.build import QueueName
 from app.images.engine import JobOutcome
 from app.images.engine_process import Loss
 
@@ -35,6 +36,10 @@ class EngineMetrics:
             "decode_killed_total", "Engine processes that were lost together with a job.", ("reason",)
         )
         self._processes = gauge("engine_processes", "Processes of the image engine that run.", ("state",))
+        self._budget = gauge("engine_budget_in_use_bytes", "What photos at work are expected to take.", ())
+        self._waiting = gauge("engine_waiting_jobs", "Jobs of the image engine that wait.", ("queue",))
+        for name in get_args(QueueName):
+            self.engine_queue(name, 0, 0)
         for outcome in get_args(JobOutcome):
             self._jobs.labels(outcome)
         for loss in Loss:
@@ -54,3 +59,9 @@ class EngineMetrics:
         """Set how many processes run, and how many of them have a job."""
         self._processes.labels("idle").set(alive - at_work)
         self._processes.labels("working").set(at_work)
+
+    def engine_queue(self, name: QueueName, in_use: int, waiting: int) -> None:
+        """Set how much of the budget is taken, and how many jobs wait for it or for a process."""
+        if name == "budget":
+            self._budget.set(in_use)
+        self._waiting.labels(name).set(waiting)

@@ -284,3 +284,13 @@ def test_a_negative_cost_is_refused() -> None:
         pass
 
     assert budget.in_use == 0
+
+
+def test_whoever_observes_is_told_of_every_change() -> None:
+    told: list[tuple[int, int]] = []
+    budget = PixelBudget(10, 0.05, observe=lambda in_use, waiting: told.append((in_use, waiting)))
+
+    with budget.admit(7, background=False), pytest.raises(OverloadedError), budget.admit(5, background=False):
+        pass
+
+    assert told == [(7, 0), (7, 1), (7, 0), (0, 0)]
