@@ -38,8 +38,10 @@ from app.photos.link_routes import LinkRoutes
 from app.photos.original_routes import OriginalRoutes
 from app.photos.routes import PhotoRoutes
 from app.photos.upload_routes import UploadRoutes
+from app.renditions.routes import RenditionRoutes
 
-ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes, LinkRoutes)
+PHOTO_ROOMS = (UploadRoutes, PhotoRoutes, OriginalRoutes, RenditionRoutes, LinkRoutes)
+ROOMS = (UserRoutes, SessionRoutes, ApiKeyRoutes, *PHOTO_ROOMS)
 OPERATIONS = [operation for routes in ROOMS for operation in declared_operations(routes)]
 DOCUMENT = build_document(OPERATIONS, version="1.2.3")
 METHODS = ("get", "post", "patch", "delete")

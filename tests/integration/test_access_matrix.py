@@ -147,6 +147,7 @@ ROWS: Final = {
     "DELETE /api/v1/photos/{photo_id}": Row("photos:delete", 204, 404),
     "POST /api/v1/photos/{photo_id}/restore": Row("photos:write", 200, 404),
     "GET /api/v1/photos/{photo_id}/original": Row("photos:read", 200, 404),
+    "GET /api/v1/photos/{photo_id}/renditions/{preset}": Row("photos:read", 200, 404),
     "GET /api/v1/photos/{photo_id}/links": Row("photos:read", 200, 404),
     "POST /api/v1/photos/links": Row("photos:read", 200, 200, _json(lambda p: {"ids": [p.photo_id]})),
 }  # fmt: skip
@@ -169,7 +170,7 @@ def ask(route: str, subject: Person, authorization: str | None, method: str | No
     """Ask by a route for a person's things with somebody's credential."""
     own_method, _, path = route.partition(" ")
     if "{photo_id}" in path:
-        path = path.replace("{photo_id}", subject.photo_id)
+        path = path.replace("{photo_id}", subject.photo_id).replace("{preset}", "thumbnail")
     if "{session_id}" in path:
         path = path.replace("{session_id}", subject.session_id)
     if "{key_id}" in path:

@@ -18,6 +18,7 @@ from app.photos.link_routes import LinkRoutes
 from app.photos.original_routes import OriginalRoutes
 from app.photos.routes import PhotoRoutes
 from app.photos.upload_routes import UploadRoutes
+from app.renditions.routes import RenditionRoutes
 from app.stability import CircuitBreaker, Decision
 from tests.fakes.board import MemoryBoard
 from tests.house.source import ROOT
@@ -35,7 +36,8 @@ QUESTIONS = {"POST /api/v1/photos/check", "POST /api/v1/photos/links"}
 
 
 def declared() -> dict[str, Operation]:
-    rooms = (UserRoutes, SessionRoutes, ApiKeyRoutes, UploadRoutes, PhotoRoutes, OriginalRoutes, LinkRoutes)
+    photos = (UploadRoutes, PhotoRoutes, OriginalRoutes, RenditionRoutes, LinkRoutes)
+    rooms = (UserRoutes, SessionRoutes, ApiKeyRoutes, *photos)
     found = [operation for room in rooms for operation in declared_operations(room)]
     return {f"{operation.method} {operation.path}": operation for operation in found}
 
