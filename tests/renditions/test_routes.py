@@ -32,7 +32,8 @@ from app.photos.serving_routes import PhotoServing
 from app.renditions.routes import RenditionRoutes
 from app.renditions.serving_routes import RenditionServing
 from app.settings import DatabaseSettings
-from app.storage.base import ObjectNotFoundError, StorageTimeoutError, StorageUnavailableError
+from app.storage.base import ObjectNotFoundError, ObjectStore, StorageTimeoutError, StorageUnavailableError
+from app.storage.local import LocalObjectStore
 from app.storage.probe import BytesBody
 from tests.db.conftest import Observer
 from tests.http.edge import RememberingObserver
@@ -108,12 +109,15 @@ class Album:
         self.theirs = self.upload(other_id, 2, None)
         self.maker = Maker(self.world)
         self.scopes = frozenset({"photos:read"})
+        self.client = self.client_of(self.world.store)
+
+    def client_of(self, store: ObjectStore) -> FlaskClient:
         app = Application("renditions", static_folder=None)
         context.install(app, RememberingObserver(), deadline_seconds=28, allowed_hosts=[])
         problems.install(app)
-        serving = RenditionServing(self.maker, PhotoServing(self.world.store, self.world.observer))
+        serving = RenditionServing(self.maker, PhotoServing(store, self.world.observer))
         mount(app, RenditionRoutes(self.world.photos, PRESETS, serving), self)
-        self.client: FlaskClient = app.test_client()
+        return app.test_client()
 
     def upload(self, owner_id: UUID, number: int, filename: str | None) -> UUID:
         photo_id: UUID = self.world.upload(owner_id, image(number), filename=filename).document["id"]
@@ -232,10 +236,23 @@ def test_a_range_and_a_head_are_answered_as_of_an_original(album: Album, *, in_h
 def test_what_has_just_been_made_is_sent_without_the_store(album: Album) -> None:
     album.maker.in_hand = True
 
-    answer = album.get(X_Sendfile_Type="X-Accel-Redirect")
+    answer = album.get()
 
     assert (answer.status_code, answer.data) == (200, album.content("thumbnail", "jpeg"))
     assert album.world.store.keys() == sorted(row.object_key for row in album.world.rows())
+
+
+@pytest.mark.parametrize("in_hand", [False, True])
+def test_nginx_sends_what_the_store_has_and_this_server_what_is_in_hand(
+    album: Album, tmp_path: Path, *, in_hand: bool
+) -> None:
+    album.maker.in_hand = in_hand
+    album.client = album.client_of(LocalObjectStore(tmp_path / "objects"))
+
+    answer = album.get(X_Sendfile_Type="X-Accel-Redirect")
+
+    assert (answer.status_code, "X-Accel-Redirect" in answer.headers) == (200, not in_hand)
+    assert answer.data == (album.content("thumbnail", "jpeg") if in_hand else b"")
 
 
 def test_what_the_store_has_lost_is_made_anew(album: Album) -> None:
