@@ -146,6 +146,8 @@ class RenditionService:
         self._known.remove(lost.object_key)
         if lost.row is not None:
             _log.error("the store has lost a rendition; it is made anew", extra={"object_key": lost.object_key})
+            if not self._may_keep():
+                return self._unkept(photo, preset, lost.row.name)
             self._claims.forget(lost.row)
         return self.get(photo, preset, image_format)
 

@@ -314,6 +314,19 @@ def test_a_rendition_that_the_store_has_lost_is_made_anew(here: Instance) -> Non
     assert len(here.engine.jobs) == 2
 
 
+def test_in_a_mode_that_changes_nothing_a_lost_rendition_is_made_and_not_kept(here: Instance) -> None:
+    photo = here.upload()
+    lost = here.service.get(photo, preset(), Format.WEBP)
+    here.world.store.delete(lost.object_key)
+    here.may_work = False
+
+    made = here.service.make_anew(photo, preset(), Format.WEBP, lost)
+
+    assert made.content == b"thumbnail webp "
+    assert here.rows() == [("thumbnail", "webp", "ready")]
+    assert here.world.store.keys("renditions/") == []
+
+
 def test_under_pressure_avif_is_neither_offered_nor_made_but_given_where_it_is_stored(here: Instance) -> None:
     photo, other = here.upload(), here.upload(1)
     here.service.get(photo, preset(), Format.AVIF)
