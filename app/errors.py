@@ -43,6 +43,7 @@ path, query or stack. What an operator needs besides goes into the log through `
         │   ├── DatabaseDisconnectedError the connection died; whether a commit took effect is unknown
         │   └── DatabaseReadOnlyError     it answers, and takes no change now
         ├── OverloadedError             more work here than can be done in time
+        ├── DecoderKilledError          a process that decoded a photo was killed from outside
         ├── SpoolFullError              no room for incoming bodies on this host
         ├── ReadOnlyError               an operator has said that nothing changes now
         └── LeaseLostError              another process took over this work
@@ -240,6 +241,13 @@ class DatabaseReadOnlyError(DatabaseUnavailableError):
 
 class OverloadedError(UnavailableError):
     """This server has more work than it can do in time; nothing of the request was looked at."""
+
+
+class DecoderKilledError(UnavailableError):
+    """A process was killed from outside while it had a photo: by the kernel for everybody's memory, or by a person.
+
+    Once it says nothing of the photo; who meets it with the same one again and again should give that up.
+    """
 
 
 class SpoolFullError(UnavailableError):

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
 
-from app.errors import OverloadedError, UnavailableError, UndecodableImageError
+from app.errors import DecoderKilledError, OverloadedError, UnavailableError, UndecodableImageError
 from app.images.engine_frames import RefusalCode, RefusedError
 from app.images.engine_process import EngineProcess, Loss, ProcessLostError, ProcessOptions
 from app.images.jobs import HeifNotInstalledError, Rendered, RenderJob
@@ -148,7 +148,8 @@ class ImageEngine:
             UndecodableImageError: The decoder refused the photo, crashed, or took too much.
             HeifNotInstalledError: This server has no decoder for it.
             OverloadedError: There was no turn in time.
-            UnavailableError: No process can be started, or it was killed from outside; says nothing of the photo.
+            DecoderKilledError: It was killed from outside, which says nothing of the photo.
+            UnavailableError: No process can be started.
             SpoolFullError: The scratch folder is full.
             DeadlineExceededError: The current deadline has passed.
         """
@@ -297,7 +298,8 @@ class ImageEngine:
             raise UndecodableImageError(_TOO_MUCH if slow else _UNDECODABLE) from lost
         if lost.loss is Loss.DEADLINE:
             remaining_seconds(math.inf)  # raises the deadline's own error
-        raise UnavailableError(_TRY_AGAIN, retry_after_seconds=_RETRY_SECONDS) from lost
+        error = DecoderKilledError if lost.loss is Loss.OUTSIDE else UnavailableError
+        raise error(_TRY_AGAIN, retry_after_seconds=_RETRY_SECONDS) from lost
 
     def _tell(self) -> tuple[int, int]:
         with self._changed:

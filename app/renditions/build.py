@@ -79,6 +79,7 @@ class RenditionRoom:
             makes=lambda image_format: pressure.level.makes(image_format),  # noqa: PLW0108  # the level of that moment
             may_work=lambda: may_work() and pressure.level.renders,
             work_seconds=turn_seconds + _STORAGE_SECONDS,
+            rests=engine.prune,
         )
         self.decoder = UploadDecoder(engine)
 

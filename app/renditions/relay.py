@@ -21,7 +21,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from app.errors import DatabaseUnavailableError, NotFoundError, UnavailableError, UndecodableImageError
+from app.errors import (
+    DatabaseUnavailableError,
+    DecoderKilledError,
+    NotFoundError,
+    UnavailableError,
+    UndecodableImageError,
+)
 from app.images.presets import Format, Presets
 from app.photos.rendition_rows import Busy, Claim, RenditionName
 from app.renditions.claims import Processing, RenditionClaims
@@ -72,6 +78,7 @@ class RenditionRelay:
         makes: Tells whether a format is made now.
         may_work: Whether such work is done now.
         work_seconds: How long one photo may take, its waits included.
+        rests: Called whenever there is nothing to do.
     """
 
     def __init__(
@@ -85,6 +92,7 @@ class RenditionRelay:
         makes: Callable[[Format], bool],
         may_work: Callable[[], bool],
         work_seconds: float,
+        rests: Callable[[], object] = lambda: None,
     ) -> None:
         self._queue = queue
         self._claims = claims
@@ -94,6 +102,7 @@ class RenditionRelay:
         self._makes = makes
         self._may_work = may_work
         self._work_seconds = work_seconds
+        self._rests = rests
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="renditions", daemon=True)
 
@@ -143,6 +152,9 @@ class RenditionRelay:
         except (ObjectNotFoundError, ObjectCorruptError):
             _log.exception("the original of a photo is lost", extra={"photo_id": str(task.photo_id)})
             self._count(task, ORIGINAL_LOST)
+        except DecoderKilledError:
+            self._count(task, INTERNAL)
+            return False
         except (UnavailableError, DeadlineExceededError) as error:
             _log.warning("renditions cannot be made now; trying again later: %s", error)
             self._queue.postpone(task, _RETRY_SECONDS, counted=False)
@@ -213,6 +225,8 @@ class RenditionRelay:
             goes_on = False
             try:
                 goes_on = self._may_work() and self.run_once()
+                if not goes_on:
+                    self._rests()
             except DatabaseUnavailableError:
                 _log.warning("the queue of renditions cannot be read; trying again")
             except Exception:  # noqa: BLE001  # nothing may end the thread

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from app.errors import OverloadedError, SpoolFullError, UnavailableError, UndecodableImageError
+from app.errors import DecoderKilledError, OverloadedError, SpoolFullError, UnavailableError, UndecodableImageError
 from app.images.engine import EngineOptions, ImageEngine, JobOutcome
 from app.images.engine_frames import receive_ready
 from app.images.engine_process import ProcessOptions
@@ -272,7 +272,7 @@ def test_a_process_killed_from_outside_says_nothing_of_the_photo(
 ) -> None:
     engine = new_engine()
 
-    with pytest.raises(UnavailableError) as caught:
+    with pytest.raises(DecoderKilledError) as caught:
         engine.render(MemoryBody(trick.encode()), job())
     engine.render(HONEST, job())
 

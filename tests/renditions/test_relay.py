@@ -6,7 +6,7 @@ import pytest
 
 from app.db import outbox
 from app.db.base import new_id, utc_now
-from app.errors import DatabaseUnavailableError, OverloadedError, UndecodableImageError
+from app.errors import DatabaseUnavailableError, DecoderKilledError, OverloadedError, UndecodableImageError
 from app.images.jobs import HeifNotInstalledError
 from app.images.presets import Format
 from app.images.pressure import Level
@@ -120,6 +120,18 @@ def test_what_is_not_the_photos_fault_is_tried_until_it_works(here: Instance, fa
     assert row.attempts == 0
     assert state_of(here, photo.id)[0] == "done"
     assert here.rows() == [("preview", "webp", "ready"), ("thumbnail", "webp", "ready")]
+    assert here.queued() == []
+
+
+def test_a_photo_that_gets_its_decoder_killed_each_time_fails_after_some_tries(here: Instance) -> None:
+    photo = here.upload()
+    here.engine.failure = DecoderKilledError("killed")
+
+    for _ in range(TRIES):
+        assert not here.run_relay()
+        here.end_claims()
+
+    assert state_of(here, photo.id)[:2] == ("failed", "internal")
     assert here.queued() == []
 
 
