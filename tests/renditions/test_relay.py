@@ -295,3 +295,14 @@ def test_an_unknown_photo_leaves_the_queue(here: Instance) -> None:
     here.run_relay()
 
     assert here.queued() == []
+
+
+def test_it_rests_when_there_is_nothing_to_do(here: Instance) -> None:
+    here.upload()
+    here.run_relay()
+    assert not here.has_rested.is_set()
+
+    here.relay.start()
+
+    assert here.has_rested.wait(20)
+    assert here.relay.close()

@@ -100,6 +100,7 @@ class Instance:
         self.pressure = Pressure()
         self.may_work = True
         self.was_asked = threading.Event()
+        self.has_rested = threading.Event()
         self.claims = RenditionClaims(world.database, world.known.changing, lease_seconds=lease_seconds)
         self.objects = RenditionObjects(world.store, scratch)
         self.queue = RenderQueue(world.database)
@@ -127,6 +128,7 @@ class Instance:
             makes=lambda image_format: self.pressure.level.makes(image_format),  # noqa: PLW0108  # of that moment
             may_work=self._may_work,
             work_seconds=30.0,
+            rests=self.has_rested.set,
         )
 
     def _may_work(self) -> bool:
