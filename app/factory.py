@@ -491,6 +491,7 @@ class _Photos:
             runtime.documents,
             default_quota_bytes=settings.photos.quota_bytes,
             idempotency_seconds=settings.uploads.idempotency_seconds,
+            render_delay_seconds=settings.renditions.delay_seconds,
         )
         limits = ImageLimits(max_pixels=settings.uploads.max_pixels)
         decoder = runtime.renditions.decoder if settings.uploads.decode_first else None

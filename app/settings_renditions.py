@@ -60,6 +60,13 @@ class RenditionSettings(Section):
         "Formats they are made in right after an upload",
         allowed=f"names among {', '.join(FORMAT_NAMES)}, parted by commas",
     )
+    delay_seconds: Whole = setting(
+        0,
+        "How long after an upload they are made, so that other work goes first; who asks does not wait for that",
+        low=0,
+        high=86_400,
+        unit="seconds",
+    )
     processes: Whole = setting(
         1,
         "Processes per worker that decode and encode; started when they are needed",

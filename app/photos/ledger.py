@@ -68,6 +68,7 @@ class UploadLedger:
         documents: Writes the answers.
         default_quota_bytes: For accounts without a quota of their own.
         idempotency_seconds: How long a key's answer is kept.
+        render_delay_seconds: How long after an upload renditions of it are made that nobody has asked for.
     """
 
     def __init__(
@@ -77,11 +78,13 @@ class UploadLedger:
         *,
         default_quota_bytes: int,
         idempotency_seconds: float,
+        render_delay_seconds: float = 0.0,
     ) -> None:
         self._database = database
         self._documents = documents
         self._default_quota_bytes = default_quota_bytes
         self._idempotency_seconds = idempotency_seconds
+        self._render_delay_seconds = render_delay_seconds
 
     def find(self, owner_id: UUID, sha256: str, idempotency_key: str | None) -> Answer | None:
         """Return the answer for bytes that the owner has already, or None; nothing is written.
@@ -172,7 +175,7 @@ class UploadLedger:
             return None
         answer = self._created(row)
         outbox.add(connection, outbox.PHOTO_READY, row.id, {"owner_id": photo.owner_id, "sha256": row.sha256})
-        outbox.add(connection, outbox.PHOTO_RENDER, row.id, {})
+        outbox.add(connection, outbox.PHOTO_RENDER, row.id, {}, delay_seconds=self._render_delay_seconds)
         idempotency.complete(connection, photo, row.id, answer.document)
         return answer
 

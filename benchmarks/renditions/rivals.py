@@ -23,7 +23,7 @@ import requests
 from benchmarks.renditions.originals import write_originals
 from benchmarks.stability.findings import Finding, finding
 from tests.servers.base import ServerProcess, find_free_port
-from tests.servers.product import Product
+from tests.servers.product import RENDERING, Product
 from tests.servers.stacks import embedded_stack
 
 NAME: Final = "rivals"
@@ -44,6 +44,7 @@ ALLOW_UNSAFE_URL = True
 """
 _SETTINGS: Final = {
     "PHOTO_API_PHOTOS__QUOTA_BYTES": str(2**40),
+    **RENDERING,
     "PHOTO_API_RENDITIONS__EAGER_PRESETS": "thumbnail",
     "PHOTO_API_RENDITIONS__EAGER_FORMATS": "jpeg",
 }

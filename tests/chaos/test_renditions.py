@@ -35,7 +35,7 @@ from tests.images.processes import await_gone, children_of, has_a_job, wait_for
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client
 from tests.servers.postgres import PostgresServer
-from tests.servers.product import Product, until
+from tests.servers.product import RENDERING, Product, until
 from tests.servers.stacks import Stack, cloud_stack
 from tests.servers.swift import SwiftServer
 
@@ -68,7 +68,7 @@ def world(
 ) -> Iterator[World]:
     with cloud_stack(s3_server, postgres_server) as stack, PostgresProxy(postgres_server.port) as commits:
         assert stack.proxy is not None
-        environ = {**stack.environ, "PHOTO_API_DATABASE__URL": commits.url(stack.database_url)}
+        environ = {**stack.environ, **RENDERING, "PHOTO_API_DATABASE__URL": commits.url(stack.database_url)}
         product = Product(replace(stack, environ=environ), tmp_path_factory.mktemp("renditions"), workers=2)
         with closing(product):
             yield World(product, stack.proxy, commits)

@@ -32,7 +32,7 @@ class Made:
 def delivery(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Delivery]:
     """nginx in front of the product in front of one kind of store, asking each time or remembering the answer."""
     store, _, remembers = request.param.partition("-")
-    settings = REMEMBERING if remembers else {}
+    settings = {"RENDITIONS__DELAY_SECONDS": "0", **(REMEMBERING if remembers else {})}
     with ExitStack() as stack:
         if store == "local":
             yield folder_delivery(tmp_path_factory.mktemp("local"), stack, **settings)

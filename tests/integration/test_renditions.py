@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import secrets
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -18,7 +19,8 @@ from PIL import Image
 from tests.fakes.photos import SECRET, Photo, metadata, photos
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client
-from tests.servers.product import Product, until
+from tests.servers.product import RENDERING, Product, until
+from tests.servers.stacks import Stack
 
 SIDES = {"thumbnail": 320, "preview": 1080, "full": 2048}
 FORMATS = ("jpeg", "webp", "avif")
@@ -36,6 +38,13 @@ NAMES = (
     "heic-orientation-6",
 )
 MADE_SECONDS = 60
+
+
+@pytest.fixture(scope="module")
+def product(new_stack: Callable[[], Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    """A product of these tests' own, which makes renditions right after uploads."""
+    with closing(Product(new_stack(), tmp_path_factory.mktemp("renditions"), settings=RENDERING)) as running:
+        yield running
 
 
 def large_photo() -> bytes:

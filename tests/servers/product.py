@@ -31,6 +31,8 @@ from tests.servers.stacks import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 40.0
+RENDERING = {"PHOTO_API_RENDITIONS__DELAY_SECONDS": "0"}
+"""Settings of a product that makes renditions right after uploads; others make only those that are asked for."""
 STOP_SECONDS = 20.0
 
 
@@ -92,6 +94,7 @@ class Product:
             "PHOTO_API_SERVER__TRUSTED_PROXIES": "127.0.0.1",
             "PHOTO_API_UPLOADS__SPOOL_DIR": str(self.spool_folder),
             "PHOTO_API_UPLOADS__LEASE_SECONDS": "4",
+            "PHOTO_API_RENDITIONS__DELAY_SECONDS": "86400",
             **self.stack.environ,
             **more,
         }
