@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
 from app.errors import DecoderKilledError, OverloadedError, UnavailableError, UndecodableImageError
 from app.images.engine_frames import RefusalCode, RefusedError
 from app.images.engine_process import EngineProcess, Loss, ProcessLostError, ProcessOptions
-from app.images.jobs import HeifNotInstalledError, Rendered, RenderJob
+from app.images.jobs import HeifNotInstalledError, Rendered, RenderJob, TooCostlyError
 from app.images.originals import original_descriptor
 from app.stability import DeadlineExceededError, remaining_seconds
 from app.storage.base import Body
@@ -36,7 +36,8 @@ JobOutcome: TypeAlias = Literal["done", "undecodable", "overloaded", "unavailabl
 """How a job ended."""
 
 _UNDECODABLE: Final = "The pixels of this photo cannot be decoded. Export it again, or try another file."
-_TOO_MUCH: Final = "This photo takes too long to decode. Export it again, smaller or in another format."
+_TOO_SLOW: Final = "This photo takes longer than this server gives to one. Export it again, smaller."
+_TOO_LARGE: Final = "This photo takes more memory than this server gives to one. Export it again, smaller."
 _NO_HEIF: Final = "HEIC and HEIF photos are stored here, but cannot be shown: a decoder is missing."
 _TRY_AGAIN: Final = "Photos cannot be rendered at this moment. Try again later."
 _RETRY_SECONDS: Final = 2.0
@@ -147,6 +148,7 @@ class ImageEngine:
         Raises:
             UndecodableImageError: The decoder refused the photo, crashed, or took too much.
             HeifNotInstalledError: This server has no decoder for it.
+            TooCostlyError: It took more time or memory than one photo may.
             OverloadedError: There was no turn in time.
             DecoderKilledError: It was killed from outside, which says nothing of the photo.
             UnavailableError: No process can be started.
@@ -294,8 +296,9 @@ class ImageEngine:
         level = logging.ERROR if lost.loss in _ALARMING else logging.WARNING
         _log.log(level, "an engine process is lost (%s): %s", lost.loss, lost.said)
         if lost.loss in _PHOTOS_FAULT:
-            slow = lost.loss in {Loss.TIME, Loss.PROCESSOR}
-            raise UndecodableImageError(_TOO_MUCH if slow else _UNDECODABLE) from lost
+            if lost.loss in {Loss.TIME, Loss.PROCESSOR}:
+                raise TooCostlyError(_TOO_SLOW) from lost
+            raise UndecodableImageError(_UNDECODABLE) from lost
         if lost.loss is Loss.DEADLINE:
             remaining_seconds(math.inf)  # raises the deadline's own error
         error = DecoderKilledError if lost.loss is Loss.OUTSIDE else UnavailableError
@@ -311,6 +314,8 @@ class ImageEngine:
 def _raise_refusal(refused: RefusedError) -> NoReturn:
     if refused.code is RefusalCode.HEIF_NOT_INSTALLED:
         raise HeifNotInstalledError(_NO_HEIF) from refused
+    if refused.code is RefusalCode.MEMORY:
+        raise TooCostlyError(_TOO_LARGE) from refused
     if refused.code is RefusalCode.FAULT:
         _log.error("rendering failed in a way that no decoder should: %s", refused.said)
     raise UndecodableImageError(_UNDECODABLE) from refused

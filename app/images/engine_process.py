@@ -254,7 +254,8 @@ class EngineProcess:
         said = os.pread(descriptor, _SAID_BYTES, max(0, os.fstat(descriptor).st_size - _SAID_BYTES))
         reason = self._killed_for or _loss_of(code, started=self._ready)
         self.close()
-        return ProcessLostError(reason, f"exit code {code}; {said.decode(errors='replace').strip()}")
+        words = [f"exit code {code}", said.decode(errors="replace").strip()]
+        return ProcessLostError(reason, "; ".join(filter(None, words)))
 
 
 def _loss_of(code: int, *, started: bool) -> Loss:

@@ -77,3 +77,7 @@ class Rendered:
 
 class HeifNotInstalledError(UndecodableImageError):
     """The photo is fine; this server lacks the extra that decodes it."""
+
+
+class TooCostlyError(UndecodableImageError):
+    """The photo may be fine; it takes more time or memory than this server gives to one."""

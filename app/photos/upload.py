@@ -111,7 +111,7 @@ class UploadService:
             UnavailableError: The database or the store failed; nothing is visible, and a retry is safe.
         """
         image = probe(body, self._limits)
-        if self._decoder is not None:
+        if self._decoder is not None and self._ledger.find(owner_id, body.sha256, idempotency_key) is None:
             self._decoder.decode(body, image)
         photo = NewPhoto(owner_id, body, image, form, filename, idempotency_key)
         with self._keeper.lease() as lease_token:

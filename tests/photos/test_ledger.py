@@ -62,6 +62,24 @@ def test_a_commit_makes_the_photo_visible_with_its_news_and_frees_the_lease(any_
     any_world.assert_quota()
 
 
+def test_renditions_are_due_when_the_delay_that_is_set_has_passed(any_world: World) -> None:
+    photo = new_photo(any_world.new_user())
+    reserved = any_world.reserve(photo)
+    ledger = UploadLedger(
+        any_world.database,
+        DOCUMENTS,
+        default_quota_bytes=QUOTA_BYTES,
+        idempotency_seconds=KEY_SECONDS,
+        render_delay_seconds=90,
+    )
+
+    ledger.commit(photo, reserved)
+
+    news, work = any_world.outbox()
+    assert (work.kind, (work.available_at - work.created_at).total_seconds()) == (PHOTO_RENDER, 90)
+    assert news.available_at == news.created_at
+
+
 def test_what_is_abandoned_gives_its_room_back_and_has_its_object_removed_later(any_world: World) -> None:
     owner_id = any_world.new_user()
     photo = new_photo(owner_id, key="k")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from app.errors import OverloadedError, UndecodableImageError
@@ -15,7 +17,7 @@ from tests.photos.world import image
 from tests.renditions.world import Instance
 
 
-def take(instance: Instance) -> bool:
+def take(instance: Instance, owner_id: UUID | None = None) -> bool:
     world = instance.world
     uploads = UploadService(
         world.ledger,
@@ -25,8 +27,8 @@ def take(instance: Instance) -> bool:
         observer=world.observer,
         decoder=UploadDecoder(instance.engine),
     )
-    form = UploadForm()
-    answer = uploads.take(world.new_user(), BytesBody(image()), form, filename=None, idempotency_key=None)
+    owner_id = owner_id or world.new_user()
+    answer = uploads.take(owner_id, BytesBody(image()), UploadForm(), filename=None, idempotency_key=None)
     return answer.is_created
 
 
@@ -56,3 +58,13 @@ def test_a_photo_whose_decoder_is_missing_is_let_in(here: Instance) -> None:
     here.engine.failure = HeifNotInstalledError("none")
 
     assert take(here)
+
+
+def test_a_photo_that_is_there_already_is_not_judged_again(here: Instance) -> None:
+    owner_id = here.world.new_user()
+    here.upload(owner_id=owner_id)
+    here.engine.failure = UndecodableImageError("broken")
+
+    assert not take(here, owner_id)
+
+    assert here.engine.jobs == []
