@@ -323,7 +323,7 @@ def test_a_full_scratch_folder_refuses_for_now_and_touches_nothing_else(
     new_product: Callable[..., Product], tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", "12m") as disk:
-        product = new_product(settings={"PHOTO_API_RENDITIONS__SCRATCH_DIR": str(disk / "scratch")})
+        product = new_product(settings={**RENDERING, "PHOTO_API_RENDITIONS__SCRATCH_DIR": str(disk / "scratch")})
         client = product.new_user()
         content = photograph() + bytes(3_000_000)
         photo = upload(product, client, content)
