@@ -57,6 +57,7 @@ CONNECTIONS = 4
 STATEMENT_SECONDS = 0.8
 PHOTOS = "/api/v1/photos"
 ORIGINAL = "/api/v1/photos/{photo_id}/original"
+RENDITION = "/api/v1/photos/{photo_id}/renditions/{preset}"
 PROBE_SECONDS = 0.5
 """Of most of them, loose: who waits for a dependency takes longer, who does not takes a few milliseconds."""
 
@@ -454,7 +455,7 @@ def test_a_store_that_is_down_names_uploads_and_originals_and_nothing_else(fault
     faulty.world.proxy.refuse()
     shown = faulty.wait_for("storage", "warn")
 
-    assert shown["affectedEndpoints"] == [PHOTOS, ORIGINAL, "/o/{link}"]
+    assert shown["affectedEndpoints"] == [PHOTOS, ORIGINAL, RENDITION, "/o/{link}"]
     assert "affectedEndpoints" not in faulty.check("database")
     assert user.get(PHOTOS).status_code == 200
 
