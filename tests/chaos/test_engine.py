@@ -131,6 +131,7 @@ def test_a_kill_at_any_stage_of_a_real_photo_costs_that_job_alone(
 
 
 def test_a_kill_in_a_crowd_costs_at_most_one_job_and_the_engine_goes_on(tmp_path: Path, photo: MemoryBody) -> None:
+    others = children_of(os.getpid())  # servers of other tests
     with open_engine(tmp_path, turns=PixelBudget(2, 30.0)) as engine, ThreadPoolExecutor(8) as threads:
         wanted = job_for("image/jpeg", photo.size_bytes, Format.WEBP)
         wait(threads.submit(engine.render, photo, wanted) for _ in range(8))
@@ -138,7 +139,7 @@ def test_a_kill_in_a_crowd_costs_at_most_one_job_and_the_engine_goes_on(tmp_path
         for place in range(8):
             answers = [threads.submit(engine.render, photo, wanted) for _ in range(8)]
             wait(answers[:place])  # each time somewhere else in the crowd
-            os.kill(next(iter(children_of(os.getpid()))), signal.SIGKILL)
+            os.kill(next(iter(children_of(os.getpid()) - others)), signal.SIGKILL)
             lost = [error for answer in answers if (error := answer.exception(30)) is not None]
 
             assert len(lost) <= 1
@@ -237,7 +238,10 @@ def test_what_is_meant_to_hurt_a_decoder_hurts_at_most_its_process(engine: Image
                 told.append(error.detail)
 
     assert len(told) > len(files)
-    assert {detail.partition(".")[0] for detail in told} == {"The pixels of this photo cannot be decoded"}
+    assert {detail.partition(".")[0] for detail in told} <= {
+        "The pixels of this photo cannot be decoded",
+        "This photo takes more memory than this server gives to one",
+    }
     assert render(engine, photo) in {0, pid}
 
 
