@@ -21,6 +21,7 @@ from tests.servers.edge import settings_of, wait_for
 
 ORIGINAL = "/api/v1/photos/0190a0a0-0000-7000-8000-000000000000/original"
 BEARER = {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"}
+NAMED = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Accel-Redirect: /.bytes/local/photo\r\n\r\n"
 READABLE = {"STORAGE__LOCAL_GROUP_READABLE": "true", **REMEMBERING}
 
 
@@ -105,6 +106,23 @@ def test_an_error_is_not_kept_and_is_the_servers_own(delivery: Delivery) -> None
     assert asks(delivery, delivery.through, ORIGINAL) == 2
     answer = delivery.through.get(ORIGINAL)
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_a_decision_is_one_token_s_even_if_the_server_forgot_to_say_that_answers_vary(new_edge: NewEdge) -> None:
+    with Origin(answer=NAMED) as origin:
+        edge = new_edge(origin.address, **READABLE, **UNLIMITED)
+        file = edge.settings.storage.local_root / "objects" / "photo"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"the bytes of a photo")
+        another = {"Authorization": BEARER["Authorization"][:-1] + "A"}
+
+        answers = [requests.get(edge.url + ORIGINAL, headers=who, timeout=20) for who in (BEARER, BEARER, another)]
+
+        assert {answer.content for answer in answers} == {b"the bytes of a photo"}
+        assert [each.headers("Authorization") for each in origin.requests] == [
+            [*BEARER.values()],
+            [*another.values()],
+        ]
 
 
 def test_bytes_that_the_server_sends_itself_are_not_kept(new_edge: NewEdge) -> None:
