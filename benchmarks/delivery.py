@@ -10,7 +10,7 @@
         streamed by Python                         beside  boto3 body in Flask
     P4  uploads into the store                     beside  boto3 upload_fileobj and put_object in Flask
 
-*Remembered* is by an nginx that asks once in five seconds whether a token may read a photo, and so is a repeated view.
+*Remembered* is by an nginx that asks once in five seconds whether a token may read a photo; so is a repeated view.
 What streams passes over many photos in turn: one that several want at once is fetched once, and that is another case.
 """
 
