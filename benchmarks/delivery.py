@@ -7,10 +7,10 @@
     P2  the API, bytes by nginx from a folder      beside  Flask hello through nginx, and Flask + X-Accel
     P3  the API, bytes by nginx from the store     beside  Flask hello through nginx (copies of its own),
         with copies of its own, and without                boto3 body in Flask
-    each with and without a token's rights remembered by nginx for five seconds
         streamed by Python                         beside  boto3 body in Flask
     P4  uploads into the store                     beside  boto3 upload_fileobj and put_object in Flask
 
+*Remembered* is by an nginx that asks once in five seconds whether a token may read a photo; so is a repeated view.
 What streams passes over many photos in turn: one that several want at once is fetched once, and that is another case.
 """
 

@@ -72,7 +72,7 @@ class TierSet:
             self.announcer = Announcer(stamps, None, pipeline)
             return
         from app.cache.listener import TIMEOUT_SECONDS, ChangeListener  # noqa: PLC0415  # loads redis where it is used
-        from app.cache.redis_tier import RedisTier, connect  # noqa: PLC0415  # as above
+        from app.cache.redis_tier import RedisTier, connect  # noqa: PLC0415  # loads redis where it is used
 
         client = connect(url, timeout_seconds=redis.timeout_seconds, max_connections=max_connections)
         self.redis = RedisTier(client, codec, stale_seconds=cache.stale_seconds, clock=clock)

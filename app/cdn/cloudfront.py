@@ -44,7 +44,7 @@ class CloudFrontUrlSigner:
         self._base_url = base_url.rstrip("/")
         self._signer = PolicySigner(
             key_pair_id,
-            lambda policy: private_key.sign(policy, padding.PKCS1v15(), hashes.SHA1()),  # noqa: S303  # see the module
+            lambda policy: private_key.sign(policy, padding.PKCS1v15(), hashes.SHA1()),  # noqa: S303  # all that CloudFront verifies
         )
 
     def sign(self, path: str, *, expires_at: datetime) -> SignedUrl:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import enum
 import logging
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -142,7 +143,7 @@ class _Standing:
     latency_seconds: float | None = None
 
 
-class Watched:
+class Watched(ABC):
     """A check and the breakers before it: what :class:`Sampler` and :class:`LiveCheck` share.
 
     Args:
@@ -163,6 +164,7 @@ class Watched:
             if state in _BARRING
         )
 
+    @abstractmethod
     def report(self, now: float, *, is_late: bool = False) -> CheckReport:
         """Return how it stands; waits for nothing.
 
@@ -170,7 +172,6 @@ class Watched:
             now: On the monitor's clock.
             is_late: Whether a sample was waited for in vain.
         """
-        raise NotImplementedError
 
     def _ask(self) -> tuple[CheckResult, Exception | None]:
         try:

@@ -34,6 +34,11 @@ FORM_BYTES: Final = 128 * 1024
 PRIVATE_PATHS: Final = ("/metrics", "/health/detailed", "/api/v1/admin", "/admin", "/internal")
 """What does not exist outside, with everything below."""
 
+_DECIDED_PATH = "^/api/v1/photos/[0-9A-Fa-f-]{36}/(?:original|renditions/[a-z]{1,20})$"
+_NOTHING_TO_SEND = (
+    "PHOTO_API_EDGE__DECISION_SECONDS: must be 0 as long as nginx can send no photos by itself. A local store needs "
+    "PHOTO_API_STORAGE__LOCAL_GROUP_READABLE=true for that; for others see docs/operations/edge.md"
+)
 _WILDCARDS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # compared, not bound
 _FILES_PER_CONNECTION = 2  # a client's and the server's, and the body of one of them on disk now and then
 _MEBIBYTE = 1 << 20
@@ -115,11 +120,14 @@ def _context(settings: Settings, folder: Path, link_keys: Sequence[LinkKey]) -> 
     has_tls = edge.tls_certificate_file is not None
     tls_port = parse_address(edge.tls_bind).port
     delivery = plan_delivery(settings, link_keys)
+    if edge.decision_seconds and not delivery.is_possible:
+        raise ConfigurationError([_NOTHING_TO_SEND], profile=settings.profile)
     return {
         "edge": edge,
         "balancer": balancer,
         "delivery": delivery,
-        "has_decisions": delivery.is_possible and edge.decision_seconds > 0,
+        "has_decisions": edge.decision_seconds > 0,
+        "decided_path": _DECIDED_PATH,
         "decisions": _listen(edge.decision_bind)[0],
         "decisions_port": parse_address(edge.decision_bind).port,
         "link_keys": link_keys,

@@ -315,7 +315,7 @@ class CircuitBreaker:
         if failed and now_on is not None:
             self._follow_order(now_on, error)
 
-    def _record(self, visit: Visit, key: object, began: float, failed: bool) -> Visit | None:  # noqa: FBT001  # on the hot path
+    def _record(self, visit: Visit, key: object, began: float, failed: bool) -> Visit | None:  # noqa: FBT001  # slow by keyword
         """Count a result; return the visit that is on with it, None when it was counted before or comes late."""
         try:
             now = self._monotonic()

@@ -78,7 +78,7 @@ class Visit:
         """Let one call in, or not."""
         return self.admits_all
 
-    def record(self, _now: float, _failed: bool, _slow: bool) -> Move | None:  # noqa: FBT001  # see Window
+    def record(self, _now: float, _failed: bool, _slow: bool) -> Move | None:  # noqa: FBT001  # slow by keyword
         """Take in the result of an admitted call; return where that leads."""
         return None
 
@@ -184,7 +184,7 @@ class Closed(_Judging):
         super().__init__(options, window, options.minimum_number_of_calls)
         self.due = self.count_overdue(now)
 
-    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # see Window
+    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # slow by keyword
         """Take in a result; the thresholds are judged on the window that includes it."""
         window = self.window
         if window.calm and not failed and not slow:
@@ -304,7 +304,7 @@ class HalfOpen(_Judging):
         """Take a permit back from a call that came to no result."""
         self._ledger.give_back()
 
-    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # see Window
+    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # slow by keyword
         """Take in a trial call's result; decide as soon as the others cannot change the verdict."""
         self.window.record(now, failed, slow)
         self._ledger.record(failed=failed, slow=slow)
@@ -392,7 +392,7 @@ class ForcedHalfOpen(_Judging):
         """Let one in while fewer than all are in flight."""
         return len(self.running) < self._permits
 
-    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # see Window
+    def record(self, now: float, failed: bool, slow: bool) -> Move | None:  # noqa: FBT001  # slow by keyword
         """Take in a result."""
         self.window.record(now, failed, slow)
         self.count_overdue(now)

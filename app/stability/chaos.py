@@ -243,7 +243,7 @@ class Chaos:
     def _end(self) -> float:
         try:
             return self._clock.monotonic() + self.options.enabled_for_seconds
-        except Exception:  # noqa: BLE001  # as in is_active
+        except Exception:  # noqa: BLE001  # a broken clock must end the chaos
             self._stop_for_its_clock()
             return -inf
 

@@ -250,7 +250,7 @@ class RateLimit:
                 is_refused = seconds > 0
                 if self._is_failing:
                     self._is_failing = False
-            except Exception as error:  # noqa: BLE001  # see the class
+            except Exception as error:  # noqa: BLE001  # whatever a store raises, it decides nothing
                 self._store_failed(error)
                 is_refused = False
             if is_refused:

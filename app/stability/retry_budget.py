@@ -65,7 +65,7 @@ class RetryBudget:
             with self._lock:
                 # Nothing is called in these lines: what a signal's function takes meanwhile stays taken.
                 level = self._level + self._share
-                self._level = self._full if level > self._full else level  # noqa: FURB136  # as said
+                self._level = self._full if level > self._full else level  # noqa: FURB136  # min() is a call
 
     def take(self) -> bool:
         """Take a retry out; False, and nothing taken, when there is no whole one."""

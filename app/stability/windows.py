@@ -72,7 +72,7 @@ class CountWindow:
         self.slow = 0
         self.calm = False
 
-    def record(self, _now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # see Window
+    def record(self, _now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # slow by keyword
         """Take in one result; the oldest one leaves when the window is full."""
         index = self._index
         oldest = self._ring[index]
@@ -115,7 +115,7 @@ class TimeWindow:
         self.slow = 0
         self.calm = False  # each result counts until its bucket leaves
 
-    def record(self, now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # see Window
+    def record(self, now: float, failed: bool, slow: bool) -> None:  # noqa: FBT001  # slow by keyword
         """Take in one result; one whose ``now`` lies before the newest bucket counts there."""
         self.advance(now)
         tick = self._tick_of(now)

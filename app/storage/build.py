@@ -28,7 +28,7 @@ def build_store(
 
         return LocalObjectStore(storage.local_root, group_readable=storage.local_group_readable)
     if storage.backend == "swift":
-        from app.storage.swift_build import build_swift_store  # noqa: PLC0415  # as above
+        from app.storage.swift_build import build_swift_store  # noqa: PLC0415  # only the store in use is loaded
 
         return build_swift_store(storage, max_connections=max_connections, swift_auth=swift_auth, observer=observer)
     from app.storage.s3 import S3Config, S3ObjectStore  # noqa: PLC0415  # boto3 takes a while and much memory

@@ -233,7 +233,7 @@ class _BudgetedConnection(HTTPConnection):
 
 
 class _BudgetedTlsConnection(HTTPSConnection):
-    response_class = staticmethod(_open_response)  # type: ignore[assignment]  # as above
+    response_class = staticmethod(_open_response)  # type: ignore[assignment]  # what http.client calls, by keywords
 
 
 class _BudgetedPool(HTTPConnectionPool):

@@ -8,15 +8,21 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import requests
 
 from app.db.base import utc_now
 from app.errors import ConfigurationError
 from app.server.edge import render_nginx
-from tests.edge.deliveries import REMEMBERING, Delivery, folder_delivery
+from tests.edge.conftest import NewEdge
+from tests.edge.deliveries import REMEMBERING, UNLIMITED, Delivery, folder_delivery
+from tests.edge.origins import Origin
 from tests.servers.client import Client, new_photo
 from tests.servers.edge import settings_of, wait_for
 
-CONTENT = new_photo(200_000)
+ORIGINAL = "/api/v1/photos/0190a0a0-0000-7000-8000-000000000000/original"
+BEARER = {"Authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl"}
+NAMED = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nX-Accel-Redirect: /.bytes/local/photo\r\n\r\n"
+READABLE = {"STORAGE__LOCAL_GROUP_READABLE": "true", **REMEMBERING}
 
 
 @pytest.fixture(scope="module")
@@ -97,17 +103,65 @@ def test_a_removed_photo_is_gone_when_the_decision_has_ended(delivery: Delivery,
 
 
 def test_an_error_is_not_kept_and_is_the_servers_own(delivery: Delivery) -> None:
-    path = "/api/v1/photos/0190a0a0-0000-7000-8000-000000000000/original"
-
-    assert asks(delivery, delivery.through, path) == 2
-    answer = delivery.through.get(path)
+    assert asks(delivery, delivery.through, ORIGINAL) == 2
+    answer = delivery.through.get(ORIGINAL)
     assert (answer.status_code, answer.headers["Content-Type"]) == (404, "application/problem+json")
+
+
+def test_a_decision_is_one_token_s_even_if_the_server_forgot_to_say_that_answers_vary(new_edge: NewEdge) -> None:
+    with Origin(answer=NAMED) as origin:
+        edge = new_edge(origin.address, **READABLE, **UNLIMITED)
+        file = edge.settings.storage.local_root / "objects" / "photo"
+        file.parent.mkdir(parents=True)
+        file.write_bytes(b"the bytes of a photo")
+        another = {"Authorization": BEARER["Authorization"][:-1] + "A"}
+
+        answers = [requests.get(edge.url + ORIGINAL, headers=who, timeout=20) for who in (BEARER, BEARER, another)]
+
+        assert {answer.content for answer in answers} == {b"the bytes of a photo"}
+        assert [each.headers("Authorization") for each in origin.requests] == [
+            [*BEARER.values()],
+            [*another.values()],
+        ]
+
+
+def test_bytes_that_the_server_sends_itself_are_not_kept(new_edge: NewEdge) -> None:
+    with Origin() as origin:
+        edge = new_edge(origin.address, **READABLE, **UNLIMITED)
+
+        answers = [requests.get(edge.url + ORIGINAL, headers=BEARER, timeout=20) for _ in range(2)]
+
+        assert [answer.content for answer in answers] == [b"ok", b"ok"]
+        assert len(origin.requests) == 2
+
+
+def test_a_request_is_limited_on_its_way_in(new_edge: NewEdge) -> None:
+    with Origin() as origin, requests.Session() as session:
+        edge = new_edge(origin.address, **READABLE, EDGE__PROFILE="strict")
+
+        statuses = [session.get(edge.url + ORIGINAL, headers=BEARER, timeout=20).status_code for _ in range(100)]
+
+        assert set(statuses) == {200, 429}
+        assert len(origin.requests) == statuses.count(200)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/photos", "/api/v1/users", "/metrics", f"{ORIGINAL}/x"])
+def test_the_step_before_the_server_leads_to_originals_alone(new_edge: NewEdge, path: str) -> None:
+    with Origin() as origin:
+        bind = new_edge(origin.address, **READABLE, **UNLIMITED).settings.edge.decision_bind
+
+        refused = requests.get(f"http://{bind}{path}", headers=BEARER, timeout=20)
+        answered = requests.get(f"http://{bind}{ORIGINAL}", headers=BEARER, timeout=20)
+
+        assert (refused.status_code, refused.headers["Content-Type"]) == (404, "application/problem+json")
+        assert answered.content == b"ok"
+        assert len(origin.requests) == 1
 
 
 def test_without_the_server_the_step_before_it_says_so_as_nginx_does(tmp_path: Path) -> None:
     with ExitStack() as closing:
         delivery = folder_delivery(tmp_path, closing, **REMEMBERING)
-        path = f"/api/v1/photos/{delivery.client.upload(CONTENT)['id']}/original"
+        path = f"/api/v1/photos/{delivery.client.upload()['id']}/original"
         delivery.product.close()
 
         answer = delivery.through.get(path)
@@ -124,7 +178,14 @@ def test_without_the_server_the_step_before_it_says_so_as_nginx_does(tmp_path: P
 def test_the_step_before_the_server_has_an_address_of_its_own_on_this_host(
     tmp_path: Path, bind: str, says: str
 ) -> None:
-    settings = settings_of(tmp_path, "127.0.0.1:8000", 8080, {**REMEMBERING, "EDGE__DECISION_BIND": bind})
+    settings = settings_of(tmp_path, "127.0.0.1:8000", 8080, {**READABLE, "EDGE__DECISION_BIND": bind})
 
     with pytest.raises(ConfigurationError, match=says):
+        render_nginx(settings, folder=tmp_path)
+
+
+def test_where_nginx_can_send_nothing_there_is_nothing_to_remember(tmp_path: Path) -> None:
+    settings = settings_of(tmp_path, "127.0.0.1:8000", 8080, REMEMBERING)
+
+    with pytest.raises(ConfigurationError, match="LOCAL_GROUP_READABLE=true"):
         render_nginx(settings, folder=tmp_path)

@@ -85,7 +85,7 @@ def at_work(reason: str) -> Source:
         return StorageWrites(breaker)
     sources: dict[str, Source] = {
         "operator": OperatorWord(board),  # type: ignore[arg-type]  # it is asked for what a board of memory has
-        "database": DatabaseWord(board),  # type: ignore[arg-type]  # likewise
+        "database": DatabaseWord(board),  # type: ignore[arg-type]  # it is asked for what a board of memory has
         "spool": SpoolRoom(full, lambda: 0, 30_000_000),
         "memory": MemoryLeft(full),
     }

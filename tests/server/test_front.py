@@ -509,7 +509,7 @@ def test_stopping_takes_what_the_kernel_has_completed_and_answers_it() -> None:
 def test_closing_idle_connections_spares_the_busy_ones(stage: Stage) -> None:
     idle, busy = stage.client(GET), stage.client(SLOW)
     stage.answer(idle)
-    stage.until(lambda: stage.served.count("/slow") == 1)
+    stage.until(lambda: stage.served.count("/slow") == 1 and stage.front.in_flight == 1)
 
     stage.front.close_idle()
     stage.gate.set()

@@ -54,7 +54,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
 
 def test_ready_is_told_when_the_first_worker_serves_and_not_before(tmp_path: Path, manager: Manager) -> None:
     slow = {"application": "tests.server.tiny:build_when_told", "is_awaited": False}
-    with running(tmp_path, NOTIFY_SOCKET=str(manager.path), **slow) as server:  # type: ignore[arg-type]  # see `slow`
+    with running(tmp_path, NOTIFY_SOCKET=str(manager.path), **slow) as server:  # type: ignore[arg-type]  # a mapping of mixed values
         until(lambda: len(server.pids()) == 2, "workers that start")
         until(lambda: server.said("Booting photo-manage") == 1, "the whole start of the master")
         assert "READY=1" not in manager.words()

@@ -193,7 +193,7 @@ def test_settings_are_immutable() -> None:
     with pytest.raises(ValidationError):
         settings.server.workers = 3  # type: ignore[misc]  # that it is refused is the point
     with pytest.raises(ValidationError):
-        settings.profile = "test"  # type: ignore[misc]  # as above, for the whole
+        settings.profile = "test"  # type: ignore[misc]  # that it is refused is the point
 
 
 @pytest.mark.parametrize("profile", ["development", "test"])

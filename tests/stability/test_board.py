@@ -45,9 +45,9 @@ GOOD = Decision(3, "open", 2, 1060.0)
         Decision(1, "ajar", 0, 1.0),
         Decision(1, "open", -1, 1.0),
         Decision(1, "open", 0, math.nan),
-        dataclasses.replace(GOOD, era="3"),  # type: ignore[arg-type]  # on purpose, as the next two
-        dataclasses.replace(GOOD, attempt=1.5),  # type: ignore[arg-type]  # on purpose
-        dataclasses.replace(GOOD, until=None),  # type: ignore[arg-type]  # on purpose
+        dataclasses.replace(GOOD, era="3"),  # type: ignore[arg-type]  # wrong types are tested
+        dataclasses.replace(GOOD, attempt=1.5),  # type: ignore[arg-type]  # wrong types are tested
+        dataclasses.replace(GOOD, until=None),  # type: ignore[arg-type]  # wrong types are tested
     ],
     ids=repr,
 )
@@ -79,7 +79,7 @@ def test_a_run_of_openings_is_believed_up_to_a_bound() -> None:
         ProbeCounts(1, 2, 0),
         ProbeCounts(1, 0, 2),
         ProbeCounts(1, -1, 0),
-        ProbeCounts(1, 0, math.nan),  # type: ignore[arg-type]  # on purpose
+        ProbeCounts(1, 0, math.nan),  # type: ignore[arg-type]  # wrong types are tested
     ],
     ids=repr,
 )

@@ -94,7 +94,7 @@ def test_a_minimum_above_the_length_of_a_time_window_is_none() -> None:
 
 def test_all_mistakes_come_in_one_message() -> None:
     with pytest.raises(OptionError) as raised:
-        CircuitBreakerOptions(failure_rate_threshold=50, sliding_window_size=0, open_on_retry_after=1)  # type: ignore[arg-type]  # on purpose
+        CircuitBreakerOptions(failure_rate_threshold=50, sliding_window_size=0, open_on_retry_after=1)  # type: ignore[arg-type]  # wrong types are tested
 
     assert [mistake.split()[0] for mistake in raised.value.mistakes] == [
         "failure_rate_threshold",

@@ -12,7 +12,7 @@ class _Silent:
     """A policy that counts nothing."""
 
     def execute(self, call: Call[int], proceed: object) -> object:
-        raise NotImplementedError
+        raise NotImplementedError  # it is described here, never run
 
 
 def test_they_are_a_mapping_in_order() -> None:

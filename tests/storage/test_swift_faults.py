@@ -1,5 +1,8 @@
 """What the Swift store makes of a server that fails: real Swift behind the fault proxy, rows 1 to 18.
 
+What it has to stand as every cloud does (rows 4, 6 and 9 to 13) is asked in ``tests/contract/test_cloud_store.py``;
+here are the controls of those rows, and what is Swift's own.
+
 The store alone tries nothing again, so it is its own control where a second attempt makes the fault good. Where the
 guard is in the store, the control is a store without it.
 """
@@ -27,7 +30,6 @@ from app.storage.base import (
     ObjectNotFoundError,
     ObjectStore,
     StorageDeniedError,
-    StorageError,
     StorageFullError,
     StorageThrottledError,
     StorageTimeoutError,
@@ -37,7 +39,7 @@ from app.storage.guarded import STORAGE_CLASSIFICATION, GuardedObjectStore, Stor
 from app.storage.probe import BytesBody
 from app.storage.swift import SwiftConfig, SwiftObjectStore
 from tests.fakes.bodies import pattern
-from tests.fakes.fault_proxy import Barrier, Cut, Delay, Drip, FaultProxy, Flip, Hold, Reset, Status
+from tests.fakes.fault_proxy import Barrier, Delay, Drip, FaultProxy, Flip, Hold, Reset, Status
 from tests.fakes.storage_pipelines import quick_storage_pipelines
 from tests.servers.swift import ACCOUNT_PATH, STRANGER_ACCESS_KEY_ID, SwiftServer
 
@@ -111,35 +113,14 @@ def behind_breakers(store: ObjectStore, **options: float) -> GuardedObjectStore:
     )
 
 
-@pytest.mark.parametrize(
-    ("status", "error"),
-    [
-        (500, StorageUnavailableError),
-        (502, StorageUnavailableError),
-        (503, StorageUnavailableError),
-        (499, StorageUnavailableError),
-        (429, StorageThrottledError),
-        (498, StorageThrottledError),
-        (408, StorageTimeoutError),
-        (403, StorageDeniedError),
-        (301, StorageDeniedError),
-        (307, StorageDeniedError),
-        (400, StorageDeniedError),
-        (501, StorageDeniedError),
-        (413, StorageFullError),
-        (507, StorageFullError),
-    ],
-)
-def test_every_refusal_has_its_error_and_the_store_does_not_retry(
-    bare: SwiftObjectStore, proxy: FaultProxy, status: int, error: type[StorageError]
+def test_client_that_swift_has_given_up_on_is_an_outage_and_not_tried_again(
+    bare: SwiftObjectStore, proxy: FaultProxy
 ) -> None:
-    proxy.inject(Status(status, headers=(("Location", "http://127.0.0.1:1/"),)), path=BYTES)
+    proxy.inject(Status(499), path=BYTES)
 
     for number, call in enumerate(calls(bare), 1):
-        with pytest.raises(error) as caught:
+        with pytest.raises(StorageUnavailableError):
             call()
-        assert type(caught.value) is error
-        assert str(status) in str(caught.value.__cause__)
         assert proxy.count() == number
 
 
@@ -205,19 +186,6 @@ def test_row_3_throttling_that_shows_as_delay_is_a_slow_call(bare: SwiftObjectSt
     put(not_watching, b"small", key="fifth")
 
 
-def test_row_4_refused_connection_is_unavailable_and_healed_by_the_next_call(
-    bare: SwiftObjectStore, proxy: FaultProxy
-) -> None:
-    proxy.refuse()
-
-    for call in calls(bare):
-        with pytest.raises(StorageUnavailableError):
-            call()
-
-    proxy.heal()
-    put(bare)
-
-
 def test_row_5_black_hole_costs_the_connect_timeout(config: SwiftConfig, proxy: FaultProxy) -> None:
     store = SwiftObjectStore(replace(config, connect_timeout_seconds=0.2))
     patient = SwiftObjectStore(config)
@@ -235,26 +203,6 @@ def test_row_5_black_hole_costs_the_connect_timeout(config: SwiftConfig, proxy: 
     assert quick < 2 < time.monotonic() - started
     store.close()
     patient.close()
-
-
-def test_row_6_deadline_ends_every_call_to_a_hanging_store(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
-    proxy.inject(Hold("response", Barrier()), path=BYTES)
-
-    for call in calls(bare):
-        started = time.monotonic()
-        with deadline_scope(Deadline(0.2)), pytest.raises(StorageTimeoutError):
-            call()
-        assert time.monotonic() - started < 5
-
-
-def test_row_6_own_limits_end_calls_without_a_deadline(config: SwiftConfig, proxy: FaultProxy) -> None:
-    store = SwiftObjectStore(replace(config, upload_timeout_seconds=0.2, download_timeout_seconds=0.2))
-    proxy.inject(Hold("response", Barrier()), path=BYTES)
-
-    for call in calls(store):
-        with pytest.raises(StorageTimeoutError):
-            call()
-    store.close()
 
 
 def test_row_6_control_without_limits_a_call_waits_as_long_as_the_store(
@@ -326,29 +274,6 @@ def test_row_8_conflict_with_a_write_that_came_to_nothing_may_be_tried_again(
         bare.delete("a")
 
 
-def test_row_9_store_that_drips_its_bytes_cannot_hold_a_thread(
-    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy
-) -> None:
-    put(direct)
-    proxy.inject(Drip(piece_bytes=300, pause_seconds=0.02), method="GET")
-
-    started = time.monotonic()
-    with deadline_scope(Deadline(0.5)), pytest.raises(StorageTimeoutError), bare.open("a") as reader:
-        list(reader)
-
-    assert time.monotonic() - started < 5
-
-
-def test_row_9_store_that_drips_its_headers_cannot_hold_a_thread(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
-    proxy.inject(Drip(piece_bytes=1, pause_seconds=0.05), path=BYTES)
-
-    started = time.monotonic()
-    with deadline_scope(Deadline(0.4)), pytest.raises(StorageTimeoutError):
-        bare.head("a")
-
-    assert time.monotonic() - started < 5
-
-
 def test_row_9_control_timeouts_of_requests_start_anew_with_every_byte(
     s3_server: SwiftServer, direct: SwiftObjectStore, swift_config: SwiftConfig, proxy: FaultProxy
 ) -> None:
@@ -362,49 +287,6 @@ def test_row_9_control_timeouts_of_requests_start_anew_with_every_byte(
     assert time.monotonic() - started > 0.5
 
 
-def test_row_10_store_that_stops_taking_bytes_cannot_hold_a_thread(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
-    proxy.inject(Hold("request", Barrier(), after_bytes=100_000), method="PUT")
-
-    started = time.monotonic()
-    with deadline_scope(Deadline(0.3)), pytest.raises(StorageTimeoutError):
-        put(bare, pattern(20 * MIB))
-
-    assert time.monotonic() - started < 5
-
-
-@pytest.mark.parametrize("fault", [Cut(MIB), Cut(2 * MIB - 1), Cut(0), Reset("response", MIB)])
-def test_row_11_truncated_object_never_ends_cleanly(
-    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy, fault: Cut | Reset
-) -> None:
-    put(direct)
-    proxy.inject(fault, method="GET", times=1)
-
-    with pytest.raises(StorageUnavailableError):
-        read(bare)
-
-    assert read(bare) == CONTENT
-
-
-@pytest.mark.parametrize("index", [0, MIB, 2 * MIB - 1])
-def test_row_12_last_chunk_of_a_corrupted_object_is_held_back(
-    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy, index: int
-) -> None:
-    put(direct)
-    proxy.inject(Flip("response", index), method="GET")
-    got = 0
-
-    def take_all() -> None:
-        nonlocal got
-        with bare.open("a") as reader:
-            for chunk in reader:
-                got += len(chunk)
-
-    with pytest.raises(ObjectCorruptError):
-        take_all()
-
-    assert got == 2 * MIB - 256 * 1024
-
-
 def test_row_12_control_object_without_our_digest_is_not_checked(
     bare: SwiftObjectStore, s3_server: SwiftServer, swift_config: SwiftConfig, proxy: FaultProxy
 ) -> None:
@@ -412,20 +294,6 @@ def test_row_12_control_object_without_our_digest_is_not_checked(
     proxy.inject(Flip("response", MIB), method="GET")
 
     assert read(bare) != CONTENT
-
-
-def test_row_13_byte_altered_on_the_way_in_is_refused_and_nothing_is_stored(
-    bare: SwiftObjectStore, direct: SwiftObjectStore, proxy: FaultProxy
-) -> None:
-    proxy.inject(Flip("request", MIB + 7), method="PUT", times=1)
-
-    with pytest.raises(ObjectCorruptError):
-        put(bare)
-
-    assert list(direct.list()) == []
-    assert proxy.count("DELETE") == 0  # Swift itself refused it: nothing had to be taken back
-    put(bare)
-    assert read(direct) == CONTENT
 
 
 def test_row_13_control_without_an_etag_swift_keeps_altered_bytes(

@@ -146,8 +146,8 @@ class PrometheusExporter:
         # A histogram of the client takes single observations only; these two are what observe() itself adds to.
         name, labels = key
         for index, count in enumerate(figure.counts):
-            child._buckets[index].inc(self._growth((f"{name}#{index}", labels), count))  # noqa: SLF001  # as said above
-        child._sum.inc(self._growth((f"{name}#sum", labels), figure.sum_seconds))  # noqa: SLF001  # as said above
+            child._buckets[index].inc(self._growth((f"{name}#{index}", labels), count))  # noqa: SLF001  # no public way
+        child._sum.inc(self._growth((f"{name}#sum", labels), figure.sum_seconds))  # noqa: SLF001  # no public way
 
     def _growth(self, key: tuple[str, tuple[str, ...]], value: float) -> float:
         grown = value - self._seen.get(key, 0.0)
