@@ -141,15 +141,15 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "jpeg-fill-bytes-before-a-segment": lambda: jpeg_with(b"\xff" * (30 * MIB)),
     "jpeg-metadata": lambda: jpeg_with(segment(0xE5, bytes(65_000)) * 120),
     "png-one-chunk": lambda: png(data=png_chunk(b"IDAT", bytes(30 * MIB))),
-    "png-small-chunks": lambda: png(data=png_chunk(b"IDAT", bytes(600)) * 50_000),
+    "png-small-chunks": lambda: png(data=png_chunk(b"IDAT", bytes(1_600)) * 19_000),
     "gif-full-blocks": lambda: gif(frames=gif_frame(blocks=(b"\xff" + bytes(255)) * 120_000 + b"\0")),
-    "gif-small-blocks": lambda: gif(frames=gif_frame(blocks=b"\1\0" * 500_000 + b"\0")),
-    "gif-many-blocks": lambda: gif(before=b"!\xf9\4\0\0\0\0\0" * 50_000),
+    "gif-small-blocks": lambda: gif(frames=gif_frame(blocks=b"\1\0" * 390_000 + b"\0")),
+    "gif-many-blocks": lambda: gif(before=b"!\xf9\4\0\0\0\0\0" * 19_000),
     "webp-one-chunk": lambda: webp(vp8l((4, 4)), riff_chunk(b"JUNK", bytes(30 * MIB))),
-    "webp-many-chunks": lambda: webp(vp8l((4, 4)), riff_chunk(b"JUNK", b"") * 50_000),
+    "webp-many-chunks": lambda: webp(vp8l((4, 4)), riff_chunk(b"JUNK", b"") * 19_000),
     "heic-picture": lambda: heif(picture_bytes=30 * MIB),
-    "heic-many-boxes": lambda: heif(items=(box(b"free", bytes(200)) * 50_000, b"", b"")),
-    "heic-many-items": lambda: heif(items=(_items(50_000), b"", b"")),
+    "heic-many-boxes": lambda: heif(items=(box(b"free", bytes(200)) * 19_000, b"", b"")),
+    "heic-many-items": lambda: heif(items=(_items(19_000), b"", b"")),
 }
 
 

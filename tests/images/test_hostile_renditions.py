@@ -144,7 +144,8 @@ def test_all_hostile_files_at_once_cost_little_time_and_memory_and_the_next_phot
     refused = {answer.name for answer in answers if answer.found != "rendered"}
     assert refused >= {image.name for image in hostile_images()}
     assert [answer for answer in answers if answer.found == "OverloadedError"] == []
-    assert [answer for answer in answers if answer.processor_seconds > SECONDS] == []
+    # All of them are at work in one process, so that each has its part of the second.
+    assert [answer for answer in answers if answer.processor_seconds > SECONDS / THREADS] == []
     assert grown < GROWTH_BYTES
     assert render_good(engine).thumbhash
 
@@ -162,8 +163,9 @@ def test_hostile_files_past_the_probe_hurt_engine_processes_at_most(engine: Imag
 
     grown = grown_by(storm)
 
-    assert {answer.found for answer in answers} <= {"UndecodableImageError", "rendered"}
-    assert [answer for answer in answers if answer.processor_seconds > SECONDS] == []
+    assert {answer.found for answer in answers} <= {"UndecodableImageError", "TooCostlyError", "rendered"}
+    # All of them are at work in one process, so that each has its part of the second.
+    assert [answer for answer in answers if answer.processor_seconds > SECONDS / THREADS] == []
     assert grown < GROWTH_BYTES
     assert render_good(engine).thumbhash
 
