@@ -29,6 +29,7 @@ from tests.fakes.images import encoded
 from tests.fakes.memory_body import MemoryBody
 from tests.fakes.photos import photos
 from tests.house.source import ROOT
+from tests.images.cgroups import memory_cgroup
 from tests.images.processes import await_gone, children_of, has_a_job, wait_for
 
 MEGABYTES = 1024 * 1024
@@ -48,6 +49,34 @@ with open_engine(Path(sys.argv[1]), renderer=MODULE, job_seconds=float(sys.argv[
     if sys.argv[2] != "idle":
         engine.render(MemoryBody(sys.argv[2].encode()), job())
     threading.Event().wait()
+"""
+IN_CGROUP = """
+import os, sys
+from pathlib import Path
+
+group, folder, way = sys.argv[1:]
+Path(group, "cgroup.procs").write_text(str(os.getpid()))
+
+from app.errors import DecoderKilledError
+from app.images import rendering
+from app.images.originals import original_descriptor
+from tests.chaos.test_engine import MEGABYTES, job_for, open_engine, render
+from tests.fakes.images import encoded
+from tests.fakes.memory_body import MemoryBody
+
+large = MemoryBody(Path(folder, "large.png").read_bytes())
+job = job_for("image/png", large.size_bytes)
+ballast = bytearray(b"x") * (100 * MEGABYTES)
+if way == "in the worker":
+    with original_descriptor(large, Path(folder)) as descriptor:
+        rendering.render(descriptor, job)
+with open_engine(Path(folder), memory_bytes=4096 * MEGABYTES) as engine:
+    try:
+        engine.render(large, job)
+    except DecoderKilledError:
+        print("refused")
+    render(engine, MemoryBody(encoded("JPEG", 1000, 750)))
+    print("the next one works")
 """
 
 
@@ -220,6 +249,26 @@ def test_row_39_a_photo_that_eats_memory_is_undecodable_and_the_next_one_works(
                 engine.render(large, job_for("image/png", large.size_bytes))
 
         render(engine, photo)
+
+
+@pytest.mark.parametrize(
+    ("way", "ended", "said"),
+    [
+        pytest.param("in the engine", 0, "refused\nthe next one works\n", id="in the engine"),
+        pytest.param("in the worker", -signal.SIGKILL, "", id="control: decoded by the worker itself"),
+    ],
+)
+def test_row_39_a_cgroup_without_memory_loses_the_process_with_the_photo_and_no_worker(
+    tmp_path: Path, way: str, ended: int, said: str
+) -> None:
+    large = pyvips.Image.black(8000, 8000, bands=3).pngsave_buffer(interlace=True)
+    (tmp_path / "large.png").write_bytes(large)
+
+    with memory_cgroup(300 * MEGABYTES) as group:
+        command = [sys.executable, "-c", IN_CGROUP, str(group), str(tmp_path), way]
+        worker = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=60, check=False)
+
+    assert (worker.returncode, worker.stdout) == (ended, said)
 
 
 def test_what_is_meant_to_hurt_a_decoder_hurts_at_most_its_process(engine: ImageEngine, photo: MemoryBody) -> None:
