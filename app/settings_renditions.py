@@ -27,11 +27,16 @@ def _names_of(names: tuple[str, ...], given: tuple[str, ...]) -> tuple[str, ...]
     return given
 
 
+def _named(value: object) -> tuple[str, ...]:
+    """Read a list that may be empty; a variable says so by a word, because an empty one is taken for a mistake."""
+    return () if value == "none" else entries(value)
+
+
 _Presets = Annotated[
-    tuple[str, ...], BeforeValidator(entries), AfterValidator(lambda given: _names_of(PRESET_NAMES, given))
+    tuple[str, ...], BeforeValidator(_named), AfterValidator(lambda given: _names_of(PRESET_NAMES, given))
 ]
 _Formats = Annotated[
-    tuple[str, ...], BeforeValidator(entries), AfterValidator(lambda given: _names_of(FORMAT_NAMES, given))
+    tuple[str, ...], BeforeValidator(_named), AfterValidator(lambda given: _names_of(FORMAT_NAMES, given))
 ]
 
 
@@ -53,12 +58,12 @@ class RenditionSettings(Section):
     eager_presets: _Presets = setting(
         ("thumbnail", "preview"),
         "Presets made right after an upload; the others are made when they are asked for",
-        allowed=f"names among {', '.join(PRESET_NAMES)}, parted by commas",
+        allowed=f"names among {', '.join(PRESET_NAMES)}, parted by commas, or none",
     )
     eager_formats: _Formats = setting(
         ("webp",),
         "Formats they are made in right after an upload",
-        allowed=f"names among {', '.join(FORMAT_NAMES)}, parted by commas",
+        allowed=f"names among {', '.join(FORMAT_NAMES)}, parted by commas, or none",
     )
     delay_seconds: Whole = setting(
         0,

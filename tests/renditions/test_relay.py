@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from app.db import outbox
@@ -11,7 +13,7 @@ from app.images.jobs import HeifNotInstalledError
 from app.images.presets import Format
 from app.images.pressure import Level
 from app.photos.removal import remove_ready
-from app.renditions.relay import TRIES
+from app.renditions.relay import TRIES, Eager
 from app.storage.base import StorageUnavailableError
 from tests.fakes.object_store import raising
 from tests.images.processes import wait_for
@@ -39,6 +41,17 @@ def test_after_an_upload_all_is_made_from_one_decode(anywhere: Instance) -> None
     assert state_of(anywhere, photo.id) == ("done", None, THUMBHASH, COLOR)
     assert anywhere.queued() == []
     assert not anywhere.relay.run_once()
+
+
+def test_where_nothing_is_made_early_a_photo_is_described_all_the_same(here: Instance, tmp_path: Path) -> None:
+    lazy = Instance(here.world, tmp_path, eager=Eager((), ()))
+    photo = lazy.upload()
+
+    lazy.run_relay()
+
+    assert lazy.rows() == []
+    assert state_of(lazy, photo.id) == ("done", None, THUMBHASH, COLOR)
+    lazy.close()
 
 
 def test_a_document_tells_of_the_description_at_once(here: Instance) -> None:

@@ -196,6 +196,14 @@ def test_settings_are_immutable() -> None:
         settings.profile = "test"  # type: ignore[misc]  # that it is refused is the point
 
 
+def test_a_list_that_may_be_empty_says_so_by_a_word(sandbox: Sandbox) -> None:
+    sandbox.write_profile("development", "[renditions]\neager_presets = []\n")
+
+    renditions = sandbox.load({"PHOTO_API_RENDITIONS__EAGER_FORMATS": "none"}).settings.renditions
+
+    assert (renditions.eager_presets, renditions.eager_formats) == ((), ())
+
+
 @pytest.mark.parametrize("profile", ["development", "test"])
 def test_the_shipped_profiles_start_without_any_variable(tmp_path: Path, profile: str) -> None:
     assert load_settings({"PHOTO_API_PROFILE": profile}, working_folder=tmp_path).profile == profile
