@@ -45,7 +45,8 @@ class Preset:
     Attributes:
         name: ``thumbnail``, ``preview`` or ``full``.
         side: The longer side in pixels (``fit``), or both (``cover``); a smaller photo is never enlarged.
-        fit: ``fit`` keeps all of the photo, ``cover`` fills a square and cuts off the rest.
+        fit: ``fit`` keeps all of the photo, ``cover`` fills a square (a smaller one of a small photo) and cuts off
+            the rest.
     """
 
     name: str

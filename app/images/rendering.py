@@ -129,11 +129,11 @@ def _resized(image: pyvips.Image, size: _Size) -> pyvips.Image:
 
 
 def _cut(image: pyvips.Image, preset: Preset) -> pyvips.Image:
-    """Cut the middle out of a picture that has to fill a square."""
+    """Cut the middle out of a picture that has to fill a square, a smaller one where it is small."""
     if preset.fit == "fit":
         return image
-    width, height = min(image.width, preset.side), min(image.height, preset.side)
-    return image.extract_area((image.width - width) // 2, (image.height - height) // 2, width, height)
+    side = min(image.width, image.height, preset.side)
+    return image.extract_area((image.width - side) // 2, (image.height - side) // 2, side, side)
 
 
 def _encoded(

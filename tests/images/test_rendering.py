@@ -166,8 +166,8 @@ def _tags(exiftool: str, folder: Path) -> list[dict[str, object]]:
         ((1, 1), Preset("t", 100), (1, 1)),
         ((400, 300), Preset("t", 100, "cover"), (100, 100)),
         ((300, 400), Preset("t", 100, "cover"), (100, 100)),
-        ((400, 50), Preset("t", 100, "cover"), (100, 50)),
-        ((40, 50), Preset("t", 100, "cover"), (40, 50)),
+        ((400, 50), Preset("t", 100, "cover"), (50, 50)),
+        ((40, 50), Preset("t", 100, "cover"), (40, 40)),
     ],
     ids=str,
 )
