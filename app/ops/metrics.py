@@ -217,6 +217,9 @@ class Metrics:
         self.outbox_oldest_age = self._gauge(
             "outbox_oldest_age_seconds", "Age of the oldest waiting outbox row.", across="livemostrecent"
         )
+        self.renders_pending = self._gauge(
+            "renders_pending", "Photos whose renditions are due to be made.", across="livemostrecent"
+        )
         self.cdn_purges_pending = self._gauge(
             "cdn_purges_pending", "Removed photos that a CDN is still to be told of.", across="livemostrecent"
         )
@@ -453,6 +456,10 @@ class Metrics:
         """Set how many outbox rows wait, and for how long the oldest has."""
         self.outbox_pending.set(pending)
         self.outbox_oldest_age.set(oldest_age_seconds)
+
+    def renders_due(self, count: int) -> None:
+        """Set how many photos are due to be decoded and wait for it."""
+        self.renders_pending.set(count)
 
     def purges_pending(self, count: int) -> None:
         """Set how many removed photos a CDN is still to be told of."""

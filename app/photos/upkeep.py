@@ -19,7 +19,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 from app.accounts.models import User
 from app.db.base import utc_now
 from app.db.engine import Database
-from app.db.outbox import CDN_PURGE, OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, OutboxRow
+from app.db.outbox import CDN_PURGE, OBJECT_DELETE, PHOTO_DELETED, PHOTO_READY, PHOTO_RENDER, OutboxRow
 from app.photos.models import DELETING, PENDING, READY, IdempotencyKey, Photo
 from app.photos.removal import abandon_pending, remove_ready
 from app.stability import CallRefusedError, DeadlineExceededError, Pipeline
@@ -42,6 +42,10 @@ class UpkeepObserver(Protocol):
 
     def outbox_depth(self, pending: int, oldest_age_seconds: float) -> None:
         """So many deletes wait, the oldest for so long."""
+        ...
+
+    def renders_due(self, count: int) -> None:
+        """So many photos are due to be decoded and wait for it."""
         ...
 
 
@@ -133,11 +137,15 @@ class PhotoUpkeep:
             )
 
     def _report_outbox(self) -> None:
+        now = utc_now()
         figures = select(func.count(), func.min(OutboxRow.created_at)).where(OutboxRow.kind == OBJECT_DELETE)
+        renders = select(func.count()).where(OutboxRow.kind == PHOTO_RENDER, OutboxRow.available_at <= now)
         with self._database.read() as connection:
             pending, oldest = connection.execute(figures).one()
-        age = (utc_now() - oldest).total_seconds() if pending else 0.0
+            due = connection.execute(renders).scalar_one()
+        age = (now - oldest).total_seconds() if pending else 0.0
         self._observer.outbox_depth(pending, max(0.0, age))
+        self._observer.renders_due(due)
 
     def empty_old_trash(self) -> int:
         """Remove for good what has been in the trash too long; return how many."""

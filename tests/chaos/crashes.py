@@ -186,6 +186,8 @@ class Heard:
 
     def outbox_depth(self, pending: int, oldest_age_seconds: float) -> None: ...
 
+    def renders_due(self, count: int) -> None: ...
+
 
 @contextmanager
 def opened_database(stack: Stack) -> Iterator[Database]:

@@ -157,6 +157,20 @@ def test_the_depth_of_the_outbox_is_reported_with_its_oldest_age(any_world: Worl
     assert 50 <= age < 80
 
 
+def test_it_says_how_many_photos_are_due_to_be_decoded(any_world: World) -> None:
+    owner_id = any_world.new_user()
+    for number in range(3):
+        any_world.upload(owner_id, image(number))
+    with any_world.database.write() as connection:
+        first = connection.execute(select(func.min(OutboxRow.id)).where(OutboxRow.kind == PHOTO_RENDER)).scalar_one()
+        later = utc_now() + dt.timedelta(hours=1)
+        connection.execute(update(OutboxRow).where(OutboxRow.id == first).values(available_at=later))
+
+    any_world.upkeep.relay_deletes()
+
+    assert any_world.observer.renders[-1] == 2
+
+
 def test_what_was_in_the_trash_too_long_is_removed_and_nothing_else(any_world: World) -> None:
     owner_id = any_world.new_user()
     ids = [any_world.upload(owner_id, image(number)).document["id"] for number in range(3)]

@@ -58,6 +58,7 @@ class Observer:
     def __init__(self) -> None:
         self.heard: Counter[str] = Counter()
         self.depths: list[tuple[int, float]] = []
+        self.renders: list[int] = []
 
     def duplicate(self) -> None:
         self.heard["duplicate"] += 1
@@ -70,6 +71,9 @@ class Observer:
 
     def outbox_depth(self, pending: int, oldest_age_seconds: float) -> None:
         self.depths.append((pending, oldest_age_seconds))
+
+    def renders_due(self, count: int) -> None:
+        self.renders.append(count)
 
     def conditional_request(self, *, current: bool) -> None:
         self.heard["current" if current else "stale"] += 1
