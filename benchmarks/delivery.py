@@ -4,6 +4,7 @@
 
     P1  a signed link, verified by nginx           beside  nginx static
         the API again and again, by nginx          beside  nginx static
+        a rendition again, by link and by the API  beside  nginx proxy_cache
     P2  the API, bytes by nginx from a folder      beside  Flask hello through nginx, and Flask + X-Accel
     P3  the API, bytes by nginx from the store     beside  Flask hello through nginx (copies of its own),
         with copies of its own, and without                boto3 body in Flask
@@ -91,6 +92,7 @@ def _by_nginx(servers: Servers, local: _Account, stored: _Account) -> Iterator[C
     yield Case("signed link, nginx's copy", link("cached", stored), static, "nginx static", 0.9)
     again = asked("remembering", local, local.paths[0])
     yield Case("private view again, folder", again, static, "nginx static", 0.8)
+    yield from _renditions(servers, local)
     yield Case("API by nginx, folder", asked("local", local, *local.paths), hello, _HELLO, None)
     yield Case("API by nginx, folder", asked("local", local, *local.paths), accel, "Flask + X-Accel", None)
     yield Case("API remembered, folder", asked("remembering", local, *local.paths), hello, _HELLO, 0.85)
@@ -100,6 +102,23 @@ def _by_nginx(servers: Servers, local: _Account, stored: _Account) -> Iterator[C
     yield Case("API remembered, its copies", remembered, hello, _HELLO, 0.85)
     yield Case("API remembered, its copies", remembered, streamed, _BOTO3, 7)
     yield Case("API by nginx, no copies", uncached, streamed, _BOTO3, 3)
+
+
+def _renditions(servers: Servers, local: _Account) -> Iterator[Case]:
+    """Yield a thumbnail that is made already beside one that nginx keeps from another server."""
+    client, photo_id = local.client, local.photos[0]["id"]
+    path = f"/api/v1/photos/{photo_id}/renditions/thumbnail?format=webp"
+    made = client.get(path)
+    assert made.ok, made.text
+    (servers.files[_SMALL].parent / "thumbnail.webp").write_bytes(made.content)
+    kept = Request(f"{servers.nginx_url}/kept/thumbnail.webp", pids=servers.nginx_pids)
+    link = client.get(f"/api/v1/photos/{photo_id}/links").json()["links"]["renditions"]["thumbnail"]["url"]
+    for name, edge, url, identity in (
+        ("rendition by link", servers.edges["local"], link, {}),
+        ("rendition remembered", servers.edges["remembering"], path, local.identity),
+    ):
+        ours = Request(f"{edge.url}{url}", identity, pids=(edge.pid, servers.local.pid))
+        yield Case(f"{name}, folder", ours, kept, "nginx proxy_cache", 0.8)
 
 
 def _by_python(servers: Servers, stored: _Account, size: str, photo: dict[str, Any]) -> Iterator[Case]:

@@ -38,7 +38,8 @@ class Servers:
     Attributes:
         product: On PostgreSQL and S3.
         baselines_url: Flask and boto3.
-        nginx_url: Plain files, ``/200KB.jpg`` and so on, and the baselines at ``/hello`` and ``/accel``.
+        nginx_url: Plain files, ``/200KB.jpg`` and so on, the same below ``/kept/`` by ``proxy_cache``, and the
+            baselines at ``/hello`` and ``/accel``.
         files: The photos by name of their size.
         local: The product on files and SQLite.
         edges: nginx with the product's own configuration: ``local`` and ``remembering`` before that one; before the
@@ -147,6 +148,7 @@ def _write_photos(folder: Path) -> dict[str, Path]:
 
 
 _NGINX = """
+proxy_cache_path {copies} keys_zone=kept:1m;
 sendfile on;
 tcp_nopush on;
 upstream baselines {{ server {baselines}; keepalive 32; }}
@@ -159,13 +161,18 @@ server {{
     location = /hello {{ proxy_pass http://baselines; }}
     location = /accel {{ proxy_pass http://baselines; }}
     location /files/ {{ internal; alias {files}/; }}
+    location /kept/ {{
+        proxy_cache kept;
+        proxy_cache_valid 200 1h;
+        proxy_pass http://127.0.0.1:$PORT/;
+    }}
 }}
 """
 
 
 def _nginx(files: Path, *, baselines: str) -> str:
     """Return a configuration that serves files, and passes on to the baselines."""
-    return _NGINX.format(files=files, baselines=baselines.removeprefix("http://"))
+    return _NGINX.format(files=files, copies=files.with_name("kept"), baselines=baselines.removeprefix("http://"))
 
 
 @contextmanager

@@ -21,7 +21,8 @@ NAME: Final = "renditions"
 SIDES: Final = (320, 1080, 2048)
 """The presets."""
 
-_QUICK: Final = ((320, Format.WEBP), (1080, Format.AVIF), (2048, Format.JPEG))
+QUICK: Final = ((320, Format.WEBP), (1080, Format.AVIF), (2048, Format.JPEG))
+"""Sides and formats of a short run."""
 _LIBRARIES: Final = {"libvips": "libvips alone", "pillow": "Pillow alone"}
 _GOAL = 1.05
 _SET_GOAL = 0.6
@@ -33,7 +34,7 @@ _TIMEOUT_SECONDS = 300
 def measure(*, is_quick: bool) -> Iterator[Finding]:
     """Yield the lines: each beside the library that is best at it, then sets beside single ones, then memory."""
     rounds, seconds = (1, 0.5) if is_quick else (3, 2.0)
-    wanted = _QUICK if is_quick else [(side, image_format) for side in SIDES for image_format in Format]
+    wanted = QUICK if is_quick else [(side, image_format) for side in SIDES for image_format in Format]
     with tempfile.TemporaryDirectory() as folder:
         for original in write_originals(Path(folder)):
             libraries = [name for name in _LIBRARIES if name != "libvips" or "HEIC" not in original.name]

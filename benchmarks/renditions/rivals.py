@@ -1,8 +1,10 @@
 """Renditions over HTTP: the product as it is started, beside Thumbor and ipx, which keep nothing.
 
-*Cold* asks for photos that nobody has asked for before, *again* for the same ones once more: the product has kept
-them, the others make them anew. While the product is busy with AVIF, its health is asked; and of two hundred who ask
-for one new rendition at once it is counted how many encodings that makes.
+Each is asked for photos that nobody has asked it for before, by four at once, with the same quality: photos a second,
+and for all renditions of an original together processor time a photo and memory at the peak. *Again* asks for the
+same ones once more: the product has kept them, the others make them anew. What a rival cannot read has no line. While
+the product is busy with AVIF, its health is asked; and of two hundred who ask for one new rendition at once it is
+counted how many encodings that makes.
 """
 
 from __future__ import annotations
@@ -11,18 +13,25 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import requests
 
-from benchmarks.renditions.originals import write_originals
+from app.images.presets import Format, Quality
+from benchmarks.processes import PeakMemory, processor_seconds
+from benchmarks.renditions.engine_cost import QUICK, SIDES
+from benchmarks.renditions.originals import Original, write_originals
+from benchmarks.report import say
 from benchmarks.stability.findings import Finding, finding
+from tests.fakes.images import box
 from tests.servers.base import ServerProcess, find_free_port
+from tests.servers.client import Client
 from tests.servers.product import RENDERING, Product
 from tests.servers.stacks import embedded_stack
 
@@ -33,9 +42,13 @@ _ROOT: Final = Path(__file__).resolve().parents[2]
 _THUMBOR: Final = _ROOT / ".venv-thumbor" / "bin" / "thumbor"
 _IPX: Final = _ROOT / "var" / "bench" / "ipx" / "node_modules" / ".bin" / "ipx"
 _WORKERS: Final = 2
-_SIDE: Final = 320
+_AT_ONCE: Final = 4
 _CROWD: Final = 200
 _TIMEOUT_SECONDS: Final = 120
+_GOALS: Final = {"Thumbor": 1.0, "ipx": 1.2}
+_PRESETS: Final = dict(zip(SIDES, ("thumbnail", "preview", "full"), strict=True))
+_MILLISECONDS: Final = 1e3
+_MEGABYTE: Final = 1e6
 _THUMBOR_SETTINGS: Final = """
 LOADER = 'thumbor.loaders.file_loader'
 FILE_LOADER_ROOT_PATH = {folder!r}
@@ -44,105 +57,173 @@ ALLOW_UNSAFE_URL = True
 """
 _SETTINGS: Final = {
     "PHOTO_API_PHOTOS__QUOTA_BYTES": str(2**40),
+    "PHOTO_API_UPLOADS__MAX_BYTES": str(2**28),
+    "PHOTO_API_AUTH__ACCESS_TOKEN_SECONDS": "3600",
     **RENDERING,
-    "PHOTO_API_RENDITIONS__EAGER_PRESETS": "thumbnail",
-    "PHOTO_API_RENDITIONS__EAGER_FORMATS": "jpeg",
+    "PHOTO_API_RENDITIONS__EAGER_FORMATS": "none",
+    # One HEIC of 48 megapixels in one piece takes two gigabytes; and a process that ends takes its figures with it.
+    "PHOTO_API_RENDITIONS__MEMORY_MEGABYTES": "3072",
+    "PHOTO_API_RENDITIONS__JOBS_PER_PROCESS": "10000",
 }
+
+_Url = Callable[[int, int, Format], str]
 
 
 @dataclass(frozen=True)
 class _Server:
-    """A server and how it is asked for one photo in WebP.
+    """A server and how it is asked for renditions.
 
     Attributes:
-        urls: One for each photo.
+        pid: Of its master.
+        url: Returns the address of one: which copy of the original, which side in pixels, which format.
         headers: With each request.
     """
 
-    urls: Sequence[str]
+    pid: int
+    url: _Url
     headers: dict[str, str]
+
+
+class _Effort(NamedTuple):
+    """What is asked for: sides and formats, of so many photos in each round, in so many rounds."""
+
+    wanted: Sequence[tuple[int, Format]]
+    photos: int
+    rounds: int
+
+
+class _Bill(NamedTuple):
+    """What a round took: wall time and processor time in seconds."""
+
+    seconds: float
+    processor_seconds: float
 
 
 def measure(*, is_quick: bool) -> Iterator[Finding]:
     """Yield the lines."""
-    count, rounds = (16, 1) if is_quick else (40, 3)
+    effort = _Effort(QUICK, 8, 1) if is_quick else _Effort(list(product(SIDES, Format)), 4, 2)
     with tempfile.TemporaryDirectory() as name, ExitStack() as closing:
         folder = Path(name)
-        files = _write_files(folder, count * rounds)
-        product = Product(embedded_stack(folder), folder, workers=_WORKERS, settings=_SETTINGS)
-        closing.callback(product.close)
-        client = product.new_user()
-        photos = [client.upload(file.read_bytes()) for file in files]
-        identity = {"Authorization": f"Bearer {client.tokens['access_token']}"}
-        _wait_until_made(product, len(photos))
-        ours = _Server(
-            [f"{product.url}/api/v1/photos/{photo['id']}/renditions/thumbnail?format=webp" for photo in photos],
-            identity,
-        )
-        rivals = {
-            "Thumbor": closing.enter_context(_thumbor(folder, files)),
-            "ipx": closing.enter_context(_ipx(folder, files)),
-        }
-        yield from _beside(ours, rivals, count, rounds)
-        yield _health_beside_avif(product, photos[:count], identity)
-        yield _crowd(product, str(photos[0]["id"]), identity)
+        originals = write_originals(folder)
+        server = Product(embedded_stack(folder), folder, workers=_WORKERS, settings=_SETTINGS)
+        closing.callback(server.close)
+        client = server.new_user()
+        copies = folder / "copies"
+        copies.mkdir()
+        thumbor = closing.enter_context(_thumbor(folder, copies))
+        ipx = closing.enter_context(_ipx(folder, copies))
+        for original in originals[:1] if is_quick else originals:
+            files = _copy(original, copies, effort.photos * effort.rounds)
+            rivals = {"Thumbor": thumbor(files), "ipx": ipx(files)}
+            yield from _beside(original.name, _ours(server, client, files), rivals, effort)
+            for file in files:
+                file.unlink()
+        ours = _ours(server, client, _copy(originals[0], copies, _AT_ONCE * 2))
+        yield _crowd(server, ours)
+        yield _health_beside_avif(server, ours)
 
 
-def _write_files(folder: Path, count: int) -> list[Path]:
-    """Write photos of 12 megapixels that differ in what follows their end, which is no part of the picture."""
-    (folder / "originals").mkdir()
-    content = next(one for one in write_originals(folder) if one.name == "12 MP JPEG").path.read_bytes()
-    files = [folder / "originals" / f"{number}.jpg" for number in range(count)]
+def _copy(original: Original, folder: Path, count: int) -> list[Path]:
+    """Write files that differ in what follows the end of their picture."""
+    content = original.path.read_bytes()
+    files = [folder / f"{number}{original.path.suffix}" for number in range(count)]
     for file in files:
-        file.write_bytes(content + os.urandom(16))
+        mark = os.urandom(16)
+        file.write_bytes(content + (box(b"free", mark) if original.content_type == "image/heic" else mark))
     return files
 
 
-def _wait_until_made(product: Product, count: int) -> None:
-    """Wait until what is made right after uploads is made, so that it does not run beside what is measured."""
+def _ours(server: Product, client: Client, files: Sequence[Path]) -> _Server:
+    """Upload the files; return when each has been decoded, so that this does not run beside what is measured."""
+    decoded = _decoded(server)
+    ids = [client.upload(file.read_bytes())["id"] for file in files]
     ends = time.monotonic() + _TIMEOUT_SECONDS
-    while product.metric("photo_api_engine_job_duration_seconds_count", outcome="done") < count:
-        assert time.monotonic() < ends, "uploads were not rendered in time"
+    while _decoded(server) < decoded + len(files):
+        assert time.monotonic() < ends, "uploads were not decoded in time"
         time.sleep(0.2)
 
+    def url(number: int, side: int, image_format: Format) -> str:
+        return f"{server.url}/api/v1/photos/{ids[number]}/renditions/{_PRESETS[side]}?format={image_format}"
 
-def _beside(ours: _Server, rivals: dict[str, _Server], count: int, rounds: int) -> Iterator[Finding]:
-    goals = {"Thumbor": 1.0, "ipx": 1.2}
-    cold = {name: [_rate(server, count * turn, count) for turn in range(rounds)] for name, server in rivals.items()}
-    our_cold = [_rate(ours, count * turn, count) for turn in range(rounds)]
-    our_again = [_rate(ours, count * turn, count) for turn in range(rounds)]
-    for name, rates in cold.items():
-        yield finding("12 MP to 320 webp, cold", name, "photos/s", our_cold, rates, goal=goals[name], at_least=True)
-        yield finding("12 MP to 320 webp, again", name, "photos/s", our_again, rates)
+    return _Server(server.pid, url, {"Authorization": f"Bearer {client.tokens['access_token']}"})
 
 
-def _rate(server: _Server, first: int, count: int) -> float:
-    """Return photos a second, asked for by four at once."""
-    urls = server.urls[first : first + count]
-    started = time.monotonic()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(lambda url: _ask(url, server.headers), urls))
-    return count / (time.monotonic() - started)
+def _decoded(server: Product) -> float:
+    return server.metric("photo_api_engine_job_duration_seconds_count", outcome="done")
 
 
-def _ask(url: str, headers: dict[str, str]) -> None:
+def _beside(
+    name: str,
+    ours: _Server,
+    rivals: dict[str, _Server],
+    effort: _Effort,
+) -> Iterator[Finding]:
+    able = {rival: server for rival, server in rivals.items() if _can(rival, server, name)}
+    servers = {"ours": ours, **able}
+    peaks = {server: PeakMemory((each.pid,)) for server, each in servers.items()}
+    spent: dict[str, list[float]] = {server: [] for server in servers}
+    count, rounds = effort.photos, effort.rounds
+    for place, (side, image_format) in enumerate(effort.wanted):
+        case = f"{name} to {side} {image_format}"
+        bills: dict[str, list[_Bill]] = {server: [] for server in servers}
+        for turn in range(rounds):
+            for server, each in servers.items():
+                bills[server].append(_ask_all(each, range(count * turn, count * (turn + 1)), side, image_format))
+        for server in servers:
+            spent[server] += [bill.processor_seconds / count * _MILLISECONDS for bill in bills[server]]
+        yield from _rates(case, count, bills)
+        if not place:
+            again = [_ask_all(ours, range(count), side, image_format)] * rounds
+            yield from _rates(f"{case}, again", count, {**bills, "ours": again}, has_goals=False)
+        say(case)
+    for rival in able:
+        yield finding(f"{name}, all of these", rival, "ms of cpu", [sum(spent["ours"])], [sum(spent[rival])])
+        held = [[peaks[server].highest_bytes() / _MEGABYTE] for server in ("ours", rival)]
+        yield finding(f"{name}, memory at the peak", rival, "MB", *held)
+
+
+def _rates(case: str, count: int, bills: dict[str, list[_Bill]], *, has_goals: bool = True) -> Iterator[Finding]:
+    rates = {server: [count / bill.seconds for bill in each] for server, each in bills.items()}
+    for rival in rates.keys() - {"ours"}:
+        goal = _GOALS[rival] if has_goals else None
+        yield finding(case, rival, "photos/s", rates["ours"], rates[rival], goal=goal, at_least=True)
+
+
+def _can(rival: str, server: _Server, name: str) -> bool:
+    answer = requests.get(server.url(0, SIDES[0], Format.JPEG), timeout=_TIMEOUT_SECONDS)
+    if answer.ok and answer.headers["Content-Type"] == Format.JPEG.content_type:
+        return True
+    say(f"{rival} cannot read {name}: {answer.status_code}")
+    return False
+
+
+def _ask_all(
+    server: _Server, numbers: Sequence[int], side: int, image_format: Format, *, at_once: int = _AT_ONCE
+) -> _Bill:
+    """Ask for one rendition of some copies, by several at once."""
+    urls = [server.url(number, side, image_format) for number in numbers]
+    used, started = processor_seconds((server.pid,)), time.monotonic()
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(lambda url: _ask(url, server.headers, image_format), urls))
+    return _Bill(time.monotonic() - started, processor_seconds((server.pid,)) - used)
+
+
+def _ask(url: str, headers: dict[str, str], image_format: Format) -> None:
     while True:
         answer = requests.get(url, headers=headers, timeout=_TIMEOUT_SECONDS)
         if answer.status_code != requests.codes.unavailable:
             break
         time.sleep(float(answer.headers["Retry-After"]))
-    assert answer.headers["Content-Type"] in {"image/webp", "image/avif"}, answer.text
+    assert answer.headers["Content-Type"] == image_format.content_type, answer.text
 
 
-def _health_beside_avif(product: Product, photos: Sequence[dict[str, object]], identity: dict[str, str]) -> Finding:
+def _health_beside_avif(server: Product, ours: _Server) -> Finding:
     """Measure the slowest but one of a hundred answers of health, idle and while AVIF of 2048 pixels is made."""
-    urls = [f"{product.url}/api/v1/photos/{photo['id']}/renditions/full?format=avif" for photo in photos]
-    idle = _slowest_health(product.url)
-    with ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(_ask, url, identity) for url in urls]
-        busy = _slowest_health(product.url)
-        for each in asked:
-            each.result()
+    idle = _slowest_health(server.url)
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(_ask_all, ours, range(_AT_ONCE * 2), SIDES[-1], Format.AVIF)
+        busy = _slowest_health(server.url)
+        asked.result()
     return finding("health while AVIF is made, p99", "the same, idle", "ms", [busy * 1e3], [idle * 1e3])
 
 
@@ -156,48 +237,45 @@ def _slowest_health(url: str) -> float:
     return statistics.quantiles(taken, n=100)[-1]
 
 
-def _crowd(product: Product, photo_id: str, identity: dict[str, str]) -> Finding:
+def _crowd(server: Product, ours: _Server) -> Finding:
     """Count the encodings that two hundred at once make of one rendition that nobody has asked for."""
-
-    def encodings() -> float:
-        return product.metric("photo_api_engine_job_duration_seconds_count", outcome="done")
-
-    url = f"{product.url}/api/v1/photos/{photo_id}/renditions/preview?format=jpeg"
-    before = encodings()
-    with ThreadPoolExecutor(50) as pool:
-        list(pool.map(lambda _number: _ask_any(url, identity), range(_CROWD)))
-    return finding("encodings for a crowd of 200", "one", "", [encodings() - before], [1.0], goal=1.0)
-
-
-def _ask_any(url: str, headers: dict[str, str]) -> None:
-    while requests.get(url, headers=headers, timeout=_TIMEOUT_SECONDS).status_code == requests.codes.unavailable:
-        time.sleep(0.2)
+    before = _decoded(server)
+    _ask_all(ours, [0] * _CROWD, SIDES[1], Format.JPEG, at_once=50)
+    return finding("encodings for a crowd of 200", "one", "", [_decoded(server) - before], [1.0], goal=1.0)
 
 
 @contextmanager
-def _thumbor(folder: Path, files: Sequence[Path]) -> Iterator[_Server]:
+def _thumbor(folder: Path, copies: Path) -> Iterator[Callable[[Sequence[Path]], _Server]]:
     settings = folder / "thumbor.conf"
-    settings.write_text(_THUMBOR_SETTINGS.format(folder=str(files[0].parent)), encoding="utf-8")
+    settings.write_text(_THUMBOR_SETTINGS.format(folder=str(copies)), encoding="utf-8")
     port = find_free_port()
     command = [_THUMBOR, "--ip", "127.0.0.1", "--port", str(port), "--processes", str(_WORKERS), "--conf", settings]
-    path = f"unsafe/fit-in/{_SIDE}x{_SIDE}/filters:format(webp)"
-    with _running(command, port, folder / "thumbor.log"):
-        yield _Server([f"http://127.0.0.1:{port}/{path}/{file.name}" for file in files], {})
+
+    def url(file: Path, side: int, image_format: Format) -> str:
+        filters = f"filters:format({image_format}):quality({Quality().of(image_format)})"
+        return f"http://127.0.0.1:{port}/unsafe/fit-in/{side}x{side}/{filters}/{file.name}"
+
+    with _running(command, port, folder / "thumbor.log") as pid:
+        yield lambda files: _Server(pid, lambda number, *what: url(files[number], *what), {})
 
 
 @contextmanager
-def _ipx(folder: Path, files: Sequence[Path]) -> Iterator[_Server]:
+def _ipx(folder: Path, copies: Path) -> Iterator[Callable[[Sequence[Path]], _Server]]:
     port = find_free_port()
-    command = [_IPX, "serve", "--dir", files[0].parent, "--host", "127.0.0.1", "--port", str(port)]
-    with _running(command, port, folder / "ipx.log"):
-        yield _Server([f"http://127.0.0.1:{port}/w_{_SIDE},f_webp/{file.name}" for file in files], {})
+    command = [_IPX, "serve", "--dir", copies, "--host", "127.0.0.1", "--port", str(port)]
+
+    def url(file: Path, side: int, image_format: Format) -> str:
+        return f"http://127.0.0.1:{port}/w_{side},f_{image_format},q_{Quality().of(image_format)}/{file.name}"
+
+    with _running(command, port, folder / "ipx.log") as pid:
+        yield lambda files: _Server(pid, lambda number, *what: url(files[number], *what), {})
 
 
 @contextmanager
-def _running(command: Sequence[object], port: int, log: Path) -> Iterator[None]:
+def _running(command: Sequence[object], port: int, log: Path) -> Iterator[int]:
     server = ServerProcess([str(word) for word in command], log=log)
     try:
         server.wait_until_listening(port)
-        yield
+        yield server.pid
     finally:
         server.stop()
