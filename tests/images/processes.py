@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 _IDLE_FILES = 4  # input, output, errors and the socket; one more is the original of a job
@@ -31,6 +33,18 @@ def children_of(pid: int) -> set[int]:
 def has_a_job(pid: int) -> bool:
     """Return whether a process of the engine has an original."""
     return len(list(Path(f"/proc/{pid}/fd").iterdir())) > _IDLE_FILES
+
+
+def is_at_work(pid: int) -> bool:
+    """Return whether a process of the engine has taken its job: from then on it watches its socket."""
+    flags = [line.split()[1] for line in _facts_of_descriptors(pid) if line.startswith("flags:")]
+    return any(int(flag, 8) & os.O_ASYNC for flag in flags)
+
+
+def _facts_of_descriptors(pid: int) -> Iterator[str]:
+    for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):
+            yield from descriptor.read_text().splitlines()
 
 
 def await_gone(pid: int) -> None:

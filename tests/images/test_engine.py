@@ -27,7 +27,7 @@ from tests.fakes.admission import ClosedAdmission, OpenAdmission
 from tests.fakes.memory_body import MemoryBody
 from tests.fakes.renderers import LIES, MODULE, job, pid_of
 from tests.house.source import ROOT
-from tests.images.processes import PATIENCE, children_of, has_a_job, wait_for
+from tests.images.processes import PATIENCE, children_of, has_a_job, is_at_work, wait_for
 
 HONEST = MemoryBody(b"a photo")
 EngineMaker = Callable[..., ImageEngine]
@@ -256,7 +256,7 @@ def test_a_process_killed_at_work_costs_that_job_alone(
     engine = new_engine()
     spinning = pid_of(engine.render(HONEST, job()))
     answer = in_thread(engine, b"spin")
-    wait_for(lambda: heard.processes == (1, 1))
+    wait_for(lambda: is_at_work(spinning))
     os.kill(spinning, signal.SIGKILL)
 
     with pytest.raises(UnavailableError):
