@@ -20,6 +20,8 @@ import pytest
 
 READY_SECONDS = 30.0
 
+_given_ports: set[int] = set()
+
 
 class ServerStartError(Exception):
     """A server ended or did not accept connections in time."""
@@ -33,10 +35,14 @@ def skip_without(reason: str) -> NoReturn:
 
 
 def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens on now, and that this process was not given before."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port: int = probe.getsockname()[1]
+        if port not in _given_ports:
+            _given_ports.add(port)
+            return port
 
 
 class ServerProcess:
