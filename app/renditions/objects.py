@@ -70,7 +70,7 @@ class RenditionObjects:
         return Made(found.sha256, found.size_bytes, image.width, image.height)
 
     def _spool(self, photo: Original) -> Spool:
-        return Spool(self._scratch_dir, max_bytes=photo.size_bytes)
+        return Spool(self._scratch_dir, max_bytes=photo.size_bytes, with_md5=False)
 
 
 def _damaged() -> ObjectCorruptError:

@@ -32,7 +32,7 @@ class SpooledBody:
     usable until they are closed themselves.
     """
 
-    def __init__(self, content: bytes | io.FileIO, *, size_bytes: int, sha256: str, md5: str) -> None:
+    def __init__(self, content: bytes | io.FileIO, *, size_bytes: int, sha256: str, md5: str | None) -> None:
         self._content: bytes | io.FileIO | None = content
         self._size_bytes = size_bytes
         self._sha256 = sha256
@@ -50,7 +50,14 @@ class SpooledBody:
 
     @property
     def md5(self) -> str:
-        """Lower-case hex MD5, which object stores check on receipt."""
+        """Lower-case hex MD5, which object stores check on receipt.
+
+        Raises:
+            ValueError: The bytes were spooled without one.
+        """
+        if self._md5 is None:
+            message = "the body was spooled for no object store"
+            raise ValueError(message)
         return self._md5
 
     def open(self) -> BinaryIO:
@@ -121,9 +128,12 @@ class Spool:
         directory: Where larger bodies go; it must exist.
         memory_bytes: A body larger than this goes to disk.
         max_bytes: A body larger than this is refused.
+        with_md5: Whether the body may go to an object store; its MD5 takes longer than all else here.
     """
 
-    def __init__(self, directory: Path, *, memory_bytes: int = MEMORY_BYTES, max_bytes: int) -> None:
+    def __init__(
+        self, directory: Path, *, memory_bytes: int = MEMORY_BYTES, max_bytes: int, with_md5: bool = True
+    ) -> None:
         self._directory = directory
         self._memory_bytes = memory_bytes
         self._max_bytes = max_bytes
@@ -131,7 +141,7 @@ class Spool:
         self._file: io.FileIO | None = None
         self._size_bytes = 0
         self._sha256 = hashlib.sha256()
-        self._md5 = hashlib.md5(usedforsecurity=False)
+        self._md5 = hashlib.md5(usedforsecurity=False) if with_md5 else None
         self._closed = False
 
     @property
@@ -152,7 +162,8 @@ class Spool:
             self.close()
             raise PayloadTooLargeError(f"The body is larger than the {self._max_bytes} bytes that are allowed.")
         self._sha256.update(chunk)
-        self._md5.update(chunk)
+        if self._md5 is not None:
+            self._md5.update(chunk)
         self._size_bytes += len(chunk)
         try:
             if self._file is not None:
@@ -173,9 +184,8 @@ class Spool:
         """
         self._check_open()
         content = b"".join(self._chunks) if self._file is None else self._file
-        body = SpooledBody(
-            content, size_bytes=self._size_bytes, sha256=self._sha256.hexdigest(), md5=self._md5.hexdigest()
-        )
+        md5 = None if self._md5 is None else self._md5.hexdigest()
+        body = SpooledBody(content, size_bytes=self._size_bytes, sha256=self._sha256.hexdigest(), md5=md5)
         self._file = None
         self.close()
         return body

@@ -101,7 +101,7 @@ class _Bill(NamedTuple):
 
 def measure(*, is_quick: bool) -> Iterator[Finding]:
     """Yield the lines."""
-    effort = _Effort(QUICK, 8, 1) if is_quick else _Effort(list(product(SIDES, Format)), 4, 2)
+    effort = _Effort(QUICK, 24, 1) if is_quick else _Effort(list(product(SIDES, Format)), 12, 2)
     with tempfile.TemporaryDirectory() as name, ExitStack() as closing:
         folder = Path(name)
         originals = write_originals(folder)

@@ -49,6 +49,18 @@ def test_body_has_the_bytes_size_and_digests_that_were_written(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("size_bytes", [1000, 3 * MIB])
+def test_a_body_that_goes_to_no_store_has_no_md5_and_says_so(tmp_path: Path, size_bytes: int) -> None:
+    content = pattern(size_bytes)
+    spool = Spool(tmp_path, max_bytes=size_bytes, with_md5=False)
+    spool.write(content)
+
+    with spool.finish() as body:
+        assert body.sha256 == hashlib.sha256(content).hexdigest()
+        with pytest.raises(ValueError, match="no object store"):
+            _ = body.md5
+
+
+@pytest.mark.parametrize("size_bytes", [1000, 3 * MIB])
 def test_readers_do_not_move_each_other(tmp_path: Path, size_bytes: int) -> None:
     content = pattern(size_bytes)
 
