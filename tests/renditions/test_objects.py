@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,7 @@ def test_a_full_scratch_folder_is_said_and_leaves_nothing(
         raise OSError(errno.ENOSPC, "no room")
 
     monkeypatch.setattr("app.storage.spool.tempfile.TemporaryFile", full)
-    monkeypatch.setattr(
-        "app.renditions.objects.Spool",
-        lambda folder, *, max_bytes: Spool(folder, memory_bytes=1, max_bytes=max_bytes),
-    )
+    monkeypatch.setattr("app.renditions.objects.Spool", partial(Spool, memory_bytes=1))
 
     with pytest.raises(SpoolFullError):
         here.objects.fetch(photo)
