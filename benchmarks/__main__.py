@@ -4,8 +4,8 @@
 and rclone (PyPI, ``requirements-bench.txt``); everything runs on 127.0.0.1 and ends with the run.
 ``make bench ARGS='--only stability'`` measures the library alone, in a minute and without servers, and
 ``ARGS='--only cost'`` what a request pays for identity, metrics, log and admission, in some seconds; ``--only links``
-what a presigned link costs, ``--only renditions`` what renditions cost beside libvips and Pillow, ``--only rivals``
-how fast they are served beside Thumbor and ipx.
+what a presigned link costs, ``--only renditions`` what renditions cost beside libvips and Pillow, and what an upload
+pays for being decoded first, ``--only rivals`` how fast renditions are served beside Thumbor and ipx.
 ``ARGS='--only delivery'`` measures how photos come in and leave, and any other word the cases of the server that have
 it in their names, such as ``download``, ``upload``, ``link``, ``nginx`` or ``memory``.
 """
@@ -21,7 +21,7 @@ from uuid import UUID
 
 from benchmarks import delivery, links_cost, memory, request_cost
 from benchmarks.compare import Case, Comparison, compare
-from benchmarks.renditions import engine_cost, rivals
+from benchmarks.renditions import decode_first, engine_cost, rivals
 from benchmarks.report import say, write
 from benchmarks.rows import write_photos
 from benchmarks.servers import Servers, running
@@ -65,6 +65,7 @@ def main() -> int:
         of_request += of_links
     if arguments.only in {"", engine_cost.NAME}:
         of_engine = list(engine_cost.measure(is_quick=arguments.quick))
+        of_engine += decode_first.measure(is_quick=arguments.quick)
         print_table(of_engine)
         of_request += of_engine
     if arguments.only in {"", rivals.NAME}:
