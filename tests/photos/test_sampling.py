@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from uuid import UUID
 
 import pytest
@@ -57,7 +58,10 @@ def test_a_day_reads_what_was_asked_for_and_each_photo_comes_to_be_read(any_worl
 
     assert 198 <= read <= 200
     assert any_world.observer.heard["sampled sound"] == read
-    assert set(sampling.opened) == {row.object_key for row in sampling.rows}
+    days = itertools.count()
+    while set(sampling.opened) != {row.object_key for row in sampling.rows}:
+        assert next(days) < 50  # a photo that was uploaded right behind another is seldom chosen
+        sampling.run_for(DAY_SECONDS)
     assert any_world.store.open_readers == 0
 
 
@@ -104,7 +108,7 @@ def test_damage_is_counted_logged_with_its_photo_and_changes_nothing(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     sampling = Sampling(world)
-    altered = sampling.rows[2]
+    altered = sampling.rows[0]  # the one that is chosen first
     with world.store.open(altered.object_key) as reader:
         damage(world.store, altered.object_key, b"".join(reader))
 
