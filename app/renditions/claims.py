@@ -26,6 +26,7 @@ from app.photos import rendition_rows
 from app.photos.models import READY, Photo
 from app.photos.photo_cache import Original
 from app.photos.rendition_rows import Claim, Claimed, Made, Ready, RenditionName
+from app.stability import DeadlineExceededError
 
 _log = logging.getLogger(__name__)
 
@@ -216,12 +217,14 @@ class RenditionClaims:
         """Write in time of its own what is no matter if it fails: the request's time may be what has ended."""
         try:
             self._database.run_write(work, own_seconds=_OWN_SECONDS)
-        except DatabaseUnavailableError:
+        except (DatabaseUnavailableError, DeadlineExceededError):
             _log.warning("a claim could not be given back; it ends by itself")
 
     def _run(self) -> None:
         while not self._closed.wait(self._lease_seconds / _RENEWALS_PER_LEASE):
             try:
                 self.renew()
-            except DatabaseUnavailableError:
+            except (DatabaseUnavailableError, DeadlineExceededError):
                 _log.warning("claims of renditions could not be renewed; trying again")
+            except Exception:  # noqa: BLE001  # nothing may end the thread
+                _log.exception("claims of renditions could not be renewed; trying again")

@@ -157,6 +157,21 @@ class RenditionMaker:
             )
             return self._engine.render(body, job, background=background)
 
+    def discard(self, lost: Ready, *, is_stored: bool) -> None:
+        """Remove the row of a rendition, so that it is made anew.
+
+        Args:
+            lost: It.
+            is_stored: Whether the store has something under its key, which is removed before.
+
+        Raises:
+            StorageError: It could not be removed.
+            DatabaseUnavailableError: The row may still be there.
+        """
+        if is_stored:  # without a row it would be taken for what an earlier maker has left
+            self._objects.remove(lost.object_key)
+        self._claims.forget(lost)
+
     def output_of(self, mine: Claim) -> Output:
         """Return what is to be made under a claim."""
         preset = self._presets.find(mine.name.preset)

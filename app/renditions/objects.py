@@ -63,6 +63,14 @@ class RenditionObjects:
             return self._adopted(object_key, image)
         return Made(body.sha256, body.size_bytes, image.width, image.height)
 
+    def remove(self, object_key: str) -> None:
+        """Remove a rendition; one that is not there is no error.
+
+        Raises:
+            StorageError: It may still be there.
+        """
+        self._store.delete(object_key)
+
     def _adopted(self, object_key: str, image: RenderedImage) -> Made:
         found = self._store.head(object_key)
         if found.sha256 is None:

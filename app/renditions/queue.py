@@ -1,7 +1,7 @@
 """The rows ``photo.render`` of the outbox: photos that are to be decoded, each taken by one worker at a time.
 
 A row that is taken is due again when its lease has ended, so one whose worker dies is not lost. The number of
-attempts is its fence: who takes it next counts one more, and what the one before writes finds no row.
+attempts and the end of the lease are its fence: what a worker writes whose lease has passed to another finds no row.
 """
 
 from __future__ import annotations
@@ -29,12 +29,14 @@ class RenderTask:
         photo_id: Which photo.
         outputs: Presets and formats by their names; None for all that is made after an upload, and the description.
         attempts: How often it was taken, this time included.
+        until: When its lease ends, UTC; together with the attempts it is the fence.
     """
 
     row_id: int
     photo_id: UUID
     outputs: tuple[tuple[str, str], ...] | None
     attempts: int
+    until: dt.datetime
 
 
 class RenderQueue:
@@ -61,11 +63,15 @@ class RenderQueue:
         for row in due:
             taken = (
                 update(OutboxRow)
-                .where(OutboxRow.id == row.id, OutboxRow.attempts == row.attempts)
+                .where(
+                    OutboxRow.id == row.id,
+                    OutboxRow.attempts == row.attempts,
+                    OutboxRow.available_at == row.available_at,
+                )
                 .values(attempts=row.attempts + 1, available_at=until)
             )
             if self._changes(taken):
-                return RenderTask(row.id, row.photo_id, _outputs_of(row.payload), row.attempts + 1)
+                return RenderTask(row.id, row.photo_id, _outputs_of(row.payload), row.attempts + 1, until)
         return None
 
     def done(self, task: RenderTask) -> None:
@@ -89,13 +95,17 @@ class RenderQueue:
 
 
 def _due(connection: Connection) -> list[Row[Any]]:
-    columns = (OutboxRow.id, OutboxRow.photo_id, OutboxRow.payload, OutboxRow.attempts)
+    columns = (OutboxRow.id, OutboxRow.photo_id, OutboxRow.payload, OutboxRow.attempts, OutboxRow.available_at)
     due = (OutboxRow.kind == PHOTO_RENDER, OutboxRow.available_at <= utc_now())
     return list(connection.execute(select(*columns).where(*due).order_by(OutboxRow.available_at).limit(_LOOKED_AT)))
 
 
 def _still(task: RenderTask) -> tuple[Any, ...]:
-    return OutboxRow.id == task.row_id, OutboxRow.attempts == task.attempts
+    return (
+        OutboxRow.id == task.row_id,
+        OutboxRow.attempts == task.attempts,
+        OutboxRow.available_at == task.until,
+    )
 
 
 def _outputs_of(payload: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:

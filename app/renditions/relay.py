@@ -7,8 +7,9 @@ What becomes of a photo::
 
     made                                    described, done
     the decoder refuses it                  failed, at once: the same bytes will not be better
+    it takes too much memory or time        failed, after some tries: the host may have been slow
     its original is lost or damaged         failed, after some tries
-    memory, store, database, engine, time   waits, and nothing is counted against it
+    pressure, store, database, no turn      waits, and nothing is counted against it
     anything else                           failed, after some tries
 """
 
@@ -28,7 +29,9 @@ from app.errors import (
     UnavailableError,
     UndecodableImageError,
 )
+from app.images.jobs import TooCostlyError
 from app.images.presets import Format, Presets
+from app.photos.models import DONE
 from app.photos.rendition_rows import Busy, Claim, RenditionName
 from app.renditions.claims import Processing, RenditionClaims
 from app.renditions.making import RenditionMaker, error_code
@@ -147,6 +150,8 @@ class RenditionRelay:
                 return self._work(task)
         except NotFoundError:  # removed meanwhile
             self._queue.done(task)
+        except TooCostlyError as error:
+            self._count(task, error_code(error))
         except UndecodableImageError as error:
             self._fail(task, error_code(error))
         except (ObjectNotFoundError, ObjectCorruptError):
@@ -172,14 +177,15 @@ class RenditionRelay:
         if task.attempts > TRIES:  # every worker that took it has died
             self._fail(task, INTERNAL)
             return True
-        names = self._names(task)
-        if not all(self._makes(name.format) for name in names):
+        wanted = self._names(task)
+        names = [name for name in wanted if self._makes(name.format)]
+        if wanted and not names:
             self._queue.postpone(task, _RETRY_SECONDS, counted=False)
             return False
         taken = self._claims.take(names) if names else []
         mine = [each for each in taken if isinstance(each, Claim)]
-        is_stored = self._make(photo, mine, describes=task.outputs is None and photo.state != "done")
-        if any(isinstance(each, Busy) for each in taken) or not is_stored:
+        is_stored = self._make(photo, mine, describes=task.outputs is None and photo.state != DONE)
+        if names != wanted or any(isinstance(each, Busy) for each in taken) or not is_stored:
             self._queue.postpone(task, _RETRY_SECONDS, counted=False)
             return is_stored
         self._queue.done(task)
@@ -214,8 +220,8 @@ class RenditionRelay:
 
     def _fail(self, task: RenderTask, code: str) -> None:
         photo = self._claims.processing(task.photo_id)
-        # One size that cannot be made says nothing of a photo that was decoded.
-        if photo is not None and (task.outputs is None or photo.state != "done"):
+        # A size that cannot be made says nothing of a photo that was decoded.
+        if photo is not None and photo.state != DONE:
             _log.warning("a photo cannot be decoded", extra={"photo_id": str(task.photo_id), "code": code})
             self._claims.mark_failed(photo, code)
         self._queue.done(task)

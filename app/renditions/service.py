@@ -21,10 +21,11 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from app.errors import DatabaseReadOnlyError, DatabaseUnavailableError, OverloadedError, UndecodableImageError
-from app.images.jobs import Output, RenderedImage
+from app.images.jobs import Output, RenderedImage, TooCostlyError
 from app.images.presets import Format, Preset, Presets
+from app.photos.models import WAITING
 from app.photos.photo_cache import Original
-from app.photos.rendition_rows import Busy, Claim, Ready, RenditionName
+from app.photos.rendition_rows import Claim, Ready, RenditionName
 from app.renditions.claims import RenditionClaims
 from app.renditions.making import UNDECODABLE, RenditionMaker, error_code
 from app.stability import Entry, MemoryTier, SingleFlight, remaining_seconds
@@ -141,15 +142,35 @@ class RenditionService:
             return known
         return self._flights.run(name.object_key, lambda: self._find_or_make(photo, preset, name))
 
-    def make_anew(self, photo: Original, preset: Preset, image_format: Format, lost: MadeRendition) -> MadeRendition:
-        """Return a rendition in place of one that the store has lost. Raises what :meth:`get` raises."""
+    def make_anew(
+        self, photo: Original, preset: Preset, image_format: Format, lost: MadeRendition, *, is_damaged: bool
+    ) -> MadeRendition:
+        """Return a rendition in place of one that the store has lost or damaged; raises what :meth:`get` raises.
+
+        Args:
+            photo: The original.
+            preset: The size.
+            image_format: The format.
+            lost: What the store does not have as it was.
+            is_damaged: Whether it has something else instead.
+        """
         self._known.remove(lost.object_key)
-        if lost.row is not None:
-            _log.error("the store has lost a rendition; it is made anew", extra={"object_key": lost.object_key})
-            if not self._may_keep():
-                return self._unkept(photo, preset, lost.row.name)
-            self._claims.forget(lost.row)
-        return self.get(photo, preset, image_format)
+        row = lost.row
+        if row is None:
+            return self.get(photo, preset, image_format)
+        key = f"{lost.object_key} anew"
+        return self._flights.run(key, lambda: self._replaced(photo, preset, row, is_damaged=is_damaged))
+
+    def _replaced(self, photo: Original, preset: Preset, lost: Ready, *, is_damaged: bool) -> MadeRendition:
+        try:
+            if self._claims.find(lost.name) == lost:  # else another process was faster
+                _log.error("the store has lost a rendition; it is made anew", extra={"object_key": lost.object_key})
+                if not self._may_keep():
+                    return self._unkept(photo, preset, lost.name)
+                self._maker.discard(lost, is_stored=is_damaged)
+        except DatabaseReadOnlyError:
+            return self._unkept(photo, preset, lost.name)
+        return self.get(photo, preset, lost.name.format)
 
     def _remembered(self, key: str) -> MadeRendition | None:
         entry = self._known.get(key) or self._in_hand.get(key)
@@ -192,10 +213,10 @@ class RenditionService:
                 return self._stored(taken)
             if isinstance(taken, Claim):
                 return self._make(photo, taken)
-            self._wait(taken, pause, ends)
+            self._wait(pause, ends)
             pause = min(2 * pause, _LONGEST_LOOK_SECONDS)
 
-    def _wait(self, _busy: Busy, pause: float, ends: float) -> None:
+    def _wait(self, pause: float, ends: float) -> None:
         """Wait a little for another maker, who may end at any moment, in whatever way."""
         left = min(remaining_seconds(pause), ends - time.monotonic())
         if left <= 0:
@@ -240,12 +261,15 @@ class RenditionService:
             )
 
     def _note_refused(self, photo: Original, name: RenditionName, error: UndecodableImageError) -> None:
-        """Remember that a photo cannot be decoded: here for a while, and for all if nobody ever could."""
+        """Remember that a photo cannot be decoded: here for a while, and for all if nobody ever could.
+
+        That it took too much is not written down: another moment, or the queue's next try, may find more.
+        """
         entry = Entry(name.object_key, error, _REFUSED_SECONDS, is_negative=True)
         self._known.put(name.object_key, entry, _REFUSED_SECONDS)
         try:
-            processing = self._claims.processing(photo.id)
-            if processing is not None and processing.state == "waiting" and self._may_keep():
+            processing = None if isinstance(error, TooCostlyError) else self._claims.processing(photo.id)
+            if processing is not None and processing.state == WAITING and self._may_keep():
                 self._claims.mark_failed(processing, error_code(error))
         except DatabaseUnavailableError:
             _log.warning("that a photo cannot be decoded could not be written down", exc_info=True)

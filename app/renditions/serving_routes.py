@@ -19,7 +19,7 @@ from app.images.presets import Format, Preset
 from app.photos import serving_routes as serving
 from app.photos.photo_cache import Original
 from app.photos.serving_routes import PhotoServing, ServedPhoto
-from app.storage.base import ObjectNotFoundError
+from app.storage.base import ObjectCorruptError, ObjectNotFoundError
 
 _CONTENT_TYPES: Final = tuple(each.content_type for each in Format)
 
@@ -95,8 +95,10 @@ class Renditions(Protocol[MadeT]):
         """
         ...
 
-    def make_anew(self, photo: Original, preset: Preset, image_format: Format, lost: MadeT) -> MadeT:
-        """Return a rendition in place of one that the store has lost. Raises what :meth:`get` raises."""
+    def make_anew(
+        self, photo: Original, preset: Preset, image_format: Format, lost: MadeT, *, is_damaged: bool
+    ) -> MadeT:
+        """Return a rendition in place of one that the store has lost or damaged. Raises what :meth:`get` raises."""
         ...
 
 
@@ -119,7 +121,7 @@ class RenditionServing:
     def answer(
         self, photo: Original, size: Preset, image_format: Format, caching: Mapping[str, str]
     ) -> Reply | Response:
-        """Return 200, 206 or 304 with a rendition; one that the store turns out to have lost is made anew.
+        """Return 200, 206 or 304 with a rendition; one that the store has lost or damaged is made anew.
 
         Args:
             photo: The original; that the caller may see it was settled before.
@@ -136,8 +138,9 @@ class RenditionServing:
         made = self._renditions.get(photo, size, image_format)
         try:
             return self._serving.answer(_served(photo, size, image_format, made), caching)
-        except ObjectNotFoundError:
-            made = self._renditions.make_anew(photo, size, image_format, made)
+        except (ObjectNotFoundError, ObjectCorruptError) as error:
+            is_damaged = isinstance(error, ObjectCorruptError)
+            made = self._renditions.make_anew(photo, size, image_format, made, is_damaged=is_damaged)
             return self._serving.answer(_served(photo, size, image_format, made), caching)
 
 

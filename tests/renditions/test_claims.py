@@ -15,6 +15,7 @@ from app.errors import DatabaseUnavailableError, NotFoundError
 from app.photos.models import PhotoRendition
 from app.photos.rendition_rows import Busy, Claim, Made, Ready
 from app.renditions.claims import Processing
+from app.stability import DeadlineExceededError
 from tests.accounts.world import at_once
 from tests.images.processes import wait_for
 from tests.renditions.world import COLOR, THUMBHASH, Instance, name_of
@@ -124,7 +125,7 @@ def test_a_renewal_that_fails_is_tried_again(brief: Instance, monkeypatch: pytes
     mine = taken(brief, photo)
     first = lease_of(brief)
     assert first is not None
-    failures = iter([DatabaseUnavailableError("down")])
+    failures = iter([DatabaseUnavailableError("down"), DeadlineExceededError("late"), ZeroDivisionError()])
     renew = brief.claims.renew
 
     def failing() -> int:

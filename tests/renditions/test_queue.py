@@ -81,6 +81,20 @@ def test_a_worker_that_was_too_slow_changes_nothing(anywhere: Instance) -> None:
     assert anywhere.queued() == []
 
 
+def test_a_lease_that_was_lost_is_not_ones_own_because_the_number_comes_again(anywhere: Instance) -> None:
+    add(anywhere)
+    slow = anywhere.queue.take(60)
+    anywhere.world.make_due()
+    present = anywhere.queue.take(60)
+    assert slow is not None
+    assert present is not None
+    anywhere.queue.postpone(present, 30, counted=False)
+
+    anywhere.queue.done(slow)
+
+    assert len(anywhere.queued()) == 1
+
+
 def test_an_attempt_that_is_not_counted_leaves_the_number(here: Instance) -> None:
     add(here)
     for counted, attempts in ((False, 0), (True, 1), (False, 1), (True, 2)):

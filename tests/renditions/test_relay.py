@@ -9,7 +9,7 @@ import pytest
 from app.db import outbox
 from app.db.base import new_id, utc_now
 from app.errors import DatabaseUnavailableError, DecoderKilledError, OverloadedError, UndecodableImageError
-from app.images.jobs import HeifNotInstalledError
+from app.images.jobs import HeifNotInstalledError, TooCostlyError
 from app.images.presets import Format
 from app.images.pressure import Level
 from app.photos.removal import remove_ready
@@ -148,6 +148,20 @@ def test_a_photo_that_gets_its_decoder_killed_each_time_fails_after_some_tries(h
     assert here.queued() == []
 
 
+def test_a_photo_that_takes_too_much_each_time_fails_after_some_tries(here: Instance) -> None:
+    photo = here.upload()
+    here.engine.failure = TooCostlyError("too slow")
+
+    for _ in range(TRIES - 1):
+        here.run_relay()
+    before = state_of(here, photo.id)[:2]
+    here.run_relay()
+
+    assert before == ("waiting", None)
+    assert state_of(here, photo.id)[:2] == ("failed", "too-costly")
+    assert here.queued() == []
+
+
 def test_a_photo_whose_original_is_lost_fails_after_some_tries(here: Instance) -> None:
     photo = here.upload()
     here.world.store.delete(photo.object_key)
@@ -270,6 +284,33 @@ def test_a_format_that_is_not_made_now_waits(here: Instance) -> None:
 
     assert len(here.engine.jobs) == 1
     assert here.queued()[0].attempts == 0
+
+
+def test_what_can_be_made_now_does_not_wait_for_a_format_that_cannot(here: Instance, tmp_path: Path) -> None:
+    both = Instance(here.world, tmp_path, eager=Eager(("thumbnail",), (Format.WEBP, Format.AVIF)))
+    photo = both.upload()
+    both.pressure.level = Level.FEWER_FORMATS
+
+    assert both.run_relay()
+    meanwhile = (both.rows(), state_of(both, photo.id))
+    both.pressure.level = Level.NORMAL
+    both.run_relay()
+
+    assert meanwhile == ([("thumbnail", "webp", "ready")], ("done", None, THUMBHASH, COLOR))
+    assert both.rows() == [("thumbnail", "avif", "ready"), ("thumbnail", "webp", "ready")]
+    assert both.queued() == []
+    both.close()
+
+
+def test_a_try_later_on_does_not_fail_a_photo_that_was_described(here: Instance) -> None:
+    photo = here.upload()
+    here.world.store.before["put"] = raising(StorageUnavailableError("down"))
+    here.run_relay()
+    here.engine.failure = UndecodableImageError("another moment")
+
+    here.run_relay()
+
+    assert state_of(here, photo.id)[:2] == ("done", None)
 
 
 def test_the_thread_works_only_while_it_may(here: Instance) -> None:

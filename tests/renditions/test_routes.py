@@ -32,10 +32,17 @@ from app.photos.serving_routes import PhotoServing
 from app.renditions.routes import RenditionRoutes
 from app.renditions.serving_routes import RenditionServing
 from app.settings import DatabaseSettings
-from app.storage.base import ObjectNotFoundError, ObjectStore, StorageTimeoutError, StorageUnavailableError
+from app.storage.base import (
+    ObjectCorruptError,
+    ObjectNotFoundError,
+    ObjectStore,
+    StorageTimeoutError,
+    StorageUnavailableError,
+)
 from app.storage.local import LocalObjectStore
 from app.storage.probe import BytesBody
 from tests.db.conftest import Observer
+from tests.fakes.object_store import raising
 from tests.http.edge import RememberingObserver
 from tests.photos.world import PRESETS, World, image
 
@@ -73,7 +80,7 @@ class Maker:
 
     world: World
     asked: list[tuple[UUID, str, str]] = field(default_factory=list)
-    anew: int = 0
+    anew: list[bool] = field(default_factory=list)
     offers: Collection[Format] = tuple(Format)
     in_hand: bool = False
     failure: Exception | None = None
@@ -93,8 +100,10 @@ class Maker:
             self.world.store.put(key, BytesBody(content), content_type=image_format.content_type)
         return Made(key, content)
 
-    def make_anew(self, photo: Original, preset: Preset, image_format: Format, lost: Made) -> Made:
-        self.anew += 1
+    def make_anew(
+        self, photo: Original, preset: Preset, image_format: Format, lost: Made, *, is_damaged: bool
+    ) -> Made:
+        self.anew.append(is_damaged)
         content = content_of(photo.id, preset.name, image_format.value)
         return Made(lost.object_key, content, content)
 
@@ -255,16 +264,18 @@ def test_nginx_sends_what_the_store_has_and_this_server_what_is_in_hand(
     assert answer.data == (album.content("thumbnail", "jpeg") if in_hand else b"")
 
 
-def test_what_the_store_has_lost_is_made_anew(album: Album) -> None:
-    def lose(key: str) -> None:
-        raise ObjectNotFoundError(key)
-
-    album.world.store.before["open"] = lose
+@pytest.mark.parametrize(
+    ("error", "is_damaged"), [(ObjectNotFoundError, False), (ObjectCorruptError, True)], ids=["lost", "damaged"]
+)
+def test_what_the_store_has_lost_or_damaged_is_made_anew(
+    album: Album, error: type[Exception], is_damaged: bool
+) -> None:
+    album.world.store.before["open"] = raising(error("found out"))
 
     answer = album.get()
 
     assert (answer.status_code, answer.data) == (200, album.content("thumbnail", "jpeg"))
-    assert album.maker.anew == 1
+    assert album.maker.anew == [is_damaged]
 
 
 def test_a_file_has_the_name_of_the_original_and_its_size(album: Album) -> None:
@@ -325,7 +336,7 @@ def test_what_cannot_be_made_says_why_and_is_not_kept(album: Album, case: str) -
     assert slug(answer) == (status, kind)
     assert answer.headers["Cache-Control"] == "no-store"
     assert ("Retry-After" in answer.headers) is (status == 503)
-    assert album.maker.anew == 0
+    assert album.maker.anew == []
 
 
 def test_the_document_lists_the_sizes_that_there_are() -> None:

@@ -17,7 +17,7 @@ from app.errors import (
     UnavailableError,
     UndecodableImageError,
 )
-from app.images.jobs import HeifNotInstalledError
+from app.images.jobs import HeifNotInstalledError, TooCostlyError
 from app.images.presets import Format
 from app.images.pressure import Level
 from app.photos.removal import remove_ready
@@ -26,6 +26,7 @@ from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from app.storage.base import StorageFullError, StorageUnavailableError
 from tests.accounts.world import at_once
 from tests.fakes.object_store import raising
+from tests.photos.world import damage
 from tests.renditions.world import Instance, name_of, preset
 
 
@@ -232,6 +233,20 @@ def test_a_photo_that_nobody_can_decode_is_failed_and_not_tried_again(here: Inst
     assert here.rows() == []
 
 
+def test_a_photo_that_took_too_much_is_refused_for_a_while_and_not_failed(here: Instance) -> None:
+    photo = here.upload()
+    here.engine.failure = TooCostlyError("too slow")
+
+    for _ in range(2):
+        with pytest.raises(TooCostlyError):
+            here.service.get(photo, preset(), Format.WEBP)
+
+    assert len(here.engine.jobs) == 1
+    processing = here.claims.processing(photo.id)
+    assert processing is not None
+    assert (processing.state, processing.error) == ("waiting", None)
+
+
 def test_a_photo_whose_decoder_is_missing_says_so(here: Instance) -> None:
     photo = here.upload()
     here.engine.failure = HeifNotInstalledError("no decoder")
@@ -307,11 +322,52 @@ def test_a_rendition_that_the_store_has_lost_is_made_anew(here: Instance) -> Non
     lost = here.service.get(photo, preset(), Format.WEBP)
     here.world.store.delete(lost.object_key)
 
-    made = here.service.make_anew(photo, preset(), Format.WEBP, lost)
+    made = here.service.make_anew(photo, preset(), Format.WEBP, lost, is_damaged=False)
 
     assert here.world.store.keys("renditions/") == [made.object_key]
     assert made.sha256 == lost.sha256
     assert len(here.engine.jobs) == 2
+
+
+def test_a_rendition_that_the_store_has_damaged_is_made_anew_and_not_adopted(here: Instance) -> None:
+    photo = here.upload()
+    lost = here.service.get(photo, preset(), Format.WEBP)
+    damage(here.world.store, lost.object_key, b"thumbnail webp ")
+
+    here.service.make_anew(photo, preset(), Format.WEBP, lost, is_damaged=True)
+
+    with here.world.store.open(lost.object_key) as reader:
+        assert b"".join(reader) == b"thumbnail webp "
+    assert here.rows() == [("thumbnail", "webp", "ready")]
+
+
+def test_what_another_process_has_made_anew_is_not_touched(here: Instance, beside: Instance) -> None:
+    photo = here.upload()
+    lost = here.service.get(photo, preset(), Format.WEBP)
+    beside.service.make_anew(photo, preset(), Format.WEBP, lost, is_damaged=True)
+    present = beside.service.get(photo, preset(), Format.WEBP)
+
+    made = here.service.make_anew(photo, preset(), Format.WEBP, lost, is_damaged=True)
+
+    assert made.row == present.row != lost.row
+    assert here.world.store.keys("renditions/") == [made.object_key]
+    assert (len(here.engine.jobs), len(beside.engine.jobs)) == (1, 1)
+
+
+def test_while_the_database_takes_no_changes_a_lost_rendition_is_made_and_not_kept(
+    here: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = here.upload()
+    lost = here.service.get(photo, preset(), Format.WEBP)
+    here.world.store.delete(lost.object_key)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise DatabaseReadOnlyError("It takes no changes.")
+
+    monkeypatch.setattr(here.world.database, "run_write", refuse)
+    made = here.service.make_anew(photo, preset(), Format.WEBP, lost, is_damaged=False)
+
+    assert made.content == b"thumbnail webp "
 
 
 def test_in_a_mode_that_changes_nothing_a_lost_rendition_is_made_and_not_kept(here: Instance) -> None:
@@ -320,7 +376,7 @@ def test_in_a_mode_that_changes_nothing_a_lost_rendition_is_made_and_not_kept(he
     here.world.store.delete(lost.object_key)
     here.may_work = False
 
-    made = here.service.make_anew(photo, preset(), Format.WEBP, lost)
+    made = here.service.make_anew(photo, preset(), Format.WEBP, lost, is_damaged=False)
 
     assert made.content == b"thumbnail webp "
     assert here.rows() == [("thumbnail", "webp", "ready")]
