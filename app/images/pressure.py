@@ -1,4 +1,4 @@
-"""What is still made of photos while memory is short: less in steps, and all of it again when memory is back.
+"""What is still made of photos while memory is short: less in steps, and more again when memory is back.
 
 ::
 

@@ -8,8 +8,8 @@
 
 A maker that dies leaves a claim whose lease ends; the next one takes it over, and the object with it.
 
-Every one locks the photo's row first and then the rendition's, as the removal of a photo does: none waits in a
-circle, and none writes after the photo is gone.
+Claiming and finishing lock the photo's row first and then the rendition's, as the removal of a photo does: neither
+waits in a circle nor writes after the photo is gone. The others touch a row by itself, one in a transaction.
 """
 
 from __future__ import annotations

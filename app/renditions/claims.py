@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -154,12 +155,8 @@ class RenditionClaims:
 
     def give_back(self, mine: Sequence[Claim]) -> None:
         """Give claims back of which nothing was sent to the store; what fails ends with the lease."""
-
-        def work(connection: Connection) -> None:
-            for claim in mine:
-                rendition_rows.release(connection, claim)
-
-        self._try(work)
+        for claim in mine:  # each by itself: who holds a single row waits for nobody in a circle
+            self._try(partial(rendition_rows.release, mine=claim))
 
     def postpone(self, mine: Claim, *, queued: bool) -> None:
         """Say that a rendition is made and not stored: it is soon another one's to make.
@@ -213,7 +210,7 @@ class RenditionClaims:
     def _until(self) -> dt.datetime:
         return utc_now() + dt.timedelta(seconds=self._lease_seconds)
 
-    def _try(self, work: Callable[[Connection], None]) -> None:
+    def _try(self, work: Callable[[Connection], object]) -> None:
         """Write in time of its own what is no matter if it fails: the request's time may be what has ended."""
         try:
             self._database.run_write(work, own_seconds=_OWN_SECONDS)
