@@ -24,10 +24,9 @@ from app.db.engine import Database
 from app.db.prepared import PreparedSelect
 from app.errors import DatabaseUnavailableError
 from app.photos import rendition_rows
-from app.photos.models import READY, Photo
+from app.photos.models import DONE, READY, WAITING, Photo
 from app.photos.photo_cache import Original
 from app.photos.rendition_rows import Claim, Claimed, Made, Ready, RenditionName
-from app.stability import DeadlineExceededError
 
 _log = logging.getLogger(__name__)
 
@@ -65,6 +64,16 @@ class Processing:
     state: str
     error: str | None
     original: Original
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody knows yet if the photo can be decoded."""
+        return self.state == WAITING
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the photo was decoded."""
+        return self.state == DONE
 
 
 class RenditionClaims:
@@ -214,14 +223,14 @@ class RenditionClaims:
         """Write in time of its own what is no matter if it fails: the request's time may be what has ended."""
         try:
             self._database.run_write(work, own_seconds=_OWN_SECONDS)
-        except (DatabaseUnavailableError, DeadlineExceededError):
-            _log.warning("a claim could not be given back; it ends by itself")
+        except Exception:  # noqa: BLE001  # what went wrong before is what the caller is to hear of
+            _log.warning("a claim could not be given back; it ends by itself", exc_info=True)
 
     def _run(self) -> None:
         while not self._closed.wait(self._lease_seconds / _RENEWALS_PER_LEASE):
             try:
                 self.renew()
-            except (DatabaseUnavailableError, DeadlineExceededError):
+            except DatabaseUnavailableError:
                 _log.warning("claims of renditions could not be renewed; trying again")
             except Exception:  # noqa: BLE001  # nothing may end the thread
                 _log.exception("claims of renditions could not be renewed; trying again")

@@ -29,12 +29,10 @@ from app.errors import (
     UnavailableError,
     UndecodableImageError,
 )
-from app.images.jobs import TooCostlyError
 from app.images.presets import Format, Presets
-from app.photos.models import DONE
 from app.photos.rendition_rows import Busy, Claim, RenditionName
 from app.renditions.claims import Processing, RenditionClaims
-from app.renditions.making import RenditionMaker, error_code
+from app.renditions.making import TOO_COSTLY, RenditionMaker, error_code
 from app.renditions.queue import RenderQueue, RenderTask
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from app.storage.base import ObjectCorruptError, ObjectNotFoundError
@@ -150,10 +148,9 @@ class RenditionRelay:
                 return self._work(task)
         except NotFoundError:  # removed meanwhile
             self._queue.done(task)
-        except TooCostlyError as error:
-            self._count(task, error_code(error))
         except UndecodableImageError as error:
-            self._fail(task, error_code(error))
+            code = error_code(error)
+            (self._count if code == TOO_COSTLY else self._fail)(task, code)
         except (ObjectNotFoundError, ObjectCorruptError):
             _log.exception("the original of a photo is lost", extra={"photo_id": str(task.photo_id)})
             self._count(task, ORIGINAL_LOST)
@@ -184,7 +181,7 @@ class RenditionRelay:
             return False
         taken = self._claims.take(names) if names else []
         mine = [each for each in taken if isinstance(each, Claim)]
-        is_stored = self._make(photo, mine, describes=task.outputs is None and photo.state != DONE)
+        is_stored = self._make(photo, mine, describes=task.outputs is None and not photo.is_done)
         if names != wanted or any(isinstance(each, Busy) for each in taken) or not is_stored:
             self._queue.postpone(task, _RETRY_SECONDS, counted=False)
             return is_stored
@@ -221,7 +218,7 @@ class RenditionRelay:
     def _fail(self, task: RenderTask, code: str) -> None:
         photo = self._claims.processing(task.photo_id)
         # A size that cannot be made says nothing of a photo that was decoded.
-        if photo is not None and photo.state != DONE:
+        if photo is not None and not photo.is_done:
             _log.warning("a photo cannot be decoded", extra={"photo_id": str(task.photo_id), "code": code})
             self._claims.mark_failed(photo, code)
         self._queue.done(task)

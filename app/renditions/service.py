@@ -21,13 +21,12 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from app.errors import DatabaseReadOnlyError, DatabaseUnavailableError, OverloadedError, UndecodableImageError
-from app.images.jobs import Output, RenderedImage, TooCostlyError
+from app.images.jobs import Output, RenderedImage
 from app.images.presets import Format, Preset, Presets
-from app.photos.models import WAITING
 from app.photos.photo_cache import Original
 from app.photos.rendition_rows import Claim, Ready, RenditionName
 from app.renditions.claims import RenditionClaims
-from app.renditions.making import UNDECODABLE, RenditionMaker, error_code
+from app.renditions.making import TOO_COSTLY, UNDECODABLE, RenditionMaker, error_code
 from app.stability import Entry, MemoryTier, SingleFlight, remaining_seconds
 
 _log = logging.getLogger(__name__)
@@ -265,12 +264,13 @@ class RenditionService:
 
         That it took too much is not written down: another moment, or the queue's next try, may find more.
         """
+        code = error_code(error)
         entry = Entry(name.object_key, error, _REFUSED_SECONDS, is_negative=True)
         self._known.put(name.object_key, entry, _REFUSED_SECONDS)
         try:
-            processing = None if isinstance(error, TooCostlyError) else self._claims.processing(photo.id)
-            if processing is not None and processing.state == WAITING and self._may_keep():
-                self._claims.mark_failed(processing, error_code(error))
+            processing = None if code == TOO_COSTLY else self._claims.processing(photo.id)
+            if processing is not None and processing.is_open and self._may_keep():
+                self._claims.mark_failed(processing, code)
         except DatabaseUnavailableError:
             _log.warning("that a photo cannot be decoded could not be written down", exc_info=True)
 
