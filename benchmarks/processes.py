@@ -19,7 +19,7 @@ def processor_seconds(roots: Sequence[int]) -> float:
     Args:
         roots: Their ids; one that has ended counts nothing.
     """
-    return sum(map(_ticks, _family(roots))) / _TICKS_PER_SECOND
+    return sum(map(_ticks, family(roots))) / _TICKS_PER_SECOND
 
 
 class PeakMemory:
@@ -31,7 +31,7 @@ class PeakMemory:
 
     def __init__(self, roots: Sequence[int]) -> None:
         self._before: dict[int, int] = {}
-        for pid in _family(roots):
+        for pid in family(roots):
             with suppress(FileNotFoundError):
                 Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
                 self._before[pid] = memory_of(pid, "VmRSS")
@@ -45,7 +45,12 @@ class PeakMemory:
         return sum(memory_of(pid, "VmHWM") for pid in self._before)
 
 
-def _family(roots: Sequence[int]) -> Iterator[int]:
+def family(roots: Sequence[int]) -> Iterator[int]:
+    """Yield the ids of some processes and of all that descend from them.
+
+    Args:
+        roots: Their ids.
+    """
     for pid in roots:
         yield pid
         children: list[int] = []
@@ -53,7 +58,7 @@ def _family(roots: Sequence[int]) -> Iterator[int]:
             for thread in Path(f"/proc/{pid}/task").iterdir():
                 with suppress(FileNotFoundError):
                     children += map(int, (thread / "children").read_text(encoding="ascii").split())
-        yield from _family(children)
+        yield from family(children)
 
 
 def _ticks(pid: int) -> int:

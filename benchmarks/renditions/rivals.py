@@ -10,12 +10,13 @@ counted how many encodings that makes.
 from __future__ import annotations
 
 import os
+import signal
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Final, NamedTuple
 import requests
 
 from app.images.presets import Format, Quality
-from benchmarks.processes import PeakMemory, processor_seconds
+from benchmarks.processes import PeakMemory, family, processor_seconds
 from benchmarks.renditions.engine_cost import QUICK, SIDES
 from benchmarks.renditions.originals import Original, write_originals
 from benchmarks.report import say
@@ -101,7 +102,7 @@ class _Bill(NamedTuple):
 
 def measure(*, is_quick: bool) -> Iterator[Finding]:
     """Yield the lines."""
-    effort = _Effort(QUICK, 24, 1) if is_quick else _Effort(list(product(SIDES, Format)), 12, 2)
+    effort = _Effort(QUICK, 24, 1) if is_quick else _Effort(list(product(SIDES, Format)), 8, 2)
     with tempfile.TemporaryDirectory() as name, ExitStack() as closing:
         folder = Path(name)
         originals = write_originals(folder)
@@ -278,4 +279,8 @@ def _running(command: Sequence[object], port: int, log: Path) -> Iterator[int]:
         server.wait_until_listening(port)
         yield server.pid
     finally:
+        started = list(family((server.pid,)))
         server.stop()
+        for pid in started:  # Thumbor ends without its children
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
