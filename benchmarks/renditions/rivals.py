@@ -279,8 +279,8 @@ def _running(command: Sequence[object], port: int, log: Path) -> Iterator[int]:
         server.wait_until_listening(port)
         yield server.pid
     finally:
-        started = list(family((server.pid,)))
+        children = list(family((server.pid,)))[1:]
         server.stop()
-        for pid in started:  # Thumbor ends without its children
+        for pid in children:  # Thumbor ends without its children
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
