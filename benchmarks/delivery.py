@@ -118,7 +118,7 @@ def _renditions(servers: Servers, local: _Account) -> Iterator[Case]:
         ("rendition remembered", servers.edges["remembering"], path, local.identity),
     ):
         ours = Request(f"{edge.url}{url}", identity, pids=(edge.pid, servers.local.pid))
-        yield Case(f"{name}, folder", ours, kept, "nginx proxy_cache", 0.8)
+        yield Case(name, ours, kept, "nginx proxy_cache", 0.8)
 
 
 def _by_python(servers: Servers, stored: _Account, size: str, photo: dict[str, Any]) -> Iterator[Case]:
