@@ -71,14 +71,24 @@ def render(descriptor: int, job: RenderJob) -> Rendered:
     if not presets:
         return Rendered(())
     pictures = _pictures(descriptor, job, presets)
-    made: dict[tuple[int, int, Format, str], bytes] = {}
-    images = tuple(_encoded(pictures[output.preset], output, job.quality, made) for output in job.outputs)
+    images = _images(pictures, job)
     if not job.describes:
         return Rendered(images)
     small = as_rgba(pictures[_DESCRIBED])
     return Rendered(
         images, thumbhash(small.width, small.height, bytes(small.write_to_memory())), dominant_color(small)
     )
+
+
+def _images(pictures: dict[Preset, pyvips.Image], job: RenderJob) -> tuple[RenderedImage, ...]:
+    """Return what a job asks for; that an encoder gets no memory says nothing of the photo."""
+    made: dict[tuple[int, int, Format, str], bytes] = {}
+    try:
+        return tuple(_encoded(pictures[output.preset], output, job.quality, made) for output in job.outputs)
+    except pyvips.Error as error:
+        if _NO_MEMORY.search(str(error)):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def _pictures(descriptor: int, job: RenderJob, presets: set[Preset]) -> dict[Preset, pyvips.Image]:

@@ -110,10 +110,7 @@ class PhotoDocuments:
             next_cursor: As the page says it.
             scopes: Of the caller.
         """
-        shown = [
-            (photo.id, photo.version, photo.thumbhash, photo.processing_state, photo.processing_error)
-            for photo in photos
-        ]
+        shown = [(photo.id, photo.version, *(getattr(photo, name) for name in _FOUND_OUT)) for photo in photos]
         return conditional.tag_of(orjson.dumps([self.form, next_cursor, GEO_SCOPE in scopes, shown]))
 
 

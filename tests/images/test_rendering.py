@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import pyvips
 from PIL import Image
 
 from app.errors import UndecodableImageError
+from app.images import rendering
 from app.images.jobs import Output, Rendered, RenderJob
 from app.images.presets import Format, Preset, Quality
 from app.images.probe import probe
@@ -361,3 +363,20 @@ def test_a_photo_with_more_pixels_than_were_admitted_is_refused(photo: Photo) ->
         render(descriptor, job)
 
     os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("said", "raised"),
+    [("heif: Memory allocation error: Out of memory", MemoryError), ("heif: unknown fault", pyvips.Error)],
+    ids=["memory", "fault"],
+)
+def test_an_encoder_that_fails_says_nothing_of_the_photo(
+    monkeypatch: pytest.MonkeyPatch, said: str, raised: type[Exception]
+) -> None:
+    def fail(*_: object) -> bytes:
+        raise pyvips.Error("unable to call heifsave_buffer", said)
+
+    monkeypatch.setattr(rendering, "_encode", fail)
+
+    with pytest.raises(raised):
+        rendered(encoded("JPEG", 40, 30), "image/jpeg", [(Preset("t", 20), Format.AVIF)])

@@ -120,6 +120,7 @@ class Facts(NamedTuple):
     id: UUID
     version: int
     thumbhash: str | None = None
+    dominant_color: str | None = None
     processing_state: str = "waiting"
     processing_error: str | None = None
 
@@ -136,12 +137,13 @@ ONE, TWO = Facts(UUID(int=1), 1), Facts(UUID(int=2), 5)
         ([ONE, TWO._replace(id=UUID(int=3))], None, []),
         ([ONE, TWO], "next", []),
         ([ONE, TWO._replace(thumbhash="1QcSHQ")], None, []),
+        ([ONE, TWO._replace(dominant_color="#3a5f7d")], None, []),
         ([ONE, TWO._replace(processing_state="done")], None, []),
         ([ONE, TWO._replace(processing_error="undecodable")], None, []),
         ([ONE, TWO], None, [GEO_SCOPE]),
         ([], None, []),
     ],
-    ids=["fewer", "order", "version", "id", "cursor", "thumbhash", "state", "error", "place", "none"],
+    ids=["fewer", "order", "version", "id", "cursor", "thumbhash", "color", "state", "error", "place", "none"],
 )
 def test_a_page_has_another_tag_when_anything_it_shows_is_another(
     photos: list[Facts], cursor: str | None, scopes: list[str]
