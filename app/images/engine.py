@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, NoReturn, Protocol, TypeAlias
 from app.errors import DecoderKilledError, OverloadedError, UnavailableError, UndecodableImageError
 from app.images.engine_frames import RefusalCode, RefusedError
 from app.images.engine_process import EngineProcess, Loss, ProcessLostError, ProcessOptions
-from app.images.jobs import HeifNotInstalledError, Rendered, RenderJob, TooCostlyError
+from app.images.jobs import HeifNotInstalledError, Rendered, RenderingFaultError, RenderJob, TooCostlyError
 from app.images.originals import original_descriptor
 from app.stability import DeadlineExceededError, remaining_seconds
 from app.storage.base import Body
@@ -149,6 +149,7 @@ class ImageEngine:
             UndecodableImageError: The decoder refused the photo, crashed, or took too much.
             HeifNotInstalledError: This server has no decoder for it.
             TooCostlyError: It took more time or memory than one photo may.
+            RenderingFaultError: Something else failed than the decoder.
             OverloadedError: There was no turn in time.
             DecoderKilledError: It was killed from outside, which says nothing of the photo.
             UnavailableError: No process can be started.
@@ -318,4 +319,5 @@ def _raise_refusal(refused: RefusedError) -> NoReturn:
         raise TooCostlyError(_TOO_LARGE) from refused
     if refused.code is RefusalCode.FAULT:
         _log.error("rendering failed in a way that no decoder should: %s", refused.said)
+        raise RenderingFaultError(_UNDECODABLE) from refused
     raise UndecodableImageError(_UNDECODABLE) from refused

@@ -87,6 +87,8 @@ def _serve(channel: Channel, render: Render, job_seconds: float) -> None:
     try:
         with _ends_with(channel.connection, job_seconds):
             rendered = render(descriptor, job)
+    except PeerLostError:
+        raise
     except HeifNotInstalledError as error:
         send_refusal(channel, RefusalCode.HEIF_NOT_INSTALLED, str(error))
     except UndecodableImageError as error:

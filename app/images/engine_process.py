@@ -7,13 +7,14 @@ what is named here. What it does to itself before its first job stands in :mod:`
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -158,7 +159,8 @@ class EngineProcess:
         """
         if self._ready:
             return
-        left = self._start_by - time.monotonic()
+        # A report that is there counts, however late somebody asks for it.
+        left = math.inf if has_news(self._channel.connection, 0) else self._start_by - time.monotonic()
         self._channel.allow(max(0.0, min(seconds, left)))
         try:
             self.confined = receive_ready(self._channel)
@@ -198,9 +200,10 @@ class EngineProcess:
             self._at_work = False
             raise
         except TimeoutError:
-            raise self._lost(Loss.TIME if in_time else Loss.DEADLINE) from None
+            fault = Loss.TIME if taken else Loss.GONE  # what it did before says nothing of this photo
+            raise self._lost(fault if in_time else Loss.DEADLINE) from None
         except LiedError as error:
-            raise self._lost(Loss.LIE) from error
+            raise self._lost(Loss.LIE if taken else Loss.GONE) from error
         except PeerLostError as error:
             raise self._lost(None if taken else Loss.GONE) from error
         self._at_work = False
@@ -219,7 +222,8 @@ class EngineProcess:
             self._child.wait(_END_SECONDS if self._ready and not self._at_work else 0)
         except subprocess.TimeoutExpired:
             self._child.kill()
-            self._child.wait()
+            with suppress(subprocess.TimeoutExpired):  # in a read that never ends; it goes when that does
+                self._child.wait(_END_SECONDS)
         self._said.close()
 
     def _start(self, connection: int) -> subprocess.Popen[bytes]:
@@ -249,7 +253,7 @@ class EngineProcess:
             code = self._child.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:  # it closed its socket and stayed: no honest child does
             self.kill(Loss.LIE)
-            code = self._child.wait()
+            code = -signal.SIGKILL
         descriptor = self._said.fileno()
         said = os.pread(descriptor, _SAID_BYTES, max(0, os.fstat(descriptor).st_size - _SAID_BYTES))
         reason = self._killed_for or _loss_of(code, started=self._ready)

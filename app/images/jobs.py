@@ -79,5 +79,9 @@ class HeifNotInstalledError(UndecodableImageError):
     """The photo is fine; this server lacks the extra that decodes it."""
 
 
+class RenderingFaultError(UndecodableImageError):
+    """What failed was not the decoder: an encoder, or this program. The photo may be sound."""
+
+
 class TooCostlyError(UndecodableImageError):
     """The photo may be fine; it takes more time or memory than this server gives to one."""

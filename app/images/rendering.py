@@ -135,7 +135,7 @@ def _resized(image: pyvips.Image, size: _Size) -> pyvips.Image:
     if not image.hasalpha():
         return image.resize(across, vscale=down)
     stored = image.format
-    return image.premultiply().resize(across, vscale=down).unpremultiply().cast(stored)
+    return image.premultiply().resize(across, vscale=down).unpremultiply().rint().cast(stored)
 
 
 def _cut(image: pyvips.Image, preset: Preset) -> pyvips.Image:

@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
 from app.errors import DatabaseUnavailableError, UndecodableImageError
-from app.images.jobs import HeifNotInstalledError, Output, Rendered, RenderedImage, RenderJob, TooCostlyError
+from app.images.jobs import (
+    HeifNotInstalledError,
+    Output,
+    Rendered,
+    RenderedImage,
+    RenderingFaultError,
+    RenderJob,
+    TooCostlyError,
+)
 from app.photos.photo_cache import Original
 from app.photos.rendition_rows import Claim, Ready
 from app.renditions.claims import RenditionClaims
@@ -38,6 +46,9 @@ UNDECODABLE: Final = "undecodable"
 HEIF_NOT_INSTALLED: Final = "heif-not-installed"
 """The code of a photo for whose format this server has no decoder."""
 
+INTERNAL: Final = "internal"
+"""The code of a photo that could not be worked on for a reason that is not its own."""
+
 TOO_COSTLY: Final = "too-costly"
 """The code of a photo that takes more time or memory than one may."""
 
@@ -46,6 +57,8 @@ def error_code(error: UndecodableImageError) -> str:
     """Return why a photo cannot be decoded, as a code that stays the same."""
     if isinstance(error, TooCostlyError):
         return TOO_COSTLY
+    if isinstance(error, RenderingFaultError):
+        return INTERNAL
     return HEIF_NOT_INSTALLED if isinstance(error, HeifNotInstalledError) else UNDECODABLE
 
 

@@ -32,7 +32,7 @@ from app.errors import (
 from app.images.presets import Format, Presets
 from app.photos.rendition_rows import Busy, Claim, RenditionName
 from app.renditions.claims import Processing, RenditionClaims
-from app.renditions.making import TOO_COSTLY, RenditionMaker, error_code
+from app.renditions.making import INTERNAL, TOO_COSTLY, RenditionMaker, error_code
 from app.renditions.queue import RenderQueue, RenderTask
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from app.storage.base import ObjectCorruptError, ObjectNotFoundError
@@ -41,9 +41,6 @@ _log = logging.getLogger(__name__)
 
 ORIGINAL_LOST: Final = "original-lost"
 """The code of a photo whose bytes the store does not have, or has damaged."""
-
-INTERNAL: Final = "internal"
-"""The code of a photo that could not be worked on for a reason that nobody foresaw."""
 
 TRIES: Final = 5
 """How often a photo is tried before it has failed."""
@@ -150,7 +147,7 @@ class RenditionRelay:
             self._queue.done(task)
         except UndecodableImageError as error:
             code = error_code(error)
-            (self._count if code == TOO_COSTLY else self._fail)(task, code)
+            (self._count if code in {TOO_COSTLY, INTERNAL} else self._fail)(task, code)
         except (ObjectNotFoundError, ObjectCorruptError):
             _log.exception("the original of a photo is lost", extra={"photo_id": str(task.photo_id)})
             self._count(task, ORIGINAL_LOST)

@@ -26,7 +26,7 @@ from app.images.presets import Format, Preset, Presets
 from app.photos.photo_cache import Original
 from app.photos.rendition_rows import Claim, Ready, RenditionName
 from app.renditions.claims import RenditionClaims
-from app.renditions.making import TOO_COSTLY, UNDECODABLE, RenditionMaker, error_code
+from app.renditions.making import INTERNAL, TOO_COSTLY, UNDECODABLE, RenditionMaker, error_code
 from app.stability import Entry, MemoryTier, SingleFlight, remaining_seconds
 
 _log = logging.getLogger(__name__)
@@ -262,13 +262,13 @@ class RenditionService:
     def _note_refused(self, photo: Original, name: RenditionName, error: UndecodableImageError) -> None:
         """Remember that a photo cannot be decoded: here for a while, and for all if nobody ever could.
 
-        That it took too much is not written down: another moment, or the queue's next try, may find more.
+        That it took too much, or that something else failed, is not written down: the queue's tries settle that.
         """
         code = error_code(error)
         entry = Entry(name.object_key, error, _REFUSED_SECONDS, is_negative=True)
         self._known.put(name.object_key, entry, _REFUSED_SECONDS)
         try:
-            processing = None if code == TOO_COSTLY else self._claims.processing(photo.id)
+            processing = None if code in {TOO_COSTLY, INTERNAL} else self._claims.processing(photo.id)
             if processing is not None and processing.is_open and self._may_keep():
                 self._claims.mark_failed(processing, code)
         except DatabaseUnavailableError:

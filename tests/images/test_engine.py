@@ -11,16 +11,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
 
 from app.errors import DecoderKilledError, OverloadedError, SpoolFullError, UnavailableError, UndecodableImageError
 from app.images.engine import EngineOptions, ImageEngine, JobOutcome
-from app.images.engine_frames import receive_ready
-from app.images.engine_process import ProcessOptions
-from app.images.jobs import HeifNotInstalledError, Rendered
+from app.images.engine_frames import has_news, receive_ready
+from app.images.engine_process import EngineProcess, ProcessOptions
+from app.images.jobs import HeifNotInstalledError, Rendered, RenderingFaultError
 from app.images.presets import Format
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from tests.fakes.admission import ClosedAdmission, OpenAdmission
@@ -166,7 +166,7 @@ def test_a_photo_that_is_refused_leaves_its_process_alive(
 def test_an_error_that_no_decoder_should_raise_is_logged(
     new_engine: EngineMaker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with pytest.raises(UndecodableImageError):
+    with pytest.raises(RenderingFaultError):
         new_engine().render(MemoryBody(b"raise"), job())
 
     assert "ValueError: a decoder's own error" in caplog.messages[-1]
@@ -248,6 +248,30 @@ def test_a_process_killed_before_it_takes_its_job_is_not_noticed(
 
     assert pid_of(rendered) != stopped
     assert heard.killed == []
+
+
+def test_a_process_that_stands_still_before_it_takes_a_photo_is_replaced(
+    new_engine: EngineMaker, heard: Listener
+) -> None:
+    engine = new_engine(job_seconds=0.5)
+    stopped = pid_of(engine.render(HONEST, job()))
+    os.kill(stopped, signal.SIGSTOP)
+
+    rendered = engine.render(HONEST, job())
+
+    assert pid_of(rendered) != stopped
+    assert heard.killed == []
+    assert heard.outcomes == ["done", "done"]
+
+
+def test_a_process_that_was_ready_in_time_is_used_however_late_it_is_asked() -> None:
+    options = ProcessOptions(memory_bytes=1 << 30, job_seconds=30, idle_seconds=60, start_seconds=0, renderer=MODULE)
+    with closing(EngineProcess(options)) as process:
+        wait_for(lambda: has_news(process._channel.connection, 0))
+
+        process.await_ready(PATIENCE)
+
+        assert process.is_idle()
 
 
 def test_a_process_killed_at_work_costs_that_job_alone(

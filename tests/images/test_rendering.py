@@ -380,3 +380,13 @@ def test_an_encoder_that_fails_says_nothing_of_the_photo(
 
     with pytest.raises(raised):
         rendered(encoded("JPEG", 40, 30), "image/jpeg", [(Preset("t", 20), Format.AVIF)])
+
+
+def test_a_picture_with_alpha_does_not_get_darker_with_each_size() -> None:
+    image = pyvips.Image.black(64, 64, bands=4).linear(1, [200, 101, 50, 129]).cast("uchar")
+    image = image.copy(interpretation="srgb")
+
+    for side in (60, 55, 51, 47):
+        image = rendering._resized(image, rendering._Size(side, side)).copy_memory()
+
+    assert image.getpoint(20, 20) == pytest.approx([200, 101, 50, 129], abs=1)

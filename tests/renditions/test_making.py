@@ -9,7 +9,7 @@ import pytest
 
 from app.db.base import new_id
 from app.errors import DatabaseUnavailableError, OverloadedError, UndecodableImageError
-from app.images.jobs import HeifNotInstalledError, TooCostlyError
+from app.images.jobs import HeifNotInstalledError, RenderingFaultError, TooCostlyError
 from app.images.presets import Format
 from app.photos.rendition_rows import Claim, RenditionName
 from app.renditions.making import error_code
@@ -153,3 +153,4 @@ def test_the_reason_of_a_failure_has_a_code_that_stays() -> None:
     assert error_code(UndecodableImageError("")) == "undecodable"
     assert error_code(HeifNotInstalledError("")) == "heif-not-installed"
     assert error_code(TooCostlyError("")) == "too-costly"
+    assert error_code(RenderingFaultError("")) == "internal"

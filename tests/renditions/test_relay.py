@@ -9,7 +9,7 @@ import pytest
 from app.db import outbox
 from app.db.base import new_id, utc_now
 from app.errors import DatabaseUnavailableError, DecoderKilledError, OverloadedError, UndecodableImageError
-from app.images.jobs import HeifNotInstalledError, TooCostlyError
+from app.images.jobs import HeifNotInstalledError, RenderingFaultError, TooCostlyError
 from app.images.presets import Format
 from app.images.pressure import Level
 from app.photos.removal import remove_ready
@@ -148,9 +148,16 @@ def test_a_photo_that_gets_its_decoder_killed_each_time_fails_after_some_tries(h
     assert here.queued() == []
 
 
-def test_a_photo_that_takes_too_much_each_time_fails_after_some_tries(here: Instance) -> None:
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(TooCostlyError("too slow"), "too-costly"), (RenderingFaultError("an encoder"), "internal")],
+    ids=["too much", "fault"],
+)
+def test_what_may_be_another_ones_fault_fails_a_photo_after_some_tries(
+    here: Instance, error: Exception, code: str
+) -> None:
     photo = here.upload()
-    here.engine.failure = TooCostlyError("too slow")
+    here.engine.failure = error
 
     for _ in range(TRIES - 1):
         here.run_relay()
@@ -158,7 +165,7 @@ def test_a_photo_that_takes_too_much_each_time_fails_after_some_tries(here: Inst
     here.run_relay()
 
     assert before == ("waiting", None)
-    assert state_of(here, photo.id)[:2] == ("failed", "too-costly")
+    assert state_of(here, photo.id)[:2] == ("failed", code)
     assert here.queued() == []
 
 
