@@ -62,9 +62,7 @@ _SETTINGS: Final = {
     "PHOTO_API_AUTH__ACCESS_TOKEN_SECONDS": "3600",
     **RENDERING,
     "PHOTO_API_RENDITIONS__EAGER_FORMATS": "none",
-    # One HEIC of 48 megapixels in one piece takes two gigabytes; and a process that ends takes its figures with it.
-    "PHOTO_API_RENDITIONS__MEMORY_MEGABYTES": "3072",
-    "PHOTO_API_RENDITIONS__JOBS_PER_PROCESS": "10000",
+    "PHOTO_API_RENDITIONS__JOBS_PER_PROCESS": "10000",  # a process that ends takes its figures with it
 }
 
 _Url = Callable[[int, int, Format], str]
@@ -174,7 +172,7 @@ def _beside(
             spent[server] += [bill.processor_seconds / count * _MILLISECONDS for bill in bills[server]]
         yield from _rates(case, count, bills)
         if not place:
-            again = [_ask_all(ours, range(count), side, image_format)] * rounds
+            again = [_ask_all(ours, range(count), side, image_format) for _ in range(rounds)]
             yield from _rates(f"{case}, again", count, {**bills, "ours": again}, has_goals=False)
         say(case)
     for rival in able:
