@@ -8,8 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -138,21 +139,28 @@ def processor_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
+def has_worked(answer: Future[int], pid: int, seconds: float) -> bool:
+    return answer.done() or processor_seconds(pid) >= seconds
+
+
 @pytest.mark.parametrize("part", [0.05, 0.3, 0.6, 0.9])
 def test_a_kill_at_any_stage_of_a_real_photo_costs_that_job_alone(
     engine: ImageEngine, photo: MemoryBody, part: float
 ) -> None:
-    pid = render(engine, photo)
-    start = processor_seconds(pid)
-    render(engine, photo)
-    whole = processor_seconds(pid) - start
+    for _ in range(10):  # a kill that comes too late on a busy host says nothing
+        pid = render(engine, photo)
+        start = processor_seconds(pid)
+        render(engine, photo)
+        whole = processor_seconds(pid) - start
 
-    with ThreadPoolExecutor(1) as threads:
-        begun = processor_seconds(pid)
-        answer = threads.submit(render, engine, photo)
-        wait_for(lambda: processor_seconds(pid) - begun >= part * whole)
-        os.kill(pid, signal.SIGKILL)
-        lost = answer.exception(30)
+        with ThreadPoolExecutor(1) as threads:
+            begun = processor_seconds(pid)
+            answer = threads.submit(render, engine, photo)
+            wait_for(partial(has_worked, answer, pid, begun + part * whole))
+            os.kill(pid, signal.SIGKILL)
+            lost = answer.exception(30)
+        if lost is not None:
+            break
 
     assert isinstance(lost, UnavailableError)
     assert lost.retry_after_seconds is not None
