@@ -50,7 +50,7 @@ REASONS: dict[str, str] = {
     "unavailable": "The database or the object store does not answer. Nothing was changed; a retry is safe.",
     "read-only": "Nothing can be changed just now; reading works. Nothing was changed; a retry is safe.",
     "overloaded": "This server has more work than it can do in time. Nothing was done; wait for `Retry-After`.",
-    "spool-full": "This host has no room for uploads just now. Nothing was stored; a retry is safe.",
+    "spool-full": "This host has no room just now for uploads, or to decode. Nothing was stored; a retry is safe.",
     "storage-timeout": "The object store did not answer in time. Try again.",
     "upstream-timeout": "An upstream did not answer in time. Try again.",
     "deadline-exceeded": "The request took longer than a request may. Try again.",

@@ -31,7 +31,8 @@ from tests.fakes.memory_body import MemoryBody
 from tests.fakes.photos import photos
 from tests.house.source import ROOT
 from tests.images.cgroups import memory_cgroup
-from tests.images.processes import await_gone, children_of, has_a_job, wait_for
+from tests.images.processes import await_gone, children_of, is_at_work, wait_for
+from tests.servers.base import stand_still
 
 MEGABYTES = 1024 * 1024
 TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "image/heic")
@@ -210,8 +211,8 @@ def test_a_process_ends_at_once_with_its_parent(tmp_path: Path, state: str) -> N
 
 @pytest.mark.parametrize("state", ["spin", "hang"])
 def test_a_process_ends_by_its_own_limits_when_its_parent_stands_still(tmp_path: Path, state: str) -> None:
-    with running_parent(tmp_path, state, job_seconds=0.5) as (parent, child):
-        parent.send_signal(signal.SIGSTOP)
+    with running_parent(tmp_path, state, job_seconds=3) as (parent, child):
+        stand_still(parent.pid)
 
         await_gone(child)
 
@@ -225,7 +226,7 @@ def running_parent(folder: Path, state: str, *, job_seconds: float) -> Iterator[
             assert parent.stdout is not None
             assert parent.stdout.readline() == "ready\n"
             (child,) = children_of(parent.pid)
-            wait_for(lambda: state == "idle" or has_a_job(child))
+            wait_for(lambda: state == "idle" or is_at_work(child))
             yield parent, child
         finally:
             parent.kill()

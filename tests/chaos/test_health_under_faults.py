@@ -46,7 +46,7 @@ from tests.chaos.guarded import MINIMUM, WITH_GUARDS, WITHOUT_GUARDS, World, at_
 from tests.fakes.postgres_proxy import PostgresProxy
 from tests.house.source import write_tree
 from tests.integration.judging import assert_problem
-from tests.servers.base import find_free_port
+from tests.servers.base import find_free_port, stand_still
 from tests.servers.client import Client, new_photo
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product, until
@@ -535,12 +535,12 @@ def test_workers_that_hang_are_named_and_a_server_of_hanging_workers_is_dead(tmp
         first, second = sorted(product.worker_pids())
         until(lambda: management(product, "/health").json()["status"] == "pass", "everything to pass")
 
-        os.kill(first, signal.SIGSTOP)
+        stand_still(first)
         try:
             until(lambda: management(product, "/health").json()["status"] == "warn", "a worker to be missed")
             one_hangs = management(product, "/health/readiness").status_code
             said = management(product, "/health/detailed").json()["checks"]["workers"][0]["output"]
-            os.kill(second, signal.SIGSTOP)
+            stand_still(second)
             until(lambda: management(product, "/health/readiness").status_code == 503, "a dead server")
             details = management(product, "/health/detailed")
             alive = management(product, "/health/liveness")

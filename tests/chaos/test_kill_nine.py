@@ -35,6 +35,7 @@ from tests.chaos.crashes import (
 )
 from tests.fakes.fault_proxy import Barrier, FaultProxy, Hold
 from tests.fakes.postgres_proxy import PostgresProxy
+from tests.servers.base import stand_still
 from tests.servers.client import Client, new_photo
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product, until
@@ -363,7 +364,7 @@ def test_a_stopped_worker_that_lost_its_lease_is_fenced(world: World, has_time_p
         upload.send_all()
         barrier.wait_until_reached()
         stopped = upload.worker()
-        os.kill(stopped, signal.SIGSTOP)
+        stand_still(stopped)
         try:
             end_leases(world.stack)
             with opened_upkeep(world.stack) as upkeep:

@@ -20,6 +20,7 @@ from app.settings import DatabaseSettings
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from tests.db.conftest import WORDS, Observer, ask
 from tests.fakes.clocks import HandClock
+from tests.servers.base import stand_still
 from tests.servers.mariadb import MariadbServer
 from tests.servers.postgres import PostgresServer
 
@@ -156,7 +157,7 @@ def test_a_server_that_hangs_is_given_up_with_its_connection(server: PostgresSer
         with closing(Database(settings, Observer())) as database:
             number = ask(database, WORDS[database.dialect].connection)
             pid = number if isinstance(server, PostgresServer) else server.pid
-            os.kill(pid, signal.SIGSTOP)
+            stand_still(pid)
             began = time.monotonic()
             try:
                 with deadline_scope(Deadline(0.3)), pytest.raises(DatabaseDisconnectedError):

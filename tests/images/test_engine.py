@@ -28,6 +28,7 @@ from tests.fakes.memory_body import MemoryBody
 from tests.fakes.renderers import LIES, MODULE, job, pid_of
 from tests.house.source import ROOT
 from tests.images.processes import PATIENCE, children_of, has_a_job, is_at_work, wait_for
+from tests.servers.base import stand_still
 
 HONEST = MemoryBody(b"a photo")
 EngineMaker = Callable[..., ImageEngine]
@@ -239,7 +240,7 @@ def test_a_process_killed_before_it_takes_its_job_is_not_noticed(
 ) -> None:
     engine = new_engine()
     stopped = pid_of(engine.render(HONEST, job()))
-    os.kill(stopped, signal.SIGSTOP)
+    stand_still(stopped)
     answer = in_thread(engine, b"a photo")
     wait_for(lambda: heard.processes == (1, 1))
     os.kill(stopped, signal.SIGKILL)
@@ -255,7 +256,7 @@ def test_a_process_that_stands_still_before_it_takes_a_photo_is_replaced(
 ) -> None:
     engine = new_engine(job_seconds=0.5)
     stopped = pid_of(engine.render(HONEST, job()))
-    os.kill(stopped, signal.SIGSTOP)
+    stand_still(stopped)
 
     rendered = engine.render(HONEST, job())
 
@@ -314,7 +315,7 @@ def test_a_caller_that_is_torn_away_leaves_no_process_behind_that_still_works(
         raise TornAwayError
 
     def interrupt() -> None:
-        wait_for(lambda: has_a_job(hung))
+        wait_for(lambda: is_at_work(hung))
         os.kill(os.getpid(), signal.SIGUSR1)
 
     engine = new_engine()
@@ -384,7 +385,7 @@ def test_a_job_at_work_is_waited_for_while_the_engine_closes(
 ) -> None:
     engine = new_engine()
     working = pid_of(engine.render(HONEST, job()))
-    os.kill(working, signal.SIGSTOP)
+    stand_still(working)
     answer = in_thread(engine, b"a photo")
     wait_for(lambda: heard.processes == (1, 1))
     closing = threading.Thread(target=engine.close, args=(PATIENCE,))

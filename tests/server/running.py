@@ -24,6 +24,7 @@ from app.db.engine import Database, SilentObserver
 from app.db.migrate import upgrade
 from app.server.forking import MANAGEMENT_NAME, WORKER_NAME
 from app.settings import DatabaseSettings
+from tests.servers.base import stand_still
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tests.server.tiny:build"
@@ -141,7 +142,7 @@ def _name(pid: str) -> str:
 def stopped(*pids: int) -> Iterator[None]:
     """Let processes stand still until the block ends: others answer meanwhile, if any do."""
     for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
+        stand_still(pid)
     try:
         yield
     finally:

@@ -18,6 +18,7 @@ from typing import Self
 import pytest
 
 from tests.server.running import Answer, Server, children, running, until
+from tests.servers.base import stand_still
 
 
 @contextmanager
@@ -117,7 +118,7 @@ def test_what_is_in_flight_is_finished_and_the_management_process_goes_last(tmp_
 def test_connections_that_the_kernel_has_completed_are_answered_in_a_stop(tmp_path: Path) -> None:
     with running(tmp_path, workers=1) as server:
         (worker,) = server.pids()
-        os.kill(worker, signal.SIGSTOP)
+        stand_still(worker)
         with ThreadPoolExecutor(5) as pool:
             waiting = [pool.submit(server.get, "/pid") for _ in range(5)]
             until(lambda: _backlog(server.public) == 5, "five connections in the backlog")
@@ -151,7 +152,7 @@ def test_a_request_that_never_ends_is_cut_at_the_graceful_time_out_and_the_log_s
 def test_a_worker_that_hangs_in_a_stop_is_killed_and_its_requests_are_counted_in_the_log(tmp_path: Path) -> None:
     with running(tmp_path, workers=1) as server, download(server, 600) as answer:
         (worker,) = server.pids()
-        os.kill(worker, signal.SIGSTOP)
+        stand_still(worker)
         server.process.send_signal(signal.SIGTERM)
 
         assert server.process.wait(15) == 0
@@ -356,7 +357,7 @@ def test_requests_of_a_worker_that_had_to_be_killed_are_counted(tmp_path: Path) 
         (before,) = server.pids()
         server.process.send_signal(signal.SIGHUP)
         until(lambda: len(server.pids()) == 2, "another worker")
-        os.kill(before, signal.SIGSTOP)
+        stand_still(before)
 
         until(lambda: before not in server.pids(), "its end")
 
@@ -403,7 +404,7 @@ def test_management_answers_when_all_workers_hang_and_calls_them_dead(tmp_path: 
     with running(tmp_path) as server:
         assert server.get("/health/liveness", management=True).status == 200
         for pid in server.pids():
-            os.kill(pid, signal.SIGSTOP)
+            stand_still(pid)
         try:
             until(lambda: server.get("/health/liveness", management=True).status == 503, "a verdict", seconds=10)
 

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.running import MANAGEMENT, TINY, Server, children, environment, free_port, migrate, running, until
+from tests.servers.base import stand_still
 
 
 class Manager:
@@ -89,7 +90,7 @@ def test_the_watchdog_is_fed_only_while_a_worker_gives_signs_of_life(tmp_path: P
         before = manager.count("WATCHDOG=1")
         until(lambda: manager.count("WATCHDOG=1") > before + 3, "beats")
         for pid in server.pids():
-            os.kill(pid, signal.SIGSTOP)
+            stand_still(pid)
 
         until(lambda: server.get("/health/liveness", management=True).status == 503, "silence to be noticed")
         silent, ends = manager.count("WATCHDOG=1"), time.monotonic() + 1.5

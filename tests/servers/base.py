@@ -45,6 +45,24 @@ def find_free_port() -> int:
             return port
 
 
+def stand_still(pid: int) -> None:
+    """Stop a process where it is; return when all of its threads stand: a signal sent has not worked yet."""
+    os.kill(pid, signal.SIGSTOP)
+    ends = time.monotonic() + READY_SECONDS
+    while any(_runs(stat) for stat in Path(f"/proc/{pid}/task").glob("*/stat")):
+        assert time.monotonic() < ends, f"process {pid} does not stand still"
+        time.sleep(0.002)
+
+
+def _runs(thread: Path) -> bool:
+    """Return whether a thread is neither stopped nor ended, by its state in proc(5)."""
+    try:
+        facts = thread.read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return facts.rpartition(")")[2].split()[0] not in {"T", "Z", "X"}
+
+
 class ServerProcess:
     """A child process that ends with the test run, even when that is killed.
 
@@ -100,6 +118,9 @@ class ServerProcess:
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
+
+    def stand_still(self) -> None:
+        stand_still(self.pid)
 
     def kill(self) -> None:
         self._process.kill()

@@ -50,7 +50,7 @@ class RedisServer:
 
     def freeze(self) -> None:
         """Stop the process where it is: connections stay, answers do not come."""
-        self._process.send(signal.SIGSTOP)
+        self._process.stand_still()
 
     def thaw(self) -> None:
         """Let it go on."""
