@@ -37,9 +37,9 @@ from typing import Final
 
 from app.errors import RequestError
 from app.images.formats import read_layout
-from app.images.jobs import RenderJob
+from app.images.jobs import DESCRIBED, RenderJob
 from app.images.limits import ImageLimits
-from app.images.presets import Format, Preset
+from app.images.presets import Format
 from app.images.structure import Layout, Source
 from app.storage.base import Body
 
@@ -62,10 +62,6 @@ _LOSSLESS_WEBP_BYTES: Final = 4
 _LOSSY_WEBP_BYTES: Final = 9
 """Of all pixels; of those that are left when a WebP was scaled while it was read."""
 
-_SHARP_SCALE: Final = 1.5
-"""A WebP is scaled to so many times the sides that are needed, unless memory is to be saved."""
-
-_DESCRIBED: Final = Preset("described", 64)
 _UNKNOWN: Final = Layout(4, 2, is_whole=True)
 _LIMITS: Final = ImageLimits()
 _HELD_BYTES: Final[Mapping[str, int]] = MappingProxyType(
@@ -98,7 +94,7 @@ def _layout_of(body: Body, content_type: str) -> Layout:
 
 def _held_bytes(job: RenderJob, layout: Layout) -> int:
     """Return what the decoder holds."""
-    pixels, bands = job.width * job.height, min(layout.bands, 4)
+    pixels, bands = layout.pixels or job.width * job.height, min(layout.bands, 4)
     if job.content_type == "image/jpeg":
         return 2 * bands * pixels if layout.is_whole else 0
     if job.content_type == "image/png":
@@ -106,10 +102,9 @@ def _held_bytes(job: RenderJob, layout: Layout) -> int:
         strip = min(pixels, _LINES * max(job.width, job.height)) * line_bytes
         return strip + (pixels * bands * layout.sample_bytes if layout.is_whole else 0)
     if job.content_type == "image/webp":
-        scale = 1.0 if job.shrinks_early else _SHARP_SCALE
         if layout.is_whole:
             return _LOSSLESS_WEBP_BYTES * pixels
-        return _LOSSY_WEBP_BYTES * min(pixels, int(_made_pixels(job) * scale**2))
+        return _LOSSY_WEBP_BYTES * min(pixels, int(_made_pixels(job) * job.decode_margin**2))
     return _HELD_BYTES.get(job.content_type, max(_HELD_BYTES.values())) * pixels
 
 
@@ -123,6 +118,6 @@ def _made_bytes(job: RenderJob, layout: Layout) -> int:
 def _made_pixels(job: RenderJob) -> int:
     """Return the pixels of the largest rendition, before anything is cut off."""
     width, height = max(1, job.width), max(1, job.height)
-    presets = [output.preset for output in job.outputs] or [_DESCRIBED]
+    presets = [output.preset for output in job.outputs] or [DESCRIBED]
     sides = (preset.side / (max(width, height) if preset.fit == "fit" else min(width, height)) for preset in presets)
     return int(width * height * min(1.0, max(sides)) ** 2)

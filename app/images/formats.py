@@ -6,9 +6,12 @@ so that the sender learns what to export.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
 from app.errors import UnsupportedMediaTypeError
 from app.images.gif import read_gif
-from app.images.isobmff import read_isobmff
+from app.images.isobmff import isobmff_layout, read_isobmff
 from app.images.jpeg import jpeg_layout, read_jpeg
 from app.images.limits import ImageLimits
 from app.images.png import png_layout, read_png
@@ -53,6 +56,17 @@ _KNOWN_TEXT = (
     (b"<script", "a web page"),
 )
 
+_LAYOUT_READERS: Mapping[str, Callable[[Source, ImageLimits], Layout | None]] = MappingProxyType(
+    {
+        "image/jpeg": jpeg_layout,
+        "image/png": png_layout,
+        "image/webp": webp_layout,
+        "image/avif": isobmff_layout,
+        "image/heic": isobmff_layout,
+        "image/heif": isobmff_layout,
+    }
+)
+
 
 def read_structure(source: Source, limits: ImageLimits) -> Structure:
     """Choose the reader by the first bytes, and read.
@@ -88,8 +102,7 @@ def read_layout(source: Source, content_type: str, limits: ImageLimits) -> Layou
         UndecodableImageError: It is not what it was.
         ImageLimitError: Too much stands before its pixels.
     """
-    readers = {"image/jpeg": jpeg_layout, "image/png": png_layout, "image/webp": webp_layout}
-    read = readers.get(content_type)
+    read = _LAYOUT_READERS.get(content_type)
     return None if read is None else read(source, limits)
 
 

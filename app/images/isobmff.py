@@ -20,6 +20,7 @@ Source: ISO/IEC 14496-12, ISO/IEC 23008-12, AV1 Image File Format 1.1.
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from app.errors import UnsupportedMediaTypeError
 from app.images.boxes import top_level_boxes
@@ -27,7 +28,7 @@ from app.images.exif import NO_EXIF, Exif, read_exif
 from app.images.items import Items, read_items
 from app.images.limits import ImageLimits, Tally
 from app.images.sequence import Sequence, read_sequence
-from app.images.structure import EXIF_READ_BYTES, Fields, Source, Structure, damaged
+from app.images.structure import EXIF_READ_BYTES, Fields, Layout, Source, Structure, damaged
 
 _KIND = "HEIF"
 _BRANDS: dict[str, frozenset[bytes]] = {
@@ -65,6 +66,42 @@ def read_isobmff(source: Source, limits: ImageLimits) -> Structure:
         ImageLimitError: Too many pixels, frames, boxes or bytes of metadata.
         UnsupportedMediaTypeError: Another format made of boxes, such as a film.
     """
+    boxes = _walk(source, limits)
+    items, sequence = boxes.items, boxes.sequence
+    if items is not None and items.primary is not None:
+        found = _from_items(source, items, boxes.content_type, limits)
+        frames = sequence.frames if sequence else 1
+        limits.check_canvas(found.width, found.height, frames)
+        return replace(found, frames=frames, exif=_read_exif_item(source, items))
+    if sequence is None:
+        raise damaged(source.kind, "it has no primary picture")
+    return _from_sequence(sequence, boxes.content_type)
+
+
+def isobmff_layout(source: Source, limits: ImageLimits) -> Layout | None:
+    """Tell how many pixels of the primary picture are decoded before it is cropped; None where it has no items.
+
+    How its samples lie stands in the coded picture, which is not read here: they are taken for the largest.
+
+    Raises:
+        UndecodableImageError: A box, item or length is wrong.
+        ImageLimitError: Too many boxes or bytes of metadata.
+    """
+    items = _walk(source, limits).items
+    primary = None if items is None else items.kept.get(items.primary or 0)
+    if items is None or primary is None:
+        return None
+    return Layout(4, 2, is_whole=True, pixels=_geometry(items.properties, source.kind).coded_pixels)
+
+
+class _Boxes(NamedTuple):
+    content_type: str
+    items: Items | None
+    sequence: Sequence | None
+
+
+def _walk(source: Source, limits: ImageLimits) -> _Boxes:
+    """Read the boxes that describe pictures."""
     source.kind = _KIND
     tally = Tally(limits)
     brands = _brands(source)
@@ -78,14 +115,7 @@ def read_isobmff(source: Source, limits: ImageLimits) -> Structure:
             sequence = read_sequence(source, box, tally, limits)
     if brands[0] in _SEQUENCE_BRANDS and sequence is None:
         raise damaged(source.kind, "its sequence is missing")
-    if items is not None and items.primary is not None:
-        found = _from_items(source, items, content_type)
-        frames = sequence.frames if sequence else 1
-        limits.check_canvas(found.width, found.height, frames)
-        return replace(found, frames=frames, exif=_read_exif_item(source, items))
-    if sequence is None:
-        raise damaged(source.kind, "it has no primary picture")
-    return _from_sequence(sequence, content_type)
+    return _Boxes(content_type, items, sequence)
 
 
 def _brands(source: Source) -> list[bytes]:
@@ -122,29 +152,46 @@ def _from_sequence(sequence: Sequence, content_type: str) -> Structure:
     )
 
 
-def _from_items(source: Source, items: Items, content_type: str) -> Structure:
+def _from_items(source: Source, items: Items, content_type: str, limits: ImageLimits) -> Structure:
     """Describe the primary item."""
     primary = items.kept.get(items.primary or 0)
     if primary is None or primary.kind not in _CODED | _DERIVED:
         raise damaged(source.kind, "its primary picture is missing")
     if primary.kind in _CODED and not primary.size_bytes:
         raise damaged(source.kind, "its primary picture has no data")
-    width, height, orientation = _geometry(items.properties, source.kind)
+    geometry = _geometry(items.properties, source.kind)
+    limits.check_canvas(*geometry.coded_size)
     fallback = "image/heif" if primary.kind in _CODED else content_type
     return Structure(
-        content_type=_CODECS.get(primary.kind, fallback), width=width, height=height, orientation=orientation
+        content_type=_CODECS.get(primary.kind, fallback),
+        width=geometry.width,
+        height=geometry.height,
+        orientation=geometry.orientation,
     )
 
 
-def _geometry(properties: list[tuple[bytes, bytes]], kind: str) -> tuple[int, int, int]:
-    """Return width, height and orientation of an item after its crop, before its rotation."""
+class _Geometry(NamedTuple):
+    """The size that is shown, after the crop and before the rotation, and the one that is decoded."""
+
+    width: int
+    height: int
+    orientation: int
+    coded_size: tuple[int, int]
+
+    @property
+    def coded_pixels(self) -> int:
+        return self.coded_size[0] * self.coded_size[1]
+
+
+def _geometry(properties: list[tuple[bytes, bytes]], kind: str) -> _Geometry:
     width = height = 0
+    coded = (0, 0)
     matrix = _UPRIGHT
     for name, value in properties:
         fields = Fields(value, kind, "property")
         if name == b"ispe":
             fields.take(4)
-            width, height = fields.uint(4), fields.uint(4)
+            width, height = coded = fields.uint(4), fields.uint(4)
         elif name == b"clap":
             width, height = _cropped(fields, width, height)
         elif name == b"irot":
@@ -153,7 +200,7 @@ def _geometry(properties: list[tuple[bytes, bytes]], kind: str) -> tuple[int, in
             matrix = _after(_MIRRORS[fields.uint(1) & 1], matrix)
     if not width or not height:
         raise damaged(kind, "its primary picture has no size")
-    return width, height, _ORIENTATIONS[matrix]
+    return _Geometry(width, height, _ORIENTATIONS[matrix], coded)
 
 
 def _cropped(fields: Fields, width: int, height: int) -> tuple[int, int]:

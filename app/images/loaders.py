@@ -26,9 +26,6 @@ _LOADERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     }
 )
 _JPEG_SHRINKS: Final = (8, 4, 2)
-_SHARP_MARGIN: Final = 1.5
-"""What is left to Lanczos: 51 dB or more from a photo decoded in full, for 70 to 85 % of the time."""
-_EARLY_MARGIN: Final = 1.0
 _LEAST_SIDE: Final = 32
 """What decoders make of a part of a pixel is their own affair; on sides of so many pixels it is not seen."""
 
@@ -63,7 +60,7 @@ def full_size(descriptor: int, content_type: str, *, most_pixels: int) -> tuple[
 
 
 def open_image(
-    descriptor: int, content_type: str, *, size: tuple[int, int], scale: float, shrinks_early: bool
+    descriptor: int, content_type: str, *, size: tuple[int, int], scale: float, margin: float
 ) -> pyvips.Image:
     """Open the first picture of a file for one reading from top to bottom; hardly anything is decoded yet.
 
@@ -72,7 +69,7 @@ def open_image(
         content_type: The media type that the probe found.
         size: Its :func:`full_size`.
         scale: Which part of its sides will be needed, above 0 to 1: the decoder may leave out what is not.
-        shrinks_early: Whether the decoder leaves out as much as it can, at some cost of sharpness.
+        margin: How many times more it has to leave, from 1: the job's ``decode_margin``.
 
     Returns:
         The picture as stored, at least ``scale`` of its full size.
@@ -81,7 +78,7 @@ def open_image(
         UndecodableImageError: No loader reads this media type.
         pyvips.Error: The loader does not like the file.
     """
-    factor = 1 / scale / (_EARLY_MARGIN if shrinks_early else _SHARP_MARGIN)
+    factor = 1 / scale / margin
     factor = max(1.0, min(factor, min(size) / _LEAST_SIDE))
     options: dict[str, object] = {}
     if content_type == "image/jpeg":

@@ -16,12 +16,11 @@ import pyvips
 from app.errors import UndecodableImageError
 from app.images.colour import as_rgba, dominant_color, to_srgb, without_opaque_alpha
 from app.images.heif import HEIF_TYPES, open_heif
-from app.images.jobs import Output, Rendered, RenderedImage, RenderJob
+from app.images.jobs import DESCRIBED, Output, Rendered, RenderedImage, RenderJob
 from app.images.loaders import full_size, open_image, prepare_libvips
 from app.images.presets import Format, Preset, Quality
 from app.images.thumbhash import thumbhash
 
-_DESCRIBED: Final = Preset("described", 64)
 _WHITE: Final = [255, 255, 255]
 _WEBP_EFFORT: Final = 2
 """A third of the time of libvips' 4, for 3 to 6 % more bytes."""
@@ -67,14 +66,14 @@ def render(descriptor: int, job: RenderJob) -> Rendered:
     prepare_libvips()
     presets = {output.preset for output in job.outputs}
     if job.describes:
-        presets.add(_DESCRIBED)
+        presets.add(DESCRIBED)
     if not presets:
         return Rendered(())
     pictures = _pictures(descriptor, job, presets)
     images = _images(pictures, job)
     if not job.describes:
         return Rendered(images)
-    small = as_rgba(pictures[_DESCRIBED])
+    small = as_rgba(pictures[DESCRIBED])
     return Rendered(
         images, thumbhash(small.width, small.height, bytes(small.write_to_memory())), dominant_color(small)
     )
@@ -120,7 +119,7 @@ def _decode(descriptor: int, job: RenderJob, presets: set[Preset]) -> tuple[pyvi
         sides = full_size(descriptor, job.content_type, most_pixels=job.width * job.height)
         size = _Size(*sides)
         scale = max(size.scale_for(preset) for preset in presets)
-        image = open_image(descriptor, job.content_type, size=sides, scale=scale, shrinks_early=job.shrinks_early)
+        image = open_image(descriptor, job.content_type, size=sides, scale=scale, margin=job.decode_margin)
     image = _resized(image, size.scaled(scale))
     orientation = int(image.get("orientation")) if image.get_typeof("orientation") else 1
     image = without_opaque_alpha(to_srgb(image).copy_memory())

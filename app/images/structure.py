@@ -50,11 +50,13 @@ class Layout:
         bands: Samples per pixel, 1 to 4.
         sample_bytes: Of each, once decoded: 1 or 2.
         is_whole: Whether a decoder has to hold all of the picture before it has the first line.
+        pixels: How many are decoded, where a part of them is cut off afterwards; None where all are shown.
     """
 
     bands: int
     sample_bytes: int
     is_whole: bool
+    pixels: int | None = None
 
 
 def damaged(kind: str, what: str) -> UndecodableImageError:

@@ -60,7 +60,6 @@ def _tried(render: Callable[[int, RenderJob], Rendered], content_type: str, cont
         content_type=content_type,
         width=_SIDE,
         height=_SIDE,
-        frames=1,
         size_bytes=len(content),
         outputs=_OUTPUTS,
         quality=Quality(avif_effort=0),

@@ -35,7 +35,6 @@ class UploadDecoder:
             content_type=image.content_type,
             width=image.width,
             height=image.height,
-            frames=image.frames,
             size_bytes=body.size_bytes,
             outputs=(),
             quality=Quality(),

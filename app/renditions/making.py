@@ -161,7 +161,6 @@ class RenditionMaker:
                 content_type=photo.content_type,
                 width=photo.width,
                 height=photo.height,
-                frames=photo.frames,
                 size_bytes=photo.size_bytes,
                 outputs=tuple(outputs),
                 quality=self._presets.quality,

@@ -167,6 +167,7 @@ class RenditionService:
                 if not self._may_keep():
                     return self._unkept(photo, preset, lost.name)
                 self._maker.discard(lost, is_stored=is_damaged)
+                self._known.remove(lost.object_key)  # who looked it up meanwhile has remembered it again
         except DatabaseReadOnlyError:
             return self._unkept(photo, preset, lost.name)
         return self.get(photo, preset, lost.name.format)

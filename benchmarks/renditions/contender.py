@@ -61,7 +61,6 @@ def engine(path: Path, sides: Sequence[int], formats: Sequence[Format]) -> Work:
         content_type=facts.content_type,
         width=facts.width,
         height=facts.height,
-        frames=facts.frames,
         size_bytes=body.size_bytes,
         outputs=outputs,
         quality=_QUALITY,

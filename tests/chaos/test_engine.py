@@ -108,7 +108,6 @@ def job_for(content_type: str, size_bytes: int, *formats: Format) -> RenderJob:
         content_type=content_type,
         width=8000,
         height=8000,
-        frames=1,
         size_bytes=size_bytes,
         outputs=tuple(Output(Preset("full", 1000), each) for each in formats or (Format.JPEG,)),
         quality=Quality(avif_effort=2),

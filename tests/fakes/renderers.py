@@ -30,7 +30,6 @@ def job(*formats: Format, content_type: str = "image/jpeg", describes: bool = Fa
         content_type=content_type,
         width=1000,
         height=1000,
-        frames=1,
         size_bytes=100,
         outputs=outputs,
         quality=Quality(),

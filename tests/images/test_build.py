@@ -37,7 +37,6 @@ def test_an_engine_renders_and_its_scratch_folder_is_made(tmp_path: Path) -> Non
         content_type="image/png",
         width=64,
         height=64,
-        frames=1,
         size_bytes=len(picture),
         outputs=(Output(Preset("thumbnail", 32), Format.WEBP),),
         quality=Quality(),

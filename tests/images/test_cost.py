@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import struct
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from app.images.cost import cost_of
 from app.images.jobs import Output, RenderJob
 from app.images.presets import Format, Preset, Quality
 from tests.fakes.hostile_images import hostile_images
+from tests.fakes.images import box, heif
 from tests.fakes.memory_body import MemoryBody
 
 MIB = 1024 * 1024
@@ -140,7 +142,6 @@ def job_for(
         content_type=content_type,
         width=width,
         height=height,
-        frames=1,
         size_bytes=size_bytes,
         outputs=outputs or (Output(SMALL, Format.WEBP),),
         quality=Quality(),
@@ -154,7 +155,7 @@ def cost_by(data: bytes, content_type: str, *outputs: Output, **facts: Any) -> i
 
 def grown_by(job: RenderJob, data: bytes) -> int:
     """Return by how many bytes a process grows at its peak while it does a job."""
-    facts = {name: getattr(job, name) for name in ("content_type", "width", "height", "frames", "size_bytes")}
+    facts = {name: getattr(job, name) for name in ("content_type", "width", "height", "size_bytes")}
     facts["outputs"] = [(output.preset.side, output.format) for output in job.outputs]
     facts["shrinks_early"] = job.shrinks_early
     command = [sys.executable, "-c", RENDERS, json.dumps(facts)]
@@ -227,10 +228,14 @@ def test_a_lossy_webp_is_cheaper_when_memory_is_to_be_saved_and_when_less_of_it_
     assert sharp < cost_by(original("webp-lossless").data, "image/webp", Output(Preset("preview", 900), Format.WEBP))
 
 
-def test_frames_multiply_nothing_because_the_first_alone_is_decoded() -> None:
-    data = original("gif").data
+def test_what_is_cropped_away_costs_as_much_as_what_is_shown() -> None:
+    crop = box(b"clap", struct.pack(">8I", 8, 1, 6, 1, 0, 1, 0, 1))
+    whole, cropped = (
+        cost_by(heif((WIDTH, HEIGHT), properties=properties), "image/heic", size_bytes=0, **shown)
+        for properties, shown in [((), {}), ((crop,), {"width": 8, "height": 6})]
+    )
 
-    assert cost_by(data, "image/gif", frames=1000) == cost_by(data, "image/gif", frames=1)
+    assert cropped == whole
 
 
 def test_the_largest_output_counts_and_avif_more_than_others() -> None:

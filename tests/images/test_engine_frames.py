@@ -66,7 +66,6 @@ def test_a_job_with_all_its_fields_survives_the_journey() -> None:
         content_type="image/heic",
         width=1,
         height=2,
-        frames=3,
         size_bytes=4,
         outputs=sizes,
         quality=Quality(jpeg=1, webp=2, avif=3, avif_effort=4),

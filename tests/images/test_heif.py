@@ -38,9 +38,7 @@ def opened() -> Opener:
 
 def job(content_type: str) -> RenderJob:
     outputs = (Output(Preset("small", 48), Format.WEBP),)
-    return RenderJob(
-        content_type=content_type, width=96, height=64, frames=1, size_bytes=1, outputs=outputs, quality=Quality()
-    )
+    return RenderJob(content_type=content_type, width=96, height=64, size_bytes=1, outputs=outputs, quality=Quality())
 
 
 @pytest.mark.parametrize("width", [1, 2, 63, 64, 65, 97, 200])

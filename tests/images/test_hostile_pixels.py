@@ -34,7 +34,7 @@ from app.images.rendering import render
 content_type, memory = sys.argv[1], int(sys.argv[2])
 outputs = (Output(Preset("thumbnail", 320), Format.WEBP), Output(Preset("full", 2048), Format.JPEG))
 job = RenderJob(
-    content_type=content_type, width=1 << 16, height=1 << 16, frames=1, size_bytes=1, outputs=outputs,
+    content_type=content_type, width=1 << 16, height=1 << 16, size_bytes=1, outputs=outputs,
     quality=Quality(), describes=True,
 )
 resource.setrlimit(resource.RLIMIT_AS, (memory, memory))

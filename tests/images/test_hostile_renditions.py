@@ -61,7 +61,6 @@ def job_for(content_type: str, size_bytes: int, width: int = 1000, height: int =
         content_type=content_type,
         width=width,
         height=height,
-        frames=1,
         size_bytes=size_bytes,
         outputs=(Output(Preset("thumbnail", 320), Format.WEBP),),
         quality=Quality(),

@@ -90,34 +90,34 @@ def test_libvips_keeps_nothing_and_uses_one_thread() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scale", "early", "expected"),
+    ("scale", "margin", "expected"),
     [
-        (1, False, (800, 600)),
-        (1, True, (800, 600)),
-        (0.5, False, (800, 600)),
-        (0.5, True, (400, 300)),
-        (0.3, False, (400, 300)),
-        (0.3, True, (400, 300)),
-        (0.1, False, (200, 150)),
-        (0.1, True, (100, 75)),
-        (0.01, False, (100, 75)),
+        (1, 1.5, (800, 600)),
+        (1, 1.0, (800, 600)),
+        (0.5, 1.5, (800, 600)),
+        (0.5, 1.0, (400, 300)),
+        (0.3, 1.5, (400, 300)),
+        (0.3, 1.0, (400, 300)),
+        (0.1, 1.5, (200, 150)),
+        (0.1, 1.0, (100, 75)),
+        (0.01, 1.5, (100, 75)),
     ],
 )
-def test_a_jpeg_is_opened_no_larger_than_needed(scale: float, expected: tuple[int, int], *, early: bool) -> None:
+def test_a_jpeg_is_opened_no_larger_than_needed(scale: float, margin: float, expected: tuple[int, int]) -> None:
     with descriptor_of(jpeg(800, 600, seed=1)) as descriptor:
-        image = open_image(descriptor, "image/jpeg", size=(800, 600), scale=scale, shrinks_early=early)
+        image = open_image(descriptor, "image/jpeg", size=(800, 600), scale=scale, margin=margin)
 
         assert (image.width, image.height) == expected
         assert image.width >= 800 * min(scale, 1 / 8)
 
 
-@pytest.mark.parametrize("early", [False, True], ids=["sharp", "early"])
+@pytest.mark.parametrize("margin", [1.0, 1.5])
 @pytest.mark.parametrize("content_type", TYPES)
-def test_what_is_opened_is_never_smaller_than_needed(content_type: str, *, early: bool) -> None:
+def test_what_is_opened_is_never_smaller_than_needed(content_type: str, margin: float) -> None:
     with descriptor_of(encoded(TYPES[content_type], 300, 200)) as descriptor:
         for percent in range(5, 101, 5):
             scale = percent / 100
-            image = open_image(descriptor, content_type, size=(300, 200), scale=scale, shrinks_early=early)
+            image = open_image(descriptor, content_type, size=(300, 200), scale=scale, margin=margin)
 
             assert image.width >= round(300 * scale)
             assert image.height >= round(200 * scale)
@@ -127,7 +127,7 @@ def test_what_is_opened_is_never_smaller_than_needed(content_type: str, *, early
 @pytest.mark.parametrize("size", [(2000, 2), (3, 900), (31, 31), (1, 1)], ids=str)
 def test_a_narrow_photo_is_opened_whole(content_type: str, size: tuple[int, int]) -> None:
     with descriptor_of(encoded(TYPES[content_type], *size)) as descriptor:
-        image = open_image(descriptor, content_type, size=size, scale=0.01, shrinks_early=True)
+        image = open_image(descriptor, content_type, size=size, scale=0.01, margin=1.0)
 
         assert (image.width, image.height) == size
 

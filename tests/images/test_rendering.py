@@ -47,7 +47,6 @@ def rendered(
         content_type=content_type,
         width=LARGEST,
         height=LARGEST,
-        frames=1,
         size_bytes=len(data),
         outputs=tuple(Output(preset, image_format) for preset, image_format in outputs),
         quality=quality,
@@ -322,9 +321,7 @@ def test_the_descriptor_is_left_open_and_may_stand_anywhere() -> None:
     descriptor = os.memfd_create("original")
     os.write(descriptor, data)
     outputs = (Output(SMALL, Format.JPEG),)
-    job = RenderJob(
-        content_type="image/jpeg", width=64, height=48, frames=1, size_bytes=1, outputs=outputs, quality=BEST
-    )
+    job = RenderJob(content_type="image/jpeg", width=64, height=48, size_bytes=1, outputs=outputs, quality=BEST)
 
     first, second = render(descriptor, job), render(descriptor, job)
 
@@ -351,7 +348,6 @@ def test_a_photo_with_more_pixels_than_were_admitted_is_refused(photo: Photo) ->
         content_type=photo.content_type,
         width=WIDTH,
         height=HEIGHT - 1,
-        frames=1,
         size_bytes=1,
         outputs=outputs,
         quality=BEST,

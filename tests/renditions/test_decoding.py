@@ -37,7 +37,7 @@ def test_a_photo_is_decoded_and_described_and_nothing_is_encoded(here: Instance)
 
     ((job, background),) = here.engine.jobs
     assert here.engine.bodies == [image()]
-    assert (job.content_type, job.width, job.height, job.frames) == ("image/png", 4, 3, 1)
+    assert (job.content_type, job.width, job.height) == ("image/png", 4, 3)
     assert (job.size_bytes, job.outputs, job.describes, background) == (len(image()), (), True, False)
 
 

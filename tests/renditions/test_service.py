@@ -21,7 +21,7 @@ from app.images.jobs import HeifNotInstalledError, TooCostlyError
 from app.images.presets import Format
 from app.images.pressure import Level
 from app.photos.removal import remove_ready
-from app.photos.rendition_rows import Claim
+from app.photos.rendition_rows import Claim, Ready
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from app.storage.base import StorageFullError, StorageUnavailableError
 from tests.accounts.world import at_once
@@ -70,7 +70,7 @@ def test_what_is_made_is_what_the_photo_is(here: Instance) -> None:
 
     ((job, background),) = here.engine.jobs
     assert here.engine.bodies == [here.original(photo)]
-    assert (job.content_type, job.width, job.height, job.frames) == (photo.content_type, 4, 3, 1)
+    assert (job.content_type, job.width, job.height) == (photo.content_type, 4, 3)
     assert [(each.preset.name, each.format) for each in job.outputs] == [("full", Format.AVIF)]
     assert (background, job.describes, job.shrinks_early) == (False, False, False)
 
@@ -352,6 +352,25 @@ def test_what_another_process_has_made_anew_is_not_touched(here: Instance, besid
     assert made.row == present.row != lost.row
     assert here.world.store.keys("renditions/") == [made.object_key]
     assert (len(here.engine.jobs), len(beside.engine.jobs)) == (1, 1)
+
+
+def test_who_looks_a_lost_rendition_up_before_it_is_forgotten_does_not_bring_it_back(
+    here: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = here.upload()
+    lost = here.service.get(photo, preset(), Format.WEBP)
+    here.world.store.delete(lost.object_key)
+    discard = here.maker.discard
+
+    def look_up_and_discard(row: Ready, *, is_stored: bool) -> None:
+        assert here.service.get(photo, preset(), Format.WEBP).row == row
+        discard(row, is_stored=is_stored)
+
+    monkeypatch.setattr(here.maker, "discard", look_up_and_discard)
+    made = here.service.make_anew(photo, preset(), Format.WEBP, lost, is_damaged=False)
+
+    assert made.row != lost.row
+    assert here.world.store.keys("renditions/") == [made.object_key]
 
 
 def test_while_the_database_takes_no_changes_a_lost_rendition_is_made_and_not_kept(
