@@ -7,15 +7,17 @@ With pytest-xdist every worker has its own. A server that is not installed skips
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 
+from app.db.engine import Database
 from app.storage.s3 import S3Config
 from app.storage.swift import SwiftConfig
+from tests.accounts.world import open_database
 from tests.servers.client import Client
 from tests.servers.mariadb import MariadbServer
 from tests.servers.nginx import Nginx
@@ -95,6 +97,35 @@ def mariadb_url(mariadb_server: MariadbServer) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def kept_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database with all tables that whole rooms share: each test empties it first."""
+    with closing(open_database(f"sqlite:///{tmp_path_factory.mktemp('kept')}/photos.db")) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def kept_postgresql(postgres_server: PostgresServer) -> Iterator[Database]:
+    """The same on PostgreSQL."""
+    with postgres_server.database() as url, closing(open_database(url)) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def kept_mariadb(mariadb_server: MariadbServer) -> Iterator[Database]:
+    """The same on MariaDB."""
+    with mariadb_server.database() as url, closing(open_database(url)) as database:
+        yield database
+
+
+@pytest.fixture(params=["sqlite", "postgresql", "mariadb"])
+def kept_database(request: pytest.FixtureRequest) -> Database:
+    """Each of them in turn, where locks and SQL matter."""
+    database: Database = request.getfixturevalue(f"kept_{request.param}")
+    database.close()  # another file's test may have restarted the server: no connection of before is used
+    return database
+
+
 @pytest.fixture
 def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Nginx]]:
     """A function that starts an nginx with the given content of its ``http`` block."""
@@ -127,12 +158,12 @@ def new_stack(
         return
     if stack_name == MARIADB:
         mariadb = request.getfixturevalue("mariadb_server")
-        with ExitStack() as closing:
-            yield lambda: closing.enter_context(mariadb_stack(tmp_path_factory.mktemp("mariadb"), mariadb))
+        with ExitStack() as opened:
+            yield lambda: opened.enter_context(mariadb_stack(tmp_path_factory.mktemp("mariadb"), mariadb))
         return
     swift, postgres = request.getfixturevalue("s3_server"), request.getfixturevalue("postgres_server")
-    with ExitStack() as closing:
-        yield lambda: closing.enter_context(cloud_stack(swift, postgres))
+    with ExitStack() as opened:
+        yield lambda: opened.enter_context(cloud_stack(swift, postgres))
 
 
 @pytest.fixture(scope="session")
@@ -148,11 +179,11 @@ def product(new_stack: Callable[[], Stack], tmp_path_factory: pytest.TempPathFac
 @pytest.fixture
 def new_product(new_stack: Callable[[], Stack], tmp_path: Path) -> Iterator[Callable[..., Product]]:
     """A function that starts a product of the test's own, with what ``Product`` takes besides stack and folder."""
-    with ExitStack() as closing:
+    with ExitStack() as opened:
 
         def start(stack: Stack | None = None, **options: Any) -> Product:
             running = Product(new_stack() if stack is None else stack, tmp_path, **options)
-            closing.callback(running.close)
+            opened.callback(running.close)
             return running
 
         yield start

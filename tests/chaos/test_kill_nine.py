@@ -1,7 +1,6 @@
 """kill -9 of a worker, or of the whole server, at the barriers of an upload on PostgreSQL and a real Swift.
 
-The barriers stand in proxies before Swift and PostgreSQL; the product knows nothing of them. What happens on
-SQLite and a folder is in ``test_kill_nine_embedded.py``.
+What happens on SQLite and a folder is in ``test_kill_nine_embedded.py``.
 """
 
 from __future__ import annotations
@@ -13,12 +12,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 
 from app.photos.models import DELETING, PENDING, READY
 from app.storage.probe import BytesBody
+from tests.chaos.barriers import World, open_world
 from tests.chaos.crashes import (
     OpenUpload,
     assert_sound,
@@ -33,13 +33,11 @@ from tests.chaos.crashes import (
     unsettled,
     wait_for_every_worker,
 )
-from tests.fakes.fault_proxy import Barrier, FaultProxy, Hold
-from tests.fakes.postgres_proxy import PostgresProxy
+from tests.fakes.fault_proxy import Barrier, Hold
 from tests.servers.base import stand_still
-from tests.servers.client import Client, new_photo
+from tests.servers.client import new_photo
 from tests.servers.postgres import PostgresServer
-from tests.servers.product import Product, until
-from tests.servers.stacks import Stack, cloud_stack
+from tests.servers.product import until
 from tests.servers.swift import SwiftServer
 
 KIB = 1024
@@ -47,56 +45,19 @@ LEASE_SECONDS = 5
 NEWS_OF_A_READY_PHOTO = '{"owner_id":'  # its payload: no other transaction sends it
 
 
-@dataclass(frozen=True)
-class World:
-    """A product whose every way out has a barrier."""
-
-    product: Product
-    objects: FaultProxy
-    commits: PostgresProxy
-
-    @property
-    def stack(self) -> Stack:
-        return self.product.stack
-
-    def hold_put(self, side: str, after_bytes: int | None = None) -> Barrier:
-        barrier = Barrier()
-        assert side in {"request", "response"}
-        fault = Hold("request" if side == "request" else "response", barrier, after_bytes)
-        self.objects.inject(fault, method="PUT", times=1)
-        return barrier
-
-
 @pytest.fixture(scope="module")
 def world(
     s3_server: SwiftServer, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
-    with cloud_stack(s3_server, postgres_server) as stack, PostgresProxy(postgres_server.port) as commits:
-        assert stack.proxy is not None
-        environ = {
-            **stack.environ,
-            "PHOTO_API_DATABASE__URL": commits.url(stack.database_url),
-            "PHOTO_API_UPLOADS__LEASE_SECONDS": str(LEASE_SECONDS),
-        }
-        product = Product(replace(stack, environ=environ), tmp_path_factory.mktemp("killed"), workers=2)
-        with closing(product):
-            yield World(product, stack.proxy, commits)
-
-
-@pytest.fixture(scope="module")
-def observer(world: World) -> Client:
-    """Somebody with an account, who only looks."""
-    return world.product.new_user()
+    settings = {"PHOTO_API_UPLOADS__LEASE_SECONDS": str(LEASE_SECONDS)}
+    with open_world(s3_server, postgres_server, tmp_path_factory.mktemp("killed"), settings) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)
-def healed(world: World, observer: Client) -> Iterator[None]:
+def healed(world: World) -> Iterator[None]:
     yield
-    world.objects.heal()
-    had_cut = world.commits.heal()
-    until(world.product.is_ready, "all workers after the test")
-    if had_cut:
-        wait_for_every_worker(world.product, observer)
+    world.heal()
 
 
 @dataclass(frozen=True)
@@ -141,9 +102,9 @@ MOMENTS = [
     Moment("half a body", lambda _: None, is_pending=False),
     Moment("before TX 1", lambda world: world.commits.hold_commit("originals/", "before"), is_pending=False),
     # Small: all of it is on its way when its worker dies.
-    Moment("after TX 1", lambda world: world.hold_put("request"), size_bytes=2 * KIB, arrives=True),
-    Moment("mid PUT", lambda world: world.hold_put("request", 64 * KIB), size_bytes=16 * KIB * KIB),
-    Moment("after PUT", lambda world: world.hold_put("response")),
+    Moment("after TX 1", lambda world: world.hold("request", "PUT"), size_bytes=2 * KIB, arrives=True),
+    Moment("mid PUT", lambda world: world.hold("request", "PUT", after_bytes=64 * KIB), size_bytes=16 * KIB * KIB),
+    Moment("after PUT", lambda world: world.hold("response", "PUT")),
     Moment("before TX 2", lambda world: world.commits.hold_commit(NEWS_OF_A_READY_PHOTO, "before")),
     Moment(
         "after TX 2",
@@ -216,7 +177,7 @@ def test_a_killed_server_starts_again_and_cleans_up_by_itself(world: World, mome
 
 def test_the_lease_of_a_dead_worker_ends_by_itself_and_the_key_is_taken_over(world: World) -> None:
     client, key, content = world.product.new_user(), secrets.token_hex(8), new_photo()
-    barrier = world.hold_put("request")
+    barrier = world.hold("request", "PUT")
     with OpenUpload(world.product, client, content, key=key) as upload:
         upload.send_all()
         barrier.wait_until_reached()
@@ -238,7 +199,7 @@ def test_the_lease_of_a_dead_worker_ends_by_itself_and_the_key_is_taken_over(wor
 def test_a_put_that_arrives_after_its_row_is_gone_is_found_and_removed_by_reconcile(world: World) -> None:
     client, content = world.product.new_user(), new_photo()
     photo = client.upload(content)
-    barrier = world.hold_put("request")
+    barrier = world.hold("request", "PUT")
     with OpenUpload(world.product, client, new_photo()) as upload:
         upload.send_all()
         barrier.wait_until_reached()
@@ -359,7 +320,7 @@ def test_a_photo_whose_object_is_lost_is_listed_and_never_removed(world: World) 
 def test_a_stopped_worker_that_lost_its_lease_is_fenced(world: World, has_time_passed: bool) -> None:
     client, key, content = world.product.new_user(), secrets.token_hex(8), new_photo(200 * KIB)
     used = client.used_bytes()
-    barrier = world.hold_put("request", 64 * KIB)
+    barrier = world.hold("request", "PUT", after_bytes=64 * KIB)
     with OpenUpload(world.product, client, content, key=key) as upload:
         upload.send_all()
         barrier.wait_until_reached()

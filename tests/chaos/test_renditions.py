@@ -1,8 +1,7 @@
 """Renditions under faults: kill -9 between every two steps, storage that fails, a crowd, a full scratch folder.
 
 The steps of one rendition are a claim, the original, a decode, a PUT and the claim's end. Whoever dies between two of
-them leaves a claim whose time ends; the next one who asks completes what is there. Barriers stand in proxies before
-Swift and PostgreSQL.
+them leaves a claim whose time ends; the next one who asks completes what is there.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -26,17 +25,18 @@ from sqlalchemy import func, select, update
 from app.db.base import utc_now
 from app.db.outbox import PHOTO_RENDER, OutboxRow
 from app.photos.models import MAKING, READY, PhotoRendition
-from tests.chaos.crashes import OpenRequest, object_key, reconcile, settle, wait_for_every_worker
+from tests.chaos.barriers import World, open_world
+from tests.chaos.crashes import OpenRequest, object_key, reconcile, settle
 from tests.chaos.test_this_host import small_disk
 from tests.fakes import images
-from tests.fakes.fault_proxy import Barrier, FaultProxy, Hold, Side, Status
-from tests.fakes.postgres_proxy import PostgresProxy, When
+from tests.fakes.fault_proxy import Barrier, Side, Status
+from tests.fakes.postgres_proxy import When
 from tests.images.processes import await_gone, children_of, has_a_job, wait_for
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import RENDERING, Product, until
-from tests.servers.stacks import Stack, cloud_stack
+from tests.servers.stacks import Stack
 from tests.servers.swift import SwiftServer
 
 FULL = "/renditions/full?format=jpeg"
@@ -44,50 +44,18 @@ CROWD = 200
 JOBS = "photo_api_engine_job_duration_seconds_count"
 
 
-@dataclass(frozen=True)
-class World:
-    """A product whose every way out has a barrier."""
-
-    product: Product
-    objects: FaultProxy
-    commits: PostgresProxy
-
-    @property
-    def stack(self) -> Stack:
-        return self.product.stack
-
-    def hold(self, side: Side, method: str, path: str) -> Barrier:
-        barrier = Barrier()
-        self.objects.inject(Hold(side, barrier), method=method, path=path, times=1)
-        return barrier
-
-
 @pytest.fixture(scope="module")
 def world(
     s3_server: SwiftServer, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
-    with cloud_stack(s3_server, postgres_server) as stack, PostgresProxy(postgres_server.port) as commits:
-        assert stack.proxy is not None
-        environ = {**stack.environ, **RENDERING, "PHOTO_API_DATABASE__URL": commits.url(stack.database_url)}
-        product = Product(replace(stack, environ=environ), tmp_path_factory.mktemp("renditions"), workers=2)
-        with closing(product):
-            yield World(product, stack.proxy, commits)
-
-
-@pytest.fixture(scope="module")
-def observer(world: World) -> Client:
-    """Somebody with an account, who only looks."""
-    return world.product.new_user()
+    with open_world(s3_server, postgres_server, tmp_path_factory.mktemp("renditions"), RENDERING) as opened:
+        yield opened
 
 
 @pytest.fixture(autouse=True)
-def healed(world: World, observer: Client) -> Iterator[None]:
+def healed(world: World) -> Iterator[None]:
     yield
-    world.objects.heal()
-    had_cut = world.commits.heal()
-    until(world.product.is_ready, "all workers after the test")
-    if had_cut:
-        wait_for_every_worker(world.product, observer)
+    world.heal()
 
 
 def photograph(side: int = 1200) -> bytes:
