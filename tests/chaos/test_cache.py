@@ -187,7 +187,7 @@ def test_row_30_without_the_breaker_each_request_pays(stack: Stack, server: Redi
 
 def break_it(server: RedisServer, how: str) -> None:
     if how == "paused":
-        server.pause(60.0)
+        server.pause(15.0)
     elif how == "frozen":
         server.freeze()
     else:

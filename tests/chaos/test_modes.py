@@ -231,6 +231,9 @@ def test_row_27_what_one_worker_was_refused_all_refuse_at_the_door_and_all_come_
         shown = several.command("mode", "show").stdout
         series = several.metric("photo_api_mode", mode="read_only")
     until(lambda: on_the_page(several) == "normal", "the mode to end by itself", LEAVING_SECONDS)
+    # A worker that has not used one of its ended connections since then learns of it by its next transaction.
+    until(lambda: user.send(content).status_code == 200, "an upload to be taken")
+    until(lambda: user.patch(photo["links"]["self"], json={"title": "z"}).status_code == 200, "a change to be taken")
 
     assert before
     assert types == {"503 read-only"}
@@ -240,8 +243,6 @@ def test_row_27_what_one_worker_was_refused_all_refuse_at_the_door_and_all_come_
     assert shown.startswith("read_only\nread_only by database since ")
     assert series == 1
     assert stack.object_keys() == objects
-    assert user.send(content).status_code == 200
-    assert user.patch(photo["links"]["self"], json={"title": "z"}).status_code == 200
 
 
 def takes_accounts(product: Product) -> bool:
