@@ -133,7 +133,7 @@ def _shown(key: tuple[str, str], value: Any) -> str:
     if isinstance(value, SecretStr):
         return mask_database_url(value.get_secret_value()) if key == ("database", "url") else MASK
     if isinstance(value, tuple):
-        return ",".join(value) or NOT_SET
+        return ",".join(value) or ("none" if allowed_of(*key).endswith("or none") else NOT_SET)
     if isinstance(value, float):
         return f"{value:g}"
     return NOT_SET if value is None else str(value)

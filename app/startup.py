@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -115,13 +115,17 @@ def _too_many_connections(settings: Settings, database: Database) -> Iterator[st
 
 
 def _folder_mistakes(settings: Settings) -> Iterator[str]:
-    folder: Path = settings.uploads.spool_dir
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        yield f"PHOTO_API_UPLOADS__SPOOL_DIR: the folder cannot be written ({error.strerror})"
+    folders: Sequence[tuple[str, Path]] = (
+        ("PHOTO_API_UPLOADS__SPOOL_DIR", settings.uploads.spool_dir),
+        ("PHOTO_API_RENDITIONS__SCRATCH_DIR", settings.renditions.scratch_dir),
+    )
+    for variable, folder in folders:
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass
+        except OSError as error:
+            yield f"{variable}: the folder cannot be written ({error.strerror})"
 
 
 def _storage_mistakes(settings: Settings, *questions: Callable[[ObjectStore], None]) -> Iterator[str]:

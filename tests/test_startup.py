@@ -19,6 +19,7 @@ from app.errors import ConfigurationError
 from app.settings import DatabaseSettings, Settings, UploadSettings
 from app.settings_delivery import CdnSettings, StorageSettings
 from app.settings_edge import ServerSettings
+from app.settings_renditions import RenditionSettings
 from app.startup import verify_startup
 from app.storage.s3 import S3Config
 from app.storage.swift import SwiftConfig
@@ -40,6 +41,7 @@ def settings(
     profile: Profile = "production",
     storage: StorageSettings | None = None,
     spool_dir: Path | None = None,
+    scratch_dir: Path | None = None,
     server: ServerSettings | None = None,
 ) -> Settings:
     return Settings(
@@ -47,6 +49,7 @@ def settings(
         database=DatabaseSettings(url=SecretStr(url)),
         storage=storage or StorageSettings(local_root=folder / "objects"),
         uploads=UploadSettings(spool_dir=spool_dir or folder / "spool"),
+        renditions=RenditionSettings(scratch_dir=scratch_dir or folder / "scratch"),
         server=server or ServerSettings(workers=1),
     )
 
@@ -146,12 +149,14 @@ def test_a_folder_that_cannot_be_written_is_a_mistake(tmp_path: Path, sqlite_url
             tmp_path,
             sqlite_url,
             spool_dir=tmp_path / "file" / "spool",
+            scratch_dir=tmp_path / "file",
             storage=StorageSettings(local_root=tmp_path / "file" / "objects"),
         )
     )
 
     assert [mistake.split(":")[0] for mistake in said] == [
         "PHOTO_API_UPLOADS__SPOOL_DIR",
+        "PHOTO_API_RENDITIONS__SCRATCH_DIR",
         "PHOTO_API_STORAGE__LOCAL_ROOT",
     ]
     assert str(tmp_path) not in "".join(said)

@@ -114,14 +114,14 @@ class PhotoDocuments:
         return conditional.tag_of(orjson.dumps([self.form, next_cursor, GEO_SCOPE in scopes, shown]))
 
 
-def entity_tag(mark: str, scopes: Collection[str]) -> str:
-    """Return the entity tag of a photo's document as a caller with these scopes sees it, without quotes.
+def entity_tag(mark: str, *, tells_place: bool) -> str:
+    """Return the entity tag of a photo's document, without quotes.
 
     Args:
         mark: Of the document.
-        scopes: Of the caller.
+        tells_place: Whether it tells where the photo was taken.
     """
-    return f"{mark}-place" if GEO_SCOPE in scopes else mark
+    return f"{mark}-place" if tells_place else mark
 
 
 def version_prefix(version: int) -> str:

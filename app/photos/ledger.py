@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime as dt
 import logging
-from collections.abc import Collection
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -21,7 +20,7 @@ from app.db import outbox
 from app.db.engine import Database
 from app.errors import DatabaseUnavailableError, LeaseLostError, UnavailableError
 from app.photos import idempotency, removal, rows
-from app.photos.documents import PhotoDocuments, entity_tag, write_json
+from app.photos.documents import PhotoDocuments, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -36,8 +35,9 @@ class Answer(NamedTuple):
     """What an upload is answered with.
 
     Attributes:
-        document: An :class:`~app.photos.schemas.UploadAnswer` without its place.
-        mark: Of the photo when it was new; see :meth:`app.photos.documents.PhotoDocuments.mark`.
+        document: An :class:`~app.photos.schemas.UploadAnswer`.
+        mark: Of the photo when it was new; see :meth:`app.photos.documents.PhotoDocuments.mark`. It is the entity
+            tag of the document, which nobody is told a place in.
         is_replay: Whether an earlier request with the same key did the work.
     """
 
@@ -49,10 +49,6 @@ class Answer(NamedTuple):
     def content(self) -> bytes:
         """The document as JSON."""
         return write_json(self.document)
-
-    def tag_for(self, scopes: Collection[str]) -> str:
-        """Return the entity tag of the new photo, for a caller with these scopes."""
-        return entity_tag(self.mark, scopes)
 
     @property
     def is_created(self) -> bool:

@@ -113,11 +113,11 @@ class PhotoRoutes:
     def show(self, principal: Principal, photo_id: UUID) -> Reply:
         """Show what is known of a photo, also while it is in the trash."""
         known = self._photos.get(principal.user_id, photo_id)
-        tag = entity_tag(known.mark, principal.scopes)
+        content = known.with_place if GEO_SCOPE in principal.scopes else known.plain
+        tag = entity_tag(known.mark, tells_place=content != known.plain)
         if conditional.is_unchanged(tag):
             return self._unchanged(tag)
-        with_place = GEO_SCOPE in principal.scopes
-        return self._changed(tag, known.with_place if with_place else known.plain, {})
+        return self._changed(tag, content, {})
 
     @patch(
         _ONE,
@@ -171,7 +171,7 @@ class PhotoRoutes:
 
     def _photo_reply(self, principal: Principal, row: Row[Any]) -> Reply:
         document = self._documents.document(row, with_place=GEO_SCOPE in principal.scopes)
-        tag = entity_tag(self._documents.mark(document, row.version), principal.scopes)
+        tag = entity_tag(self._documents.mark(document, row.version), tells_place="place" in document)
         return Reply(200, write_json(document), {"ETag": conditional.quoted(tag)})
 
 

@@ -67,8 +67,8 @@ class Links(BaseModel):
     full: str = Field(examples=[f"{_PATH}/renditions/full?v=a41c93e85d"])
 
 
-class PhotoView(BaseModel):
-    """A photo."""
+class PhotoWithoutPlace(BaseModel):
+    """A photo, without where it was taken."""
 
     id: UUID
     state: Literal["ready"]
@@ -105,11 +105,16 @@ class PhotoView(BaseModel):
     camera: str | None = Field(examples=["FUJIFILM X100V"])
     original_filename: str | None = Field(examples=["DSCF0412.JPG"])
     links: Links
+
+
+class PhotoView(PhotoWithoutPlace):
+    """A photo."""
+
     place: Place | None = Field(default=None, description="Only with the scope photos:geo, and only when known.")
 
 
-class UploadAnswer(PhotoView):
-    """A photo that was uploaded, or was there already."""
+class UploadAnswer(PhotoWithoutPlace):
+    """A photo that was uploaded, or was there already; where it was taken is told when it is fetched."""
 
     status: Literal["created", "duplicate"]
 

@@ -115,7 +115,7 @@ class UploadRoutes:
         digest = bodies.announced_digest(request)
         known = self._uploads.find_duplicate(principal.user_id, digest, key) if digest else None
         if known is not None:
-            return _uploaded(known, principal)
+            return _uploaded(known)
         try:
             received = self._receiver.receive(request)
         except (IncompleteBodyError, RequestTimeoutError):
@@ -136,7 +136,7 @@ class UploadRoutes:
                 filename=_filename(received.filename),
                 idempotency_key=key,
             )
-            return _uploaded(answer, principal)
+            return _uploaded(answer)
 
 
 def _idempotency_key() -> str | None:
@@ -175,10 +175,10 @@ def _filename(name: str | None) -> str | None:
     return clean[:255] or None
 
 
-def _uploaded(uploaded: Answer, principal: Principal) -> Reply:
+def _uploaded(uploaded: Answer) -> Reply:
     headers = {}
     if uploaded.is_replay:
         headers["Idempotency-Replayed"] = "true"
     if uploaded.is_created:
-        headers |= {"Location": uploaded.document["links"]["self"], "ETag": f'"{uploaded.tag_for(principal.scopes)}"'}
+        headers |= {"Location": uploaded.document["links"]["self"], "ETag": f'"{uploaded.mark}"'}
     return Reply(201 if uploaded.is_created else 200, uploaded.content, headers)

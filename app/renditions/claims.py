@@ -167,16 +167,18 @@ class RenditionClaims:
         for claim in mine:  # each by itself: who holds a single row waits for nobody in a circle
             self._try(partial(rendition_rows.release, mine=claim))
 
-    def postpone(self, mine: Claim, *, queued: bool) -> None:
+    def postpone(self, mine: Claim, *, queued: bool, may_arrive: bool = True) -> None:
         """Say that a rendition is made and not stored: it is soon another one's to make.
 
         Args:
-            mine: Its claim. A PUT may still be under way, so it is not given back at once.
+            mine: Its claim.
             queued: Whether a row of the outbox stands for it already; else one is written.
+            may_arrive: Whether a PUT may still be under way; then the claim ends some seconds later, else at once.
         """
+        ends_after = _UNKNOWN_PUT_SECONDS if may_arrive else 0.0
 
         def work(connection: Connection) -> None:
-            ends = utc_now() + dt.timedelta(seconds=_UNKNOWN_PUT_SECONDS)
+            ends = utc_now() + dt.timedelta(seconds=ends_after)
             if rendition_rows.renew(connection, mine, ends) and not queued:
                 wanted = {"outputs": [[mine.name.preset, mine.name.format.value]]}
                 outbox.add(

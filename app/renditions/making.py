@@ -33,12 +33,15 @@ from app.photos.rendition_rows import Claim, Ready
 from app.renditions.claims import RenditionClaims
 from app.renditions.objects import RenditionObjects
 from app.stability import DeadlineExceededError
-from app.storage.base import Body, StorageError
+from app.storage.base import Body, StorageDeniedError, StorageError, StorageFullError
 
 if TYPE_CHECKING:
     from app.images.presets import Presets
 
 _log = logging.getLogger(__name__)
+
+_REFUSED_PUTS: Final = (StorageDeniedError, StorageFullError)
+"""What the store says of a PUT that it has not taken and will not take."""
 
 UNDECODABLE: Final = "undecodable"
 """The code of a photo that the decoder refuses."""
@@ -195,9 +198,9 @@ class RenditionMaker:
         try:
             made = self._objects.store(mine.name.object_key, image)
             return self._claims.finish(mine, made)
-        except (StorageError, DeadlineExceededError):
+        except (StorageError, DeadlineExceededError) as error:
             _log.warning("a rendition could not be stored; it will be later", exc_info=True)
-            self._claims.postpone(mine, queued=queued)
+            self._claims.postpone(mine, queued=queued, may_arrive=not isinstance(error, _REFUSED_PUTS))
         except DatabaseUnavailableError:
             _log.warning("a rendition is stored, and not written down; who makes it next will find it", exc_info=True)
         except BaseException:

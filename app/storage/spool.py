@@ -269,4 +269,4 @@ def _write_all(file: io.FileIO, chunk: bytes) -> None:
 
 
 def _spool_full() -> SpoolFullError:
-    return SpoolFullError("This host has no room for incoming bodies now. Try again later.", retry_after_seconds=5)
+    return SpoolFullError("This host has no room for so many bytes now. Try again later.", retry_after_seconds=5)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.fakes.naughty import NAUGHTY_TEXTS
 from tests.integration.judging import assert_problem, stored
-from tests.servers.client import Client, new_photo
+from tests.servers.client import Client, new_photo, tomorrow
 from tests.servers.product import Product, until
 from tests.servers.stacks import CLOUD, EMBEDDED, MARIADB
 
@@ -222,7 +222,7 @@ def test_a_batch_that_makes_no_sense_is_422(owner: Client, body: Any) -> None:
 
 def test_a_batch_may_delete_only_with_the_scope(product: Product, owner: Client) -> None:
     photo = owner.upload()
-    body = {"name": "writer", "scopes": ["photos:write"], "expires_at": "2027-01-01T00:00:00Z"}
+    body = {"name": "writer", "scopes": ["photos:write"], "expires_at": tomorrow()}
     key = owner.post("/api/v1/api-keys", json=body).json()["key"]
     owner.private.add(key)
     writer = product.client()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 
-from tests.servers.client import Client, new_photo
+from tests.servers.client import Client, new_photo, tomorrow
 from tests.servers.product import Product, until
 
 FIELDS = {
@@ -54,7 +54,7 @@ def test_probes_leave_no_line(product: Product) -> None:
 def test_a_run_with_everything_that_is_private_logs_none_of_it(product: Product) -> None:
     client = product.new_user()
     title, name = f"title-{secrets.token_hex(8)}", f"holiday-{secrets.token_hex(8)}.jpg"
-    body = {"name": f"key-{secrets.token_hex(8)}", "scopes": ["photos:read"], "expires_at": "2027-01-01T00:00:00Z"}
+    body = {"name": f"key-{secrets.token_hex(8)}", "scopes": ["photos:read"], "expires_at": tomorrow()}
     api_key = client.post("/api/v1/api-keys", json=body).json()["key"]
     idempotency_key = secrets.token_hex(12)
     private = client.private | {api_key, title, name, idempotency_key, body["name"]}

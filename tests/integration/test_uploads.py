@@ -10,7 +10,7 @@ import pytest
 from tests.fakes import images
 from tests.fakes.exif import ExifFacts
 from tests.integration.judging import assert_problem, head_of, send_raw, set_quota, stored
-from tests.servers.client import Client, new_photo, repr_digest
+from tests.servers.client import Client, new_photo, repr_digest, tomorrow
 from tests.servers.product import Product
 
 
@@ -62,9 +62,8 @@ def test_every_format_is_told_by_its_content(owner: Client, sample: images.Sampl
 def test_camera_time_and_orientation_are_read_and_the_place_needs_its_scope(product: Product, owner: Client) -> None:
     facts = ExifFacts(orientation=6, latitude=59.91, longitude=-10.75)
     photo = owner.upload(images.jpeg(40, 30, seed=99, exif=facts))
-    expires_at = "2027-01-01T00:00:00Z"
     key = owner.post(
-        "/api/v1/api-keys", json={"name": "lists", "scopes": ["photos:read"], "expires_at": expires_at}
+        "/api/v1/api-keys", json={"name": "lists", "scopes": ["photos:read"], "expires_at": tomorrow()}
     ).json()["key"]
     owner.private.add(key)
 
@@ -76,6 +75,20 @@ def test_camera_time_and_orientation_are_read_and_the_place_needs_its_scope(prod
     assert with_place["place"] == {"latitude": pytest.approx(59.91), "longitude": pytest.approx(-10.75)}
     assert without.status_code == 200
     assert "place" not in without.json()
+
+
+def test_the_tag_of_an_upload_is_not_that_of_the_document_that_tells_the_place(owner: Client) -> None:
+    content = images.jpeg(40, 30, seed=100, exif=ExifFacts(latitude=59.91, longitude=-10.75))
+    uploaded, again = owner.send(content), owner.send(content)
+    path, tag = uploaded.json()["links"]["self"], uploaded.headers["ETag"]
+
+    answer = owner.get(path, headers={"If-None-Match": tag})
+    changed = owner.patch(path, json={"title": "x"}, headers={"If-Match": tag})
+
+    assert "place" not in uploaded.json().keys() | again.json().keys()
+    assert answer.status_code == 200
+    assert "place" in answer.json()
+    assert changed.status_code == 200
 
 
 def test_the_same_bytes_again_are_a_duplicate_and_count_once(owner: Client) -> None:

@@ -76,7 +76,7 @@ def test_what_is_not_known_is_null_and_never_left_out(any_world: World) -> None:
 
     written = orjson.loads(answer.content)
 
-    assert set(written) == set(UploadAnswer.model_fields) - {"place"}
+    assert set(written) == set(UploadAnswer.model_fields)
     for name in ("title", "description", "taken_at", "trashed_at", "camera", "original_filename", "thumbhash"):
         assert written[name] is None
     UploadAnswer.model_validate(written, extra="forbid")
@@ -177,7 +177,7 @@ def test_what_was_found_out_makes_another_document_of_the_same_version(name: str
     assert before != after
     assert before.startswith(version_prefix(7))
     assert after.startswith(version_prefix(7))
-    assert entity_tag(after, [GEO_SCOPE]) != entity_tag(after, []) == after
+    assert entity_tag(after, tells_place=True) != entity_tag(after, tells_place=False) == after
 
 
 def test_documents_with_links_of_other_versions_are_other_documents() -> None:

@@ -14,7 +14,7 @@ from app.images.presets import Format
 from app.photos.rendition_rows import Claim, RenditionName
 from app.renditions.making import error_code
 from app.stability import DeadlineExceededError
-from app.storage.base import StorageFullError, StorageUnavailableError
+from app.storage.base import StorageDeniedError, StorageFullError, StorageUnavailableError
 from tests.fakes.object_store import raising
 from tests.renditions.world import THUMBHASH, Instance, name_of
 
@@ -72,6 +72,16 @@ def test_what_cannot_be_stored_is_given_and_is_soon_anothers_to_make(here: Insta
     assert kept.ready is None
     assert kept.image.content == b"thumbnail webp "
     assert here.rows() == [("thumbnail", "webp", "making")]
+
+
+@pytest.mark.parametrize("error", [StorageDeniedError("wrong key"), StorageFullError("full")], ids=["denied", "full"])
+def test_what_the_store_has_refused_is_anothers_to_make_at_once(here: Instance, error: Exception) -> None:
+    photo = here.upload()
+    here.world.store.before["put"] = raising(error)
+
+    here.maker.make(photo, claims_of(here, photo, "thumbnail"))
+
+    claims_of(here, photo, "thumbnail")
 
 
 def test_one_that_cannot_be_stored_keeps_no_other_from_it(here: Instance) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import hashlib
 import secrets
 from collections.abc import Iterable, Mapping
@@ -23,6 +24,11 @@ def new_photo(size_bytes: int | None = None) -> bytes:
     if size_bytes is None:
         return _BASE + mark
     return _BASE + mark + bytes(size_bytes - len(_BASE) - len(mark))
+
+
+def tomorrow() -> str:
+    """Return this time of the next day, as a key's end is told."""
+    return (dt.datetime.now(dt.UTC) + dt.timedelta(days=1)).isoformat(timespec="seconds")
 
 
 def repr_digest(content: bytes) -> str:

@@ -10,6 +10,7 @@ from pydantic import SecretStr, ValidationError
 
 from app.settings import CONFIG_FOLDER, DatabaseSettings, Settings, load_settings
 from app.settings_forms import parse_address
+from app.settings_table import build_rows
 
 if TYPE_CHECKING:
     from tests.settings.conftest import Sandbox
@@ -150,6 +151,14 @@ def test_lists_are_parted_by_commas_in_variables_and_are_arrays_in_toml(sandbox:
 
     assert server.allowed_hosts == ("a.example", ".b.example")
     assert server.trusted_proxies == ("10.0.0.0/8", "::1")
+
+
+def test_an_empty_list_is_shown_by_the_word_it_was_given_by(sandbox: Sandbox) -> None:
+    rows = build_rows(sandbox.load({"PHOTO_API_RENDITIONS__EAGER_FORMATS": "none"}))
+
+    shown = {row.variable: row.value for row in rows}
+    assert shown["PHOTO_API_RENDITIONS__EAGER_FORMATS"] == "none"
+    assert "(not set)" in shown.values()
 
 
 @pytest.mark.parametrize(
