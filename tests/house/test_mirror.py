@@ -73,7 +73,7 @@ def _is_named(path: str, name: str, strings: str) -> bool:
         return bool(re.search(r"\b0001\b", strings))
     file = path.rsplit("/", 1)[-1]
     names = [name, path, *([file[:4]] if file[:4].isdigit() else [])]
-    return any(re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", strings) for name in names)
+    return any(name in strings and re.search(rf"(?<![\w.]){re.escape(name)}(?![\w.])", strings) for name in names)
 
 
 def _has_code(module: SourceModule) -> bool:

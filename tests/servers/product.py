@@ -1,4 +1,4 @@
-"""The real product: ``python -m app migrate`` and ``serve`` in a folder of its own, with a client and its figures.
+"""The real product: ``python -m app serve`` and other commands in a folder of its own, with a client and its figures.
 
 Everything it opens is under that folder; it is ended by the id of the process that was started.
 """
@@ -24,6 +24,7 @@ from app.ops.lifecycle import HostLife, Phase
 from app.ops.state import PAGE_NAME, StatePage
 from app.server.forking import WORKER_NAME
 from app.server.state_folder import STATE_FOLDER
+from tests.accounts.world import open_database
 from tests.server.running import children, has_ended
 from tests.servers.base import find_free_port
 from tests.servers.client import Client
@@ -77,8 +78,14 @@ class Product:
         self._prefix = prefix
         self._clients: list[Client] = []
         self._process: subprocess.Popen[bytes] | None = None
-        self.command("migrate")
+        self._migrate()
         self.start()
+
+    def _migrate(self) -> None:
+        """Make the tables that ``python -m app migrate`` makes, without the second in which a process starts."""
+        if self.stack.database_url.startswith("sqlite:///"):
+            Path(self.stack.database_url.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        open_database(self.stack.database_url).close()
 
     def _environment(self, more: Mapping[str, str]) -> dict[str, str]:
         ours = {
