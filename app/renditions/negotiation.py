@@ -1,4 +1,4 @@
-"""Which format a client gets, by its ``Accept`` (RFC 9110, 12.5.1): AVIF, WebP or JPEG, and nothing between.
+"""Which formats a client takes, by its ``Accept`` (RFC 9110, 12.5.1): AVIF, WebP and JPEG, and which it prefers.
 
 AVIF and WebP are for clients that name them. ``image/*`` and ``*/*`` stand for JPEG alone: programs send them that
 read neither, and so do browsers besides the formats that they do read. Of what a client names, what it prefers by
@@ -6,13 +6,15 @@ its q-values comes first; among equals the smaller format. JPEG is the answer to
 cannot be read, one that accepts none of the three. An image that a client may be unable to show helps it more than
 a 406, which is what the RFC suggests, too.
 
-The three buckets keep caches small: however many headers there are, each photo has three answers.
+The three buckets keep caches small: however many headers there are, each photo has three answers. A client gets the
+format that it likes best; only while memory is short may it be one of the others
+(:meth:`app.renditions.service.RenditionService.get_best`).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Final
 
@@ -21,6 +23,7 @@ from app.images.presets import Format
 _HEADERS_REMEMBERED = 256
 _HEADER_CHARACTERS_MAX = 2048  # longer ones are no browser's, and are not worth a place in memory
 _SMALLEST_FIRST: Final = (Format.AVIF, Format.WEBP, Format.JPEG)
+_IN_DOUBT: Final = (Format.JPEG,)
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _PARAMETER = rf"{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\]|\\.)*+\")"
@@ -36,31 +39,30 @@ class _UnreadableError(ValueError):
     """A header that follows no grammar."""
 
 
-def choose_format(accept: str | None, offered: Collection[Format] = _SMALLEST_FIRST) -> Format:
-    """Return the format for a client.
+def rank_formats(accept: str | None) -> tuple[Format, ...]:
+    """Return the formats for a client, the one that it likes best first; JPEG is among them, the last if need be.
 
     Args:
         accept: Its ``Accept``; None when it sent none.
-        offered: What is made at the moment. JPEG always is.
     """
     if not accept or len(accept) > _HEADER_CHARACTERS_MAX:
-        return Format.JPEG
-    return next((each for each in _ranked(accept) if each in offered), Format.JPEG)
+        return _IN_DOUBT
+    return _ranked(accept)
 
 
 @lru_cache(_HEADERS_REMEMBERED)
 def _ranked(accept: str) -> tuple[Format, ...]:
-    """Return the formats that a header accepts, the best one first."""
     try:
         weights = dict(_weights(accept))
     except _UnreadableError:
-        return ()
+        return _IN_DOUBT
     jpeg = next((weights[kind] for kind in ("image/jpeg", "image/*", "*/*") if kind in weights), 0.0)
     accepted = {each: weights.get(each.content_type, 0.0) for each in (Format.AVIF, Format.WEBP)} | {
         Format.JPEG: jpeg
     }
     wanted = [each for each in _SMALLEST_FIRST if accepted[each] > 0]
-    return tuple(sorted(wanted, key=lambda each: -accepted[each]))  # stable: the smaller one first among equals
+    best_first = sorted(wanted, key=lambda each: -accepted[each])  # stable: the smaller one first among equals
+    return tuple(best_first) if jpeg > 0 else (*best_first, *_IN_DOUBT)
 
 
 def _weights(accept: str) -> Iterator[tuple[str, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -13,7 +14,7 @@ from app.http.operations import Reply, get
 from app.images.presets import Format, Preset, Presets
 from app.photos.service import PhotoService
 from app.renditions import serving_routes as serving
-from app.renditions.negotiation import choose_format
+from app.renditions.negotiation import rank_formats
 from app.renditions.schemas import RenditionQuery
 from app.renditions.serving_routes import RenditionServing
 
@@ -55,12 +56,7 @@ class RenditionRoutes:
         if size is None:
             raise NotFoundError(f"There is no such size. There are {', '.join(each.name for each in self._presets)}.")
         photo = self._photos.get(principal.user_id, photo_id).original
-        return self._serving.answer(photo, size, self._format(query), self._caching(query, size))
-
-    def _format(self, query: RenditionQuery) -> Format:
-        if query.format is not None:
-            return Format(query.format)
-        return choose_format(request.headers.get("Accept"), self._serving.offered())
+        return self._serving.answer(photo, size, _formats(query), self._caching(query, size))
 
     def _caching(self, query: RenditionQuery, size: Preset) -> dict[str, str]:
         is_present = query.v == self._presets.version(size.name)
@@ -68,3 +64,10 @@ class RenditionRoutes:
             "Cache-Control": _FOR_EVER if is_present else _FOR_NOW,
             "Vary": _OF_CALLER if query.format is not None else f"Accept, {_OF_CALLER}",
         }
+
+
+def _formats(query: RenditionQuery) -> Sequence[Format]:
+    """Return what the client takes, best first."""
+    if query.format is not None:
+        return (Format(query.format),)
+    return rank_formats(request.headers.get("Accept"))

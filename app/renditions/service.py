@@ -5,6 +5,7 @@
     get ─► remembered ─────────────────────────────────────────────────────────────► given
              └ no ─► one flight per rendition in this process
                        └─► written down ──────────────────────────────────────────► given
+                             ├ no, and memory is short ─────────────────────────────► the next format, or 503
                              └ no ─► claim ─► another one's: wait, look again ─────► given, or 503
                                        └ mine ─► fetch, render, store, write down ─► given, bytes in hand
                                                               └ cannot be stored ──► given, stored later
@@ -16,7 +17,7 @@ import datetime as dt
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -41,6 +42,10 @@ _FIRST_LOOK_SECONDS: Final = 0.05
 _LONGEST_LOOK_SECONDS: Final = 0.5
 _RETRY_SECONDS: Final = 2.0
 _FLIGHT_SECONDS: Final = 60.0
+
+
+class NotMadeNowError(OverloadedError):
+    """This rendition is not there, and too little memory is left to make it."""
 
 
 class _Level(Protocol):
@@ -114,10 +119,30 @@ class RenditionService:
             size_of=lambda made: made.size_bytes,
         )
 
-    def offered(self) -> Collection[Format]:
-        """Return the formats that are made at the moment; where nothing is made, those most often stored."""
-        level = self._pressure.level
-        return [each for each in Format if level.makes(each)] or [Format.JPEG, Format.WEBP]
+    def get_best(self, photo: Original, preset: Preset, formats: Sequence[Format]) -> tuple[Format, MadeRendition]:
+        """Return a rendition in the first of some formats in which it is there or may be made now, and that format.
+
+        While there is memory this is the first one, and nobody asks about the others.
+
+        Args:
+            photo: The original; that the caller may see it was settled before.
+            preset: The size.
+            formats: What the client takes, best first; one at least.
+
+        Raises what :meth:`get` raises, and :class:`NotMadeNowError` where none of them is there or may be made.
+        """
+        for image_format in formats:
+            try:
+                return image_format, self.get(photo, preset, image_format)
+            except NotMadeNowError:
+                continue
+            except DatabaseUnavailableError:
+                # It may be stored, and cannot be made: what is known without the database is better than nothing.
+                known = None if self._pressure.level.makes(image_format) else self._known_of(photo, preset, formats)
+                if known is None:
+                    raise
+                return known
+        raise _not_made_now()
 
     def get(self, photo: Original, preset: Preset, image_format: Format) -> MadeRendition:
         """Return a rendition, which is made if it is not there.
@@ -131,11 +156,12 @@ class RenditionService:
             NotFoundError: The photo was removed meanwhile.
             UndecodableImageError: The photo's pixels cannot be decoded.
             HeifNotInstalledError: This server has no decoder for it (:mod:`app.images.jobs`).
-            OverloadedError: It cannot be made in time, or too little memory is left.
+            NotMadeNowError: It is not there, and too little memory is left.
+            OverloadedError: It cannot be made in time.
             UnavailableError: It cannot be made now.
             StorageError: The original cannot be read.
         """
-        name = RenditionName(photo.id, preset.name, image_format, self._presets.version(preset.name))
+        name = self._name(photo, preset, image_format)
         known = self._remembered(name.object_key)
         if known is not None:
             return known
@@ -172,6 +198,19 @@ class RenditionService:
             return self._unkept(photo, preset, lost.name)
         return self.get(photo, preset, lost.name.format)
 
+    def _name(self, photo: Original, preset: Preset, image_format: Format) -> RenditionName:
+        return RenditionName(photo.id, preset.name, image_format, self._presets.version(preset.name))
+
+    def _known_of(
+        self, photo: Original, preset: Preset, formats: Sequence[Format]
+    ) -> tuple[Format, MadeRendition] | None:
+        """Return a rendition in the first of some formats in which this process remembers it, and that format."""
+        for image_format in formats:
+            known = self._remembered(self._name(photo, preset, image_format).object_key)
+            if known is not None:
+                return image_format, known
+        return None
+
     def _remembered(self, key: str) -> MadeRendition | None:
         entry = self._known.get(key) or self._in_hand.get(key)
         if entry is None:
@@ -189,10 +228,7 @@ class RenditionService:
         if ready is not None:
             return self._stored(ready)
         if not self._pressure.level.makes(name.format):
-            raise OverloadedError(
-                "This server has little memory left and does not make this rendition now. Try again in a moment.",
-                retry_after_seconds=_RETRY_SECONDS,
-            )
+            raise _not_made_now()
         try:
             if not self._may_keep():
                 return self._unkept(photo, preset, name)
@@ -240,6 +276,8 @@ class RenditionService:
 
     def _unkept(self, photo: Original, preset: Preset, name: RenditionName) -> MadeRendition:
         """Make a rendition where nothing can be written down: nobody else knows of it."""
+        if not self._pressure.level.makes(name.format):
+            raise _not_made_now()
         self._refuse_failed(photo)
         rendered = self._maker.render(photo, [Output(preset, name.format)])
         made = _in_hand(name, rendered.images[0])
@@ -274,6 +312,13 @@ class RenditionService:
                 self._claims.mark_failed(processing, code)
         except DatabaseUnavailableError:
             _log.warning("that a photo cannot be decoded could not be written down", exc_info=True)
+
+
+def _not_made_now() -> NotMadeNowError:
+    return NotMadeNowError(
+        "This server has little memory left and does not make this rendition now. Try again in a moment.",
+        retry_after_seconds=_RETRY_SECONDS,
+    )
 
 
 def _in_hand(name: RenditionName, image: RenderedImage) -> MadeRendition:

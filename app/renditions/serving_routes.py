@@ -1,12 +1,15 @@
 """What answering with a rendition takes: it is found or made, and then served like an original.
 
+Who takes several formats gets the best one that is stored or may be made. While memory is short that may be another
+one than usual, and then nobody keeps the answer without asking again.
+
 How an answer looks, with its conditions and ranges, is :mod:`app.photos.serving_routes`'s.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any, Final, Protocol, TypeVar
 
@@ -19,9 +22,12 @@ from app.images.presets import Format, Preset
 from app.photos import serving_routes as serving
 from app.photos.photo_cache import Original
 from app.photos.serving_routes import PhotoServing, ServedPhoto
+from app.renditions.service import NotMadeNowError
 from app.storage.base import ObjectCorruptError, ObjectNotFoundError
 
 _CONTENT_TYPES: Final = tuple(each.content_type for each in Format)
+_ASKED_AGAIN: Final = {"Cache-Control": "private, no-cache, no-transform"}
+"""How an answer is kept that would be another one if there were memory: its link may be one that holds for ever."""
 
 ANSWERS: Final[Mapping[int, Media | None]] = {
     200: Media(_CONTENT_TYPES, "The photo in this size: upright, sRGB, without metadata."),
@@ -81,15 +87,12 @@ MadeT = TypeVar("MadeT", bound=StoredRendition)
 class Renditions(Protocol[MadeT]):
     """Makes renditions, each once; :class:`app.renditions.service.RenditionService` is one. Thread-safe."""
 
-    def offered(self) -> Collection[Format]:
-        """Return the formats that are made at the moment."""
-        ...
-
-    def get(self, photo: Original, preset: Preset, image_format: Format) -> MadeT:
-        """Return a rendition, which is made if it is not there.
+    def get_best(self, photo: Original, preset: Preset, formats: Sequence[Format]) -> tuple[Format, MadeT]:
+        """Return a rendition in the first of some formats in which it is there or may be made now, and that format.
 
         Raises:
             UndecodableImageError: The photo's pixels cannot be decoded.
+            NotMadeNowError: It is there in none of them, and too little memory is left.
             UnavailableError: It cannot be made now.
             StorageError: The original cannot be read.
         """
@@ -98,7 +101,10 @@ class Renditions(Protocol[MadeT]):
     def make_anew(
         self, photo: Original, preset: Preset, image_format: Format, lost: MadeT, *, is_damaged: bool
     ) -> MadeT:
-        """Return a rendition in place of one that the store has lost or damaged. Raises what :meth:`get` raises."""
+        """Return a rendition in place of one that the store has lost or damaged.
+
+        Raises what :meth:`get_best` raises.
+        """
         ...
 
 
@@ -114,20 +120,18 @@ class RenditionServing:
         self._renditions = renditions
         self._serving = serving
 
-    def offered(self) -> Collection[Format]:
-        """Return the formats that are made at the moment."""
-        return self._renditions.offered()
-
     def answer(
-        self, photo: Original, size: Preset, image_format: Format, caching: Mapping[str, str]
+        self, photo: Original, size: Preset, formats: Sequence[Format], caching: Mapping[str, str]
     ) -> Reply | Response:
         """Return 200, 206 or 304 with a rendition; one that the store has lost or damaged is made anew.
+
+        Where it may not be made anew now, the client gets the next format.
 
         Args:
             photo: The original; that the caller may see it was settled before.
             size: Of the rendition.
-            image_format: Its format.
-            caching: As of :meth:`app.photos.serving_routes.PhotoServing.answer`.
+            formats: What the client takes, best first; one at least.
+            caching: As of :meth:`app.photos.serving_routes.PhotoServing.answer`, for the best one.
 
         Raises:
             RangeNotSatisfiableError: No byte of the range exists.
@@ -135,13 +139,20 @@ class RenditionServing:
             UnavailableError: It cannot be made now.
             StorageError: The original, or the rendition, cannot be read.
         """
-        made = self._renditions.get(photo, size, image_format)
+        chosen, made = self._renditions.get_best(photo, size, formats)
+        kept = caching if chosen is formats[0] else {**caching, **_ASKED_AGAIN}
         try:
-            return self._serving.answer(_served(photo, size, image_format, made), caching)
+            return self._serving.answer(_served(photo, size, chosen, made), kept)
         except (ObjectNotFoundError, ObjectCorruptError) as error:
             is_damaged = isinstance(error, ObjectCorruptError)
-            made = self._renditions.make_anew(photo, size, image_format, made, is_damaged=is_damaged)
-            return self._serving.answer(_served(photo, size, image_format, made), caching)
+        try:
+            made = self._renditions.make_anew(photo, size, chosen, made, is_damaged=is_damaged)
+        except NotMadeNowError:
+            others = formats[formats.index(chosen) + 1 :]
+            if not others:
+                raise
+            return self.answer(photo, size, others, {**caching, **_ASKED_AGAIN})
+        return self._serving.answer(_served(photo, size, chosen, made), kept)
 
 
 def _served(photo: Original, size: Preset, image_format: Format, made: StoredRendition) -> ServedPhoto:

@@ -1,4 +1,4 @@
-"""The format that a client gets: what it names and prefers, and JPEG in every case of doubt."""
+"""The formats that a client takes: what it names, as it prefers it, and JPEG in every case of doubt."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.images.presets import Format
-from app.renditions.negotiation import choose_format
+from app.renditions.negotiation import rank_formats
 
 CHROME = "image/avif,image/webp,image/apng,image/svg+xml,image/*,*/*;q=0.8"
 FIREFOX = "image/avif,image/webp,image/png,image/svg+xml,image/*;q=0.8,*/*;q=0.5"
@@ -58,11 +58,11 @@ ACCEPTED = {
 def test_a_client_gets_what_it_names_and_prefers(case: str) -> None:
     accept, expected = ACCEPTED[case]
 
-    assert choose_format(accept) == expected
+    assert rank_formats(accept)[0] == expected
 
 
 def test_without_a_header_it_is_jpeg() -> None:
-    assert choose_format(None) is Format.JPEG
+    assert rank_formats(None) == (Format.JPEG,)
 
 
 MALFORMED = {
@@ -86,19 +86,31 @@ MALFORMED = {
 
 @pytest.mark.parametrize("case", MALFORMED)
 def test_a_header_that_cannot_be_read_gets_jpeg(case: str) -> None:
-    assert choose_format(MALFORMED[case]) is Format.JPEG
+    assert rank_formats(MALFORMED[case]) == (Format.JPEG,)
 
 
 @pytest.mark.parametrize(
-    ("accept", "expected"), [(CHROME, "webp"), ("image/avif", "jpeg"), ("image/avif, image/webp;q=0.1", "webp")]
+    ("accept", "expected"),
+    [
+        (CHROME, ["avif", "webp", "jpeg"]),
+        (OLD_SAFARI, ["webp", "jpeg"]),
+        ("image/avif;q=0.2, image/webp;q=0.3, image/jpeg;q=0.4", ["jpeg", "webp", "avif"]),
+        ("image/avif", ["avif", "jpeg"]),
+        ("image/webp, image/jpeg;q=0", ["webp", "jpeg"]),
+        ("image/jpeg, image/avif;q=0", ["jpeg"]),
+    ],
+    ids=["chrome", "old safari", "a preference", "one format", "jpeg refused", "avif refused"],
 )
-def test_what_is_not_made_now_is_not_chosen(accept: str, expected: str) -> None:
-    assert choose_format(accept, {Format.JPEG, Format.WEBP}) == expected
+def test_the_other_formats_follow_as_it_prefers_them_and_jpeg_is_always_one(accept: str, expected: list[str]) -> None:
+    assert [*rank_formats(accept)] == expected
 
 
 @given(st.text(max_size=200))
 def test_whatever_comes_has_an_answer(accept: str) -> None:
-    assert choose_format(accept) in set(Format)
+    ranked = rank_formats(accept)
+
+    assert Format.JPEG in ranked
+    assert len(set(ranked)) == len(ranked)
 
 
 @pytest.mark.parametrize(
@@ -108,11 +120,11 @@ def test_a_hostile_header_costs_no_more_than_its_length(unit: str) -> None:
     accept = ("image/webp" + unit * 2000)[:2047] + "\x00"
 
     started = time.perf_counter()
-    chosen = choose_format(accept)
+    ranked = rank_formats(accept)
 
-    assert chosen is Format.JPEG
+    assert ranked == (Format.JPEG,)
     assert time.perf_counter() - started < 0.5
 
 
 def test_a_header_longer_than_any_browser_sends_gets_jpeg() -> None:
-    assert choose_format("image/webp," + "a/b," * 1000) is Format.JPEG
+    assert rank_formats("image/webp," + "a/b," * 1000) == (Format.JPEG,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -81,14 +81,13 @@ class Maker:
     world: World
     asked: list[tuple[UUID, str, str]] = field(default_factory=list)
     anew: list[bool] = field(default_factory=list)
-    offers: Collection[Format] = tuple(Format)
     in_hand: bool = False
     failure: Exception | None = None
 
-    def offered(self) -> Collection[Format]:
-        return self.offers
+    def get_best(self, photo: Original, preset: Preset, formats: Sequence[Format]) -> tuple[Format, Made]:
+        return formats[0], self._get(photo, preset, formats[0])
 
-    def get(self, photo: Original, preset: Preset, image_format: Format) -> Made:
+    def _get(self, photo: Original, preset: Preset, image_format: Format) -> Made:
         self.asked.append((photo.id, preset.name, image_format.value))
         if self.failure is not None:
             raise self.failure
@@ -182,13 +181,6 @@ def test_without_a_format_accept_decides_and_caches_are_told(album: Album, accep
 
     assert (answer.status_code, answer.headers["Content-Type"]) == (200, f"image/{image_format}")
     assert answer.headers["Vary"] == "Accept, Authorization, X-Api-Key"
-
-
-def test_what_is_not_made_now_is_given_only_to_who_insists(album: Album) -> None:
-    album.maker.offers = {Format.JPEG, Format.WEBP}
-
-    assert album.get(Accept=BROWSER).headers["Content-Type"] == "image/webp"
-    assert album.get("thumbnail?format=avif").headers["Content-Type"] == "image/avif"
 
 
 @pytest.mark.parametrize(

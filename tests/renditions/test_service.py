@@ -12,6 +12,7 @@ import pytest
 from app.db import outbox
 from app.errors import (
     DatabaseReadOnlyError,
+    DatabaseUnavailableError,
     NotFoundError,
     OverloadedError,
     UnavailableError,
@@ -21,13 +22,29 @@ from app.images.jobs import HeifNotInstalledError, TooCostlyError
 from app.images.presets import Format
 from app.images.pressure import Level
 from app.photos.removal import remove_ready
-from app.photos.rendition_rows import Claim, Ready
+from app.photos.rendition_rows import Claim, Ready, RenditionName
+from app.renditions.service import NotMadeNowError
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from app.storage.base import StorageFullError, StorageUnavailableError
 from tests.accounts.world import at_once
 from tests.fakes.object_store import raising
 from tests.photos.world import damage
 from tests.renditions.world import Instance, name_of, preset
+
+BEST_FIRST = (Format.AVIF, Format.WEBP, Format.JPEG)
+
+
+def finds(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> list[RenditionName]:
+    """Return a list of the renditions that the database is asked for from now on."""
+    asked: list[RenditionName] = []
+    find = instance.claims.find
+
+    def find_and_note(name: RenditionName) -> Ready | None:
+        asked.append(name)
+        return find(name)
+
+    monkeypatch.setattr(instance.claims, "find", find_and_note)
+    return asked
 
 
 @pytest.fixture
@@ -402,17 +419,15 @@ def test_in_a_mode_that_changes_nothing_a_lost_rendition_is_made_and_not_kept(he
     assert here.world.store.keys("renditions/") == []
 
 
-def test_under_pressure_avif_is_neither_offered_nor_made_but_given_where_it_is_stored(here: Instance) -> None:
+def test_under_pressure_avif_is_not_made_but_given_where_it_is_stored(here: Instance) -> None:
     photo, other = here.upload(), here.upload(1)
     here.service.get(photo, preset(), Format.AVIF)
     here.pressure.level = Level.FEWER_FORMATS
 
-    offered = here.service.offered()
     stored = here.service.get(photo, preset(), Format.AVIF)
 
-    assert Format.AVIF not in offered
     assert stored.size_bytes > 0
-    with pytest.raises(OverloadedError):
+    with pytest.raises(NotMadeNowError):
         here.service.get(other, preset(), Format.AVIF)
     here.service.get(other, preset(), Format.WEBP)
     assert here.engine.jobs[-1][0].shrinks_early
@@ -424,14 +439,114 @@ def test_with_no_memory_left_only_what_is_stored_is_given(here: Instance) -> Non
     here.pressure.level = Level.ORIGINALS_ONLY
 
     assert here.service.get(photo, preset(), Format.WEBP).size_bytes > 0
-    assert Format.WEBP in here.service.offered()
-    with pytest.raises(OverloadedError) as caught:
+    with pytest.raises(NotMadeNowError) as caught:
         here.service.get(photo, preset("full"), Format.WEBP)
     assert caught.value.retry_after_seconds is not None
 
 
-def test_all_formats_are_offered_in_normal(here: Instance) -> None:
-    assert set(here.service.offered()) == set(Format)
+def test_with_memory_the_first_format_is_made_and_nobody_asks_about_the_others(
+    here: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = here.upload()
+    here.service.get(photo, preset(), Format.JPEG)
+    asked = finds(here, monkeypatch)
+
+    chosen = [here.service.get_best(photo, preset(), BEST_FIRST)[0] for _ in range(3)]
+
+    assert chosen == [Format.AVIF] * 3
+    assert asked == [name_of(photo, "thumbnail", Format.AVIF)]
+
+
+def test_what_another_process_has_stored_is_found_with_one_question_with_memory_and_without(
+    here: Instance, beside: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photos = [here.upload(number) for number in range(2)]
+    for photo in photos:
+        beside.service.get(photo, preset(), Format.AVIF)
+    asked = finds(here, monkeypatch)
+
+    for level, photo in zip((Level.NORMAL, Level.ORIGINALS_ONLY), photos, strict=True):
+        here.pressure.level = level
+        chosen, _ = here.service.get_best(photo, preset(), BEST_FIRST)
+
+        assert (level, chosen) == (level, Format.AVIF)
+
+    assert asked == [name_of(photo, "thumbnail", Format.AVIF) for photo in photos]
+    assert here.engine.jobs == []
+
+
+@pytest.mark.parametrize(
+    ("level", "stored", "expected"),
+    [
+        (Level.SHRINK_EARLY, {Format.JPEG}, Format.AVIF),
+        (Level.FEWER_FORMATS, {Format.AVIF, Format.JPEG}, Format.AVIF),
+        (Level.FEWER_FORMATS, {Format.JPEG}, Format.WEBP),
+        (Level.ORIGINALS_ONLY, {Format.WEBP, Format.AVIF}, Format.AVIF),
+        (Level.ORIGINALS_ONLY, {Format.WEBP, Format.JPEG}, Format.WEBP),
+        (Level.ORIGINALS_ONLY, {Format.JPEG}, Format.JPEG),
+        (Level.ORIGINALS_ONLY, set(), None),
+    ],
+)
+def test_the_best_format_is_the_first_that_is_stored_or_may_be_made(
+    here: Instance, beside: Instance, level: Level, stored: set[Format], expected: Format | None
+) -> None:
+    photo = here.upload()
+    for image_format in stored:
+        beside.service.get(photo, preset(), image_format)
+    here.pressure.level = level
+
+    if expected is None:
+        with pytest.raises(NotMadeNowError):
+            here.service.get_best(photo, preset(), BEST_FIRST)
+    else:
+        assert here.service.get_best(photo, preset(), BEST_FIRST)[0] is expected
+
+    assert len(here.engine.jobs) == (expected is not None and expected not in stored)
+
+
+def test_what_pressure_has_refused_is_made_as_soon_as_there_is_memory(here: Instance) -> None:
+    photo = here.upload()
+    here.pressure.level = Level.FEWER_FORMATS
+    under_pressure, _ = here.service.get_best(photo, preset(), BEST_FIRST)
+    here.pressure.level = Level.NORMAL
+
+    chosen, made = here.service.get_best(photo, preset(), BEST_FIRST)
+
+    assert (under_pressure, chosen) == (Format.WEBP, Format.AVIF)
+    assert made.content == b"thumbnail avif "
+
+
+def test_under_pressure_and_without_the_database_what_is_known_is_given(
+    here: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo, other = here.upload(), here.upload(1)
+    here.service.get(photo, preset(), Format.WEBP)
+    here.pressure.level = Level.FEWER_FORMATS
+
+    def fail(*_: object) -> None:
+        raise DatabaseUnavailableError("down")
+
+    monkeypatch.setattr(here.world.database, "ask", fail)
+
+    assert here.service.get_best(photo, preset(), BEST_FIRST)[0] is Format.WEBP
+    with pytest.raises(DatabaseUnavailableError):
+        here.service.get_best(other, preset(), BEST_FIRST)
+    here.pressure.level = Level.NORMAL
+    with pytest.raises(DatabaseUnavailableError):
+        here.service.get_best(photo, preset(), BEST_FIRST)
+
+
+def test_under_pressure_a_lost_rendition_is_not_made_even_where_it_would_not_be_kept(here: Instance) -> None:
+    photo = here.upload()
+    lost = here.service.get(photo, preset(), Format.WEBP)
+    here.world.store.delete(lost.object_key)
+    here.may_work = False
+    here.pressure.level = Level.ORIGINALS_ONLY
+
+    with pytest.raises(NotMadeNowError):
+        here.service.make_anew(photo, preset(), Format.WEBP, lost, is_damaged=False)
+
+    assert len(here.engine.jobs) == 1
 
 
 def test_a_photo_that_is_no_more_has_no_rendition(here: Instance) -> None:
