@@ -41,6 +41,7 @@ path, query or stack. What an operator needs besides goes into the log through `
         │   ├── DatabaseBusyError         no free connection, or no lock, in time: too much work here
         │   ├── DatabaseConflictError     another transaction won: nothing was written, and it can be done again
         │   ├── DatabaseDisconnectedError the connection died; whether a commit took effect is unknown
+        │   │   └── DatabaseTransactionLostError it died before the commit: nothing was written
         │   └── DatabaseReadOnlyError     it answers, and takes no change now
         ├── OverloadedError             more work here than can be done in time
         ├── DecoderKilledError          a process that decoded a photo was killed from outside
@@ -233,6 +234,10 @@ class DatabaseConflictError(DatabaseUnavailableError):
 
 class DatabaseDisconnectedError(DatabaseUnavailableError):
     """The connection died. What stood alone can be asked again; whether a commit took effect is unknown."""
+
+
+class DatabaseTransactionLostError(DatabaseDisconnectedError):
+    """The connection died before the commit was asked for: nothing was written, it can be done again."""
 
 
 class DatabaseReadOnlyError(DatabaseUnavailableError):

@@ -41,6 +41,7 @@ from app.errors import (
     DatabaseConflictError,
     DatabaseDisconnectedError,
     DatabaseReadOnlyError,
+    DatabaseTransactionLostError,
     DatabaseUnavailableError,
 )
 from app.settings import DatabaseSettings
@@ -64,6 +65,7 @@ _BUSY = frozenset({"SQLITE_BUSY", "SQLITE_LOCKED", "55P03"}) | mariadb.BUSY
 """A lock that did not come free in time."""
 _READ_ONLY = frozenset({"25006", "SQLITE_READONLY"}) | mariadb.READ_ONLY
 """A server that takes no changes: a standby, or one that was set so."""
+_UNAVAILABLE = "The database is not available. Try again in a moment."
 _DETAILS: dict[type[DatabaseUnavailableError], str] = {
     DatabaseReadOnlyError: "Nothing can be changed just now; reading works. Try again in a moment."
 }
@@ -224,16 +226,24 @@ class Database:
         See :meth:`run_write` for the usual case.
 
         Raises:
+            DatabaseTransactionLostError: The connection died before the commit: nothing took effect.
             DatabaseUnavailableError: Refused, died, timed out, or no free connection in time. When it comes
                 out of the commit itself, whether it took effect is unknown.
         """
         with self._translated(), self._writing.connect() as connection:
+            is_complete = False
             try:
                 with connection.begin():
                     yield connection
+                    is_complete = True
             except DBAPIError as error:
-                if _kind_of(error) is DatabaseReadOnlyError:  # a new one may lead to the server that takes changes
+                kind = _kind_of(error)
+                if kind is DatabaseReadOnlyError:  # a new one may lead to the server that takes changes
                     connection.invalidate()
+                if kind is DatabaseDisconnectedError and not is_complete:
+                    raise DatabaseTransactionLostError(
+                        _UNAVAILABLE, retry_after_seconds=_RETRY_AFTER_SECONDS
+                    ) from error
                 raise
 
     def run_read(self, work: Callable[[Connection], T]) -> T:
@@ -252,7 +262,8 @@ class Database:
         """Return what some statements in one transaction come to, when it is committed.
 
         Args:
-            work: Touches nothing but the database: a guarded one may do it again when another transaction won.
+            work: Touches nothing but the database: a guarded one may do it again when another transaction won, or
+                when the connection died before the commit.
             own_seconds: Instead of what remains to the request, for what has to be done when its time is up, too.
 
         Raises:
@@ -303,10 +314,7 @@ class Database:
             ) from error
         except DBAPIError as error:
             kind = _kind_of(error)
-            raise kind(
-                _DETAILS.get(kind, "The database is not available. Try again in a moment."),
-                retry_after_seconds=_RETRY_AFTER_SECONDS,
-            ) from error
+            raise kind(_DETAILS.get(kind, _UNAVAILABLE), retry_after_seconds=_RETRY_AFTER_SECONDS) from error
         except SQLAlchemyError as error:
             self._observer.database_error("client")
             raise DatabaseUnavailableError(

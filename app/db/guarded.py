@@ -8,8 +8,8 @@
     run_write(work)     database_write ▶ database             timeout(retry(breaker(transaction(work))))
 
 A block of ``with`` cannot be done again; a function can. What a read asks is asked again when its connection died,
-what a transaction does is done again when another one won. A commit whose connection died is neither: whether it
-took effect is unknown, and the caller finds out.
+what a transaction does is done again when another one won, or when its connection died before the commit. A commit
+whose connection died is neither: whether it took effect is unknown, and the caller finds out.
 
 That all connections are in use, that a transaction lost, or that a standby takes no changes says nothing of what the
 server can still do, and opens nothing. ``ping()`` goes past the breaker: health asks how the database is.
@@ -32,6 +32,7 @@ from app.errors import (
     DatabaseConflictError,
     DatabaseDisconnectedError,
     DatabaseReadOnlyError,
+    DatabaseTransactionLostError,
     DatabaseUnavailableError,
 )
 from app.settings import DatabaseSettings
@@ -55,7 +56,9 @@ DATABASE_CLASSIFICATION: Final = Classification(
 READ_CLASSIFICATION: Final = Classification(failures=(DatabaseDisconnectedError,), retry_after_of=_no_time)
 """What is worth asking again."""
 
-WRITE_CLASSIFICATION: Final = Classification(failures=(DatabaseConflictError,), retry_after_of=_no_time)
+WRITE_CLASSIFICATION: Final = Classification(
+    failures=(DatabaseConflictError, DatabaseTransactionLostError), retry_after_of=_no_time
+)
 """What is worth doing again, and can be."""
 
 
@@ -113,7 +116,7 @@ class GuardedDatabase(Database):
         return self._run(self._pipelines.read, super().run_read, work)
 
     def run_write(self, work: Callable[[Connection], T], *, own_seconds: float | None = None) -> T:
-        """Return what a transaction comes to; it is done again when another one won."""
+        """Return what a transaction comes to; done again when another one won, or it was lost before its commit."""
         with time_of_its_own(own_seconds):
             return self._run(self._pipelines.write, super().run_write, work)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -82,12 +83,22 @@ def test_row_49_the_same_key_at_once_is_done_once(product: Product, user: Client
     baseline.require(slack=60)
 
 
+def judged(client: Client, content: bytes) -> requests.Response:
+    """Return what an upload comes to; one that a busy server has not looked at is sent again, as clients do."""
+    for _ in range(5):
+        answer = client.send(content)
+        if answer.status_code != 503:
+            break
+        time.sleep(int(answer.headers["Retry-After"]))
+    return answer
+
+
 def test_row_50_the_last_of_the_quota_is_given_once(product: Product, user: Client) -> None:
     contents = [new_photo() for _ in range(50)]
     set_quota(product, user, len(contents[0]))
     baseline = Baseline(product)
 
-    answers = at_once(user, 50, lambda twin, index: twin.send(contents[index]))
+    answers = at_once(user, 50, lambda twin, index: judged(twin, contents[index]))
 
     assert Counter(answer.status_code for answer in answers) == {201: 1, 507: 49}
     for answer in answers:

@@ -25,6 +25,7 @@ from app.errors import (
     DatabaseConflictError,
     DatabaseDisconnectedError,
     DatabaseReadOnlyError,
+    DatabaseTransactionLostError,
     DatabaseUnavailableError,
     NotFoundError,
 )
@@ -139,6 +140,15 @@ def test_a_transaction_that_loses_always_ends_with_its_own_error(world: World) -
 
     assert work.runs == 3
     assert world.breaker.state is State.CLOSED
+
+
+def test_a_transaction_whose_connection_died_before_the_commit_is_done_again_and_once(world: World) -> None:
+    work = Work(DatabaseTransactionLostError("gone"), times=1)
+
+    assert world.database.run_write(work) == 1
+
+    assert work.runs == 2
+    assert world.database.run_read(count) == 1
 
 
 @pytest.mark.parametrize("error", [DatabaseDisconnectedError("x"), DatabaseUnavailableError("x"), NotFoundError("x")])
