@@ -3,25 +3,53 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import pyvips
+
+from app.images.formats import names_colours, read_colours
+from app.images.limits import ImageLimits
+from app.images.structure import NamedColours, Source
 
 _log = logging.getLogger(__name__)
 _PROFILE: Final = "icc-profile-data"
 _GREY: Final = ("b-w", "grey16")
 _LEVELS: Final = 8
 _OPAQUE: Final = 255
+_NAMED: Final[Mapping[tuple[int, int], str]] = MappingProxyType({(1, 13): "srgb", (12, 13): "p3"})
+"""Primaries and transfer, and what libvips calls the profile that says the same."""
+
+_LIMITS: Final = ImageLimits(max_pixels=sys.maxsize)
+"""For headers; how many pixels there may be was judged before, by the server's settings."""
 
 
-def to_srgb(image: pyvips.Image) -> pyvips.Image:
+def named_colours(descriptor: int, content_type: str) -> NamedColours | None:
+    """Return the colours that a file names by number; None where it names none, or where its header is broken.
+
+    Args:
+        descriptor: Of a file that can be read anywhere; its position is moved.
+        content_type: The media type that the probe found.
+    """
+    if not names_colours(content_type):
+        return None
+    with open(descriptor, "rb", closefd=False) as stream:
+        return read_colours(Source(stream, os.fstat(descriptor).st_size), content_type, _LIMITS)
+
+
+def to_srgb(image: pyvips.Image, named: NamedColours | None = None) -> pyvips.Image:
     """Convert a picture to sRGB, or to grey where it is grey, with 8 bits per sample; alpha is kept.
 
     An embedded ICC profile is followed; one that is broken or made for something else is ignored. CMYK
-    without a profile is taken for the common kind of print.
+    without a profile is taken for the common kind of print. Without a profile the colours that the file names
+    count, where they are those of Display P3; where they outrank a profile, they count with one, too.
 
     Args:
         image: Of any colour space that the allowed loaders give.
+        named: The colours that the file names by number.
 
     Returns:
         One or three bands of colour, and alpha where it had alpha that is not opaque everywhere.
@@ -30,6 +58,7 @@ def to_srgb(image: pyvips.Image) -> pyvips.Image:
         pyvips.Error: The colour space cannot be converted.
     """
     grey = image.interpretation in _GREY
+    image = _as_named(image, named)
     if image.get_typeof(_PROFILE) or image.interpretation == "cmyk":
         image = _by_profile(image)
     space = "b-w" if grey else "srgb"
@@ -48,6 +77,18 @@ def without_opaque_alpha(image: pyvips.Image) -> pyvips.Image:
     """
     if image.hasalpha() and image[image.bands - 1].min() == _OPAQUE:
         return image.extract_band(0, n=image.bands - 1)
+    return image
+
+
+def _as_named(image: pyvips.Image, named: NamedColours | None) -> pyvips.Image:
+    """Return the picture with the profile that its file names, where that counts; grey is the same with any."""
+    space = None if named is None else _NAMED.get((named.primaries, named.transfer))
+    if named is None or space is None or (image.get_typeof(_PROFILE) and not named.outranks_profile):
+        return image
+    image = image.copy()
+    image.remove(_PROFILE)
+    if space != "srgb" and image.interpretation not in _GREY:
+        image.set_type(pyvips.GValue.blob_type, _PROFILE, pyvips.Image.profile_load(space))
     return image
 
 

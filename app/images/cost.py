@@ -21,6 +21,7 @@ of 12 and 48 megapixels (4000 by 3000, 8000 by 6000), rendered as WebP; the file
     WebP                                    3       68             8       72   9, of what is left when it is read
     WebP, lossless, alpha                  78      137           308      343   4
     GIF                                    78       83           277      284   5
+    GIF, transparent                      124      120           349      348   5, and 1600 lines of 4-byte samples
     HEIC                                   97       98           305      306   7, no more while it is encoded
     AVIF, 10 bits                         225      223           853      859   19, no more while it is encoded
 
@@ -48,7 +49,7 @@ _ALWAYS_BYTES: Final = 12 * _MIB
 """Tables of colour profiles, strips, coders, and what the allocator keeps."""
 
 _LINES: Final = 1600
-"""So many lines of the original at most are held while a PNG is scaled without being made smaller by its decoder."""
+"""So many lines of the original at most are held while a PNG or GIF is scaled, which no decoder makes smaller."""
 
 _FLOAT_BYTES: Final = 4
 """Of a sample that is scaled together with alpha."""
@@ -62,11 +63,12 @@ _LOSSLESS_WEBP_BYTES: Final = 4
 _LOSSY_WEBP_BYTES: Final = 9
 """Of all pixels; of those that are left when a WebP was scaled while it was read."""
 
+_GIF_BYTES: Final = 5
+"""Of all pixels: those of the first picture, which is decoded as a whole."""
+
 _UNKNOWN: Final = Layout(4, 2, is_whole=True)
 _LIMITS: Final = ImageLimits()
-_HELD_BYTES: Final[Mapping[str, int]] = MappingProxyType(
-    {"image/gif": 5, "image/heic": 7, "image/heif": 7, "image/avif": 19}
-)
+_HELD_BYTES: Final[Mapping[str, int]] = MappingProxyType({"image/heic": 7, "image/heif": 7, "image/avif": 19})
 _FREED_BEFORE_ENCODING: Final = frozenset({"image/heic", "image/heif", "image/avif"})
 _ALPHA_BANDS: Final = frozenset({2, 4})
 
@@ -99,13 +101,20 @@ def _held_bytes(job: RenderJob, layout: Layout) -> int:
         return 2 * bands * pixels if layout.is_whole else 0
     if job.content_type == "image/png":
         line_bytes = bands * (_FLOAT_BYTES if bands in _ALPHA_BANDS else layout.sample_bytes)
-        strip = min(pixels, _LINES * max(job.width, job.height)) * line_bytes
+        strip = _strip_bytes(job, pixels, line_bytes)
         return strip + (pixels * bands * layout.sample_bytes if layout.is_whole else 0)
+    if job.content_type == "image/gif":  # whether it has alpha its last frame alone may tell: each is taken for one
+        return _GIF_BYTES * pixels + _strip_bytes(job, pixels, 4 * _FLOAT_BYTES)
     if job.content_type == "image/webp":
         if layout.is_whole:
             return _LOSSLESS_WEBP_BYTES * pixels
         return _LOSSY_WEBP_BYTES * min(pixels, int(_made_pixels(job) * job.decode_margin**2))
     return _HELD_BYTES.get(job.content_type, max(_HELD_BYTES.values())) * pixels
+
+
+def _strip_bytes(job: RenderJob, pixels: int, pixel_bytes: int) -> int:
+    """Return what the lines of the original take that are held while it is scaled."""
+    return min(pixels, _LINES * max(job.width, job.height)) * pixel_bytes
 
 
 def _made_bytes(job: RenderJob, layout: Layout) -> int:

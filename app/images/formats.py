@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
-from app.errors import UnsupportedMediaTypeError
+from app.errors import RequestError, UnsupportedMediaTypeError
 from app.images.gif import read_gif
-from app.images.isobmff import isobmff_layout, read_isobmff
+from app.images.isobmff import isobmff_colours, isobmff_layout, read_isobmff
 from app.images.jpeg import jpeg_layout, read_jpeg
 from app.images.limits import ImageLimits
-from app.images.png import png_layout, read_png
-from app.images.structure import Layout, Source, Structure
+from app.images.png import png_colours, png_layout, read_png
+from app.images.structure import Layout, NamedColours, Source, Structure
 from app.images.webp import read_webp, webp_layout
 
 _HEAD_BYTES = 1024
@@ -66,6 +66,14 @@ _LAYOUT_READERS: Mapping[str, Callable[[Source, ImageLimits], Layout | None]] = 
         "image/heif": isobmff_layout,
     }
 )
+_COLOUR_READERS: Mapping[str, Callable[[Source, ImageLimits], NamedColours | None]] = MappingProxyType(
+    {
+        "image/png": png_colours,
+        "image/avif": isobmff_colours,
+        "image/heic": isobmff_colours,
+        "image/heif": isobmff_colours,
+    }
+)
 
 
 def read_structure(source: Source, limits: ImageLimits) -> Structure:
@@ -104,6 +112,25 @@ def read_layout(source: Source, content_type: str, limits: ImageLimits) -> Layou
     """
     read = _LAYOUT_READERS.get(content_type)
     return None if read is None else read(source, limits)
+
+
+def names_colours(content_type: str) -> bool:
+    """Return whether a file of this type may name its colours by number, so that it is worth a look."""
+    return content_type in _COLOUR_READERS
+
+
+def read_colours(source: Source, content_type: str, limits: ImageLimits) -> NamedColours | None:
+    """Return the colours that a file names by number; None where it names none, or where it cannot be read so far.
+
+    Args:
+        source: The file.
+        content_type: What it was found to be.
+        limits: How much may stand before that statement.
+    """
+    try:
+        return _COLOUR_READERS[content_type](source, limits) if names_colours(content_type) else None
+    except RequestError:  # whoever decodes it finds out what is wrong, and says so
+        return None
 
 
 def _recognise(head: bytes) -> str:

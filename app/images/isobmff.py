@@ -28,7 +28,7 @@ from app.images.exif import NO_EXIF, Exif, read_exif
 from app.images.items import Items, read_items
 from app.images.limits import ImageLimits, Tally
 from app.images.sequence import Sequence, read_sequence
-from app.images.structure import EXIF_READ_BYTES, Fields, Layout, Source, Structure, damaged
+from app.images.structure import EXIF_READ_BYTES, Fields, Layout, NamedColours, Source, Structure, damaged
 
 _KIND = "HEIF"
 _BRANDS: dict[str, frozenset[bytes]] = {
@@ -92,6 +92,24 @@ def isobmff_layout(source: Source, limits: ImageLimits) -> Layout | None:
     if items is None or primary is None:
         return None
     return Layout(4, 2, is_whole=True, pixels=_geometry(items.properties, source.kind).coded_pixels)
+
+
+def isobmff_colours(source: Source, limits: ImageLimits) -> NamedColours | None:
+    """Return the colours that a ``colr`` box of the primary picture names; None where it has none that does.
+
+    A profile goes before them, as in browsers. A picture without such a box is one of sRGB, whatever its bitstream
+    says (ISO/IEC 23000-22 section 7.3.6.4).
+
+    Raises:
+        UndecodableImageError: A box, item or length is wrong.
+        ImageLimitError: Too many boxes or bytes of metadata.
+    """
+    items = _walk(source, limits).items
+    for name, value in [] if items is None else items.properties:
+        if name == b"colr" and value[:4] == b"nclx":
+            fields = Fields(value[4:], source.kind, "colour")
+            return NamedColours(fields.uint(2), fields.uint(2), outranks_profile=False)
+    return None
 
 
 class _Boxes(NamedTuple):

@@ -7,6 +7,7 @@ loaders are blocked: no file can reach the code of a format that is not accepted
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
@@ -15,16 +16,24 @@ from typing import Final
 import pyvips
 
 from app.errors import UndecodableImageError
+from app.images.gif import first_frame
+from app.images.limits import ImageLimits
+from app.images.structure import Source
 
+_GIF: Final = "image/gif"
 _LOADERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
     {
         "image/jpeg": ("jpegload_source", "VipsForeignLoadJpegSource"),
         "image/png": ("pngload_source", "VipsForeignLoadPngSource"),
         "image/webp": ("webpload_source", "VipsForeignLoadWebpSource"),
-        "image/gif": ("gifload_source", "VipsForeignLoadNsgifSource"),
+        _GIF: ("gifload_source", "VipsForeignLoadNsgifSource"),
         "image/avif": ("heifload_source", "VipsForeignLoadHeifSource"),
     }
 )
+_LIMITS: Final = ImageLimits(max_pixels=sys.maxsize)
+"""For the screen of a GIF; how many pixels there may be was judged before, by the server's settings."""
+
+_OPAQUE: Final = 255
 _JPEG_SHRINKS: Final = (8, 4, 2)
 _LEAST_SIDE: Final = 32
 """What decoders make of a part of a pixel is their own affair; on sides of so many pixels it is not seen."""
@@ -98,4 +107,22 @@ def _load(descriptor: int, content_type: str, options: Mapping[str, object]) -> 
     image = pyvips.Operation.call(operation, source, access="sequential", fail_on="error", **options)
     if not isinstance(image, pyvips.Image):
         raise UndecodableImageError("The decoder gave no picture.")
+    return _on_its_screen(image, descriptor) if content_type == _GIF else image
+
+
+def _on_its_screen(image: pyvips.Image, descriptor: int) -> pyvips.Image:
+    """Return the first picture of a GIF on its whole screen, with nothing to be seen beside it, as in browsers.
+
+    libvips takes what is beside it for black in a file that names no transparent colour, and leaves it out
+    altogether on screens of sizes that old programs wrote into every file, such as 640 by 480. It holds the whole
+    file by now, so that nobody minds where the descriptor stands.
+    """
+    with open(descriptor, "rb", closefd=False) as stream:
+        frame = first_frame(Source(stream, os.fstat(descriptor).st_size), _LIMITS)
+    if not image.hasalpha() and frame.size != frame.screen:
+        shown = (pyvips.Image.black(*frame.size) + _OPAQUE).cast("uchar")
+        image = image.bandjoin(shown.embed(*frame.at, image.width, image.height))
+    width, height = frame.screen
+    if image.width <= width and image.height <= height:  # else the file lies, and is judged by what is decoded
+        image = image.embed(0, 0, width, height)
     return image

@@ -10,11 +10,20 @@ Source: W3C PNG, third edition (sections 5, 11 and the APNG chunks).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from app.images.exif import NO_EXIF, read_exif
 from app.images.limits import ImageLimits, Tally
-from app.images.structure import EXIF_READ_BYTES, WINDOW_BYTES, Fields, Layout, Source, Structure, damaged
+from app.images.structure import (
+    EXIF_READ_BYTES,
+    WINDOW_BYTES,
+    Fields,
+    Layout,
+    NamedColours,
+    Source,
+    Structure,
+    damaged,
+)
 
 _KIND = "PNG"
 _MAX_LENGTH = 2**31 - 1
@@ -60,19 +69,47 @@ def png_layout(source: Source, limits: ImageLimits) -> Layout:
         ImageLimitError: Too many chunks stand before them.
     """
     source.kind = _KIND
-    tally = Tally(limits)
     depth, colour, _, _, interlacing = source.read(_HEADER_AT + 8, 5)
     if colour not in _BANDS:
         raise damaged(_KIND, "its header names a kind of picture that no PNG has")
-    position, name, is_transparent = _CHUNKS_AT, b"", False
-    while name != b"IDAT":
-        tally.segment()
-        head = source.read(position, 8)
-        name = head[4:]
+    is_transparent = False
+    for name, _, _ in _before_pixels(source, limits):
         is_transparent |= name == b"tRNS" and colour in _OPAQUE
-        position += 8 + int.from_bytes(head[:4]) + 4
     bands = _BANDS[colour] + is_transparent
     return Layout(bands, 2 if depth == 16 else 1, is_whole=bool(interlacing))  # noqa: PLR2004  bits per sample
+
+
+def png_colours(source: Source, limits: ImageLimits) -> NamedColours | None:
+    """Return the colours that a PNG names in its ``cICP`` chunk; None where it names none.
+
+    They go before a profile, as the third edition says. A chunk for samples that leave out the ends of their range,
+    as in films, is ignored.
+
+    Raises:
+        UndecodableImageError: There are no pixels.
+        ImageLimitError: Too many chunks stand before them.
+    """
+    source.kind = _KIND
+    for name, position, length in _before_pixels(source, limits):
+        if name == b"cICP" and length == 4:  # noqa: PLR2004  four numbers
+            primaries, transfer, matrix, full_range = source.read(position, length)
+            is_of_photo = (matrix, full_range) == (0, 1)
+            return NamedColours(primaries, transfer, outranks_profile=True) if is_of_photo else None
+    return None
+
+
+def _before_pixels(source: Source, limits: ImageLimits) -> Iterator[tuple[bytes, int, int]]:
+    """Yield name, and position and length of the data, of the chunks between the header and the pixels."""
+    tally = Tally(limits)
+    position = _CHUNKS_AT
+    while True:
+        tally.segment()
+        head = source.read(position, 8)
+        length, name = int.from_bytes(head[:4]), head[4:]
+        if name == b"IDAT":
+            return
+        yield name, position + 8, length
+        position += 8 + length + 4
 
 
 def _verify_checksum(source: Source, name: bytes, offset: int, length: int) -> None:

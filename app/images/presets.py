@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, Literal
 if TYPE_CHECKING:
     from app.settings_renditions import RenditionSettings
 
-ENCODER_VERSION: Final = 1
+ENCODER_VERSION: Final = 2
 """Grows whenever the engine makes something else of the same photo with the same options."""
 
 

@@ -14,7 +14,7 @@ from typing import Final
 import pyvips
 
 from app.errors import UndecodableImageError
-from app.images.colour import as_rgba, dominant_color, to_srgb, without_opaque_alpha
+from app.images.colour import as_rgba, dominant_color, named_colours, to_srgb, without_opaque_alpha
 from app.images.heif import HEIF_TYPES, open_heif
 from app.images.jobs import DESCRIBED, Output, Rendered, RenderedImage, RenderJob
 from app.images.loaders import full_size, open_image, prepare_libvips
@@ -26,9 +26,13 @@ _WEBP_EFFORT: Final = 2
 """A third of the time of libvips' 4, for 3 to 6 % more bytes."""
 _SIDEWAYS: Final = 5
 _NO_MEMORY: Final = re.compile(
-    r"out of memory|insufficient memory|memory allocation|allocating \d+ bytes failed", re.IGNORECASE
+    r"out of memory|insufficient memory|memory allocation(?! error: security limit)|allocating \d+ bytes failed",
+    re.IGNORECASE,
 )
-"""How libvips, libjpeg, libheif and pillow-heif say that they got none."""
+"""How libvips, libjpeg, libheif and pillow-heif say that they got none.
+
+To libheif a picture that is larger than its file says is an error of memory allocation as well; no memory helps it.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +117,18 @@ def _decode(descriptor: int, job: RenderJob, presets: set[Preset]) -> tuple[pyvi
     """Return the largest wanted picture, upright, in memory, and the upright size of the original."""
     if job.content_type in HEIF_TYPES:
         image = open_heif(descriptor, most_pixels=job.width * job.height)
+        named = named_colours(descriptor, job.content_type)
         size = _Size(image.width, image.height)
         scale = max(size.scale_for(preset) for preset in presets)
     else:
         sides = full_size(descriptor, job.content_type, most_pixels=job.width * job.height)
         size = _Size(*sides)
         scale = max(size.scale_for(preset) for preset in presets)
+        named = named_colours(descriptor, job.content_type)  # before the decoder reads: they share the position
         image = open_image(descriptor, job.content_type, size=sides, scale=scale, margin=job.decode_margin)
     image = _resized(image, size.scaled(scale))
     orientation = int(image.get("orientation")) if image.get_typeof("orientation") else 1
-    image = without_opaque_alpha(to_srgb(image).copy_memory())
+    image = without_opaque_alpha(to_srgb(image, named).copy_memory())
     return image.autorot().copy_memory(), size.turned() if orientation >= _SIDEWAYS else size
 
 

@@ -59,6 +59,24 @@ class Layout:
     pixels: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class NamedColours:
+    """The colours that a file names by number instead of describing them in an ICC profile.
+
+    The numbers are those of ISO/IEC 23091-2 (ITU-T H.273). What else belongs to them there, the matrix and the
+    range, is the decoder's affair.
+
+    Attributes:
+        primaries: 1 are those of sRGB, 12 those of Display P3.
+        transfer: How levels become light: 13 as sRGB says.
+        outranks_profile: Whether they count where the file has an ICC profile as well.
+    """
+
+    primaries: int
+    transfer: int
+    outranks_profile: bool
+
+
 def damaged(kind: str, what: str) -> UndecodableImageError:
     """Return the error for a file whose structure contradicts itself.
 

@@ -326,6 +326,17 @@ def _structure_bombs() -> Iterator[tuple[str, bytes]]:
     yield "items-heic", heif(items=(box(b"iinf", b"\0\0" + entry * 2_000, version=0), b"", b""))
 
 
+def resized_in_boxes(data: bytes, size: tuple[int, int], said: tuple[int, int]) -> bytes:
+    """Return an AVIF or HEIC whose boxes name another size than its picture has; the probe cannot know better.
+
+    Raises:
+        ValueError: The file does not name its size once.
+    """
+    if data.count(ispe(size)) != 1:
+        raise ValueError("the file does not name its size once")
+    return data.replace(ispe(size), ispe(said))
+
+
 @cache
 def tolerated_images() -> tuple[tuple[str, bytes, str], ...]:
     """Return name, bytes and media type of odd images that are accepted all the same."""

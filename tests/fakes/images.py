@@ -127,6 +127,25 @@ def gif(size: Size = (1, 1), *, frames: bytes | None = None, before: bytes = b""
     return b"GIF89a" + struct.pack("<HH", *size) + b"\x80\0\0" + b"\0\0\0\xff\xff\xff" + before + body + b";"
 
 
+def gif_part(screen: Size, *, at: Size, size: Size, names_transparency: bool = False, rest: bytes = b"") -> bytes:
+    """Return a GIF with a black picture that covers a part of its screen.
+
+    Args:
+        screen: Width and height of all of it.
+        at: Left and upper edge of the picture.
+        size: Width and height of the picture.
+        names_transparency: Whether white, which the picture does not have, is said to be transparent.
+        rest: Blocks behind the picture.
+    """
+    out = BytesIO()
+    Image.new("1", size).save(out, "GIF")
+    alone = out.getvalue()
+    block = b"," + struct.pack("<HHHH", 0, 0, *size)
+    frame = b"," + struct.pack("<HHHH", *at, *size) + alone[alone.index(block) + len(block) : -1]
+    control = b"!\xf9\4" + bytes([names_transparency, 0, 0, 1]) + b"\0"
+    return gif(screen, frames=frame + rest, before=control)
+
+
 def riff_chunk(name: bytes, payload: bytes) -> bytes:
     """Return a RIFF chunk, padded."""
     return name + struct.pack("<I", len(payload)) + payload + b"\0" * (len(payload) % 2)
@@ -228,6 +247,16 @@ def heif(
         head = ftyp(major, b"mif1", b"miaf") + meta + items[2]
         start = len(head) + 8
     return head + box(b"mdat", b"".join(payloads))
+
+
+def nclx(primaries: int, transfer: int) -> bytes:
+    """Return the property that names colours by number, with the matrix and the range of most photos."""
+    return box(b"colr", b"nclx" + struct.pack(">HHHB", primaries, transfer, 6, 0x80))
+
+
+def cicp(primaries: int, transfer: int, *, matrix: int = 0, full_range: int = 1) -> bytes:
+    """Return the chunk that names the colours of a PNG by number."""
+    return png_chunk(b"cICP", bytes([primaries, transfer, matrix, full_range]))
 
 
 @cache

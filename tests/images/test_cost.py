@@ -98,6 +98,15 @@ def animation() -> bytes:
     return saved(".gif", frames, effort=1, dither=0)
 
 
+def gif_of_a_part() -> bytes:
+    """Return a GIF whose picture leaves one line and one row of its screen empty."""
+    whole = saved(".gif", noise(3).crop(1, 1, WIDTH - 1, HEIGHT - 1), effort=1, dither=0)
+    sides = struct.pack("<HH", WIDTH - 1, HEIGHT - 1)
+    picture = whole.index(b"," + bytes(4) + sides)
+    screen = whole[:6] + struct.pack("<HH", WIDTH, HEIGHT) + whole[10:picture]
+    return screen + b"," + struct.pack("<HH", 1, 1) + whole[picture + 5 :]
+
+
 KINDS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
     "jpeg": ("image/jpeg", lambda: saved(".jpg", noise(3), Q=80)),
     "jpeg-grey": ("image/jpeg", lambda: saved(".jpg", noise(1), Q=80)),
@@ -122,6 +131,8 @@ KINDS: Mapping[str, tuple[str, Callable[[], bytes]]] = {
     "webp-lossless": ("image/webp", lambda: saved(".webp", noise(4), effort=0, lossless=True)),
     "gif": ("image/gif", lambda: saved(".gif", noise(3), effort=1, dither=0)),
     "gif-animated": ("image/gif", animation),
+    "gif-transparent": ("image/gif", lambda: saved(".gif", noise(4), effort=1, dither=0)),
+    "gif-part": ("image/gif", gif_of_a_part),
     "heic": ("image/heic", heic),
     "avif": ("image/avif", lambda: saved(".avif", noise(3), effort=0, Q=50)),
     "avif-alpha": ("image/avif", lambda: saved(".avif", noise(4), effort=0, Q=50)),

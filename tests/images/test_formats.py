@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from app.errors import ImageLimitError, UndecodableImageError
+from app.images.gif import first_frame
 from app.images.probe import ImageLimits, ProbedImage, probe
+from app.images.structure import Source
 from tests.fakes.exif import ExifFacts, exif_block
 from tests.fakes.hostile_images import jpeg_with, segment
 from tests.fakes.images import (
@@ -227,6 +229,19 @@ def test_gif_pieces_across_windows_are_followed(shift: int) -> None:
     blocks = bytes([1 + shift]) + bytes(1 + shift) + (b"\xff" + bytes(255)) * 600 + b"\0"
 
     assert probed(gif(frames=gif_frame(blocks=blocks) * 2)).frames == 2
+
+
+def test_first_frame_of_a_gif_is_looked_for_within_the_limits() -> None:
+    few = ImageLimits(max_segments=20, max_side=300)
+    found = gif((300, 200), frames=gif_frame((9, 8), at=(50, 60)), before=b"!\xfe\1x\0" * 20)
+    for data in (gif((300, 200), before=b"!\xfe\1x\0" * 21), gif((301, 200))):
+        with pytest.raises(ImageLimitError):
+            first_frame(Source(io.BytesIO(data), len(data)), few)
+
+    assert first_frame(Source(io.BytesIO(found), len(found)), few) == ((300, 200), (50, 60), (9, 8))
+    for data in (gif((0, 200)), gif(frames=b""), gif(frames=b",\0"), found[:40]):
+        with pytest.raises(UndecodableImageError):
+            first_frame(Source(io.BytesIO(data), len(data)), few)
 
 
 def test_exif_of_a_webp_may_come_with_or_without_its_prefix() -> None:

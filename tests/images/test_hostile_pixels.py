@@ -14,12 +14,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytest
+import pyvips
 
 from tests.fakes.hostile_images import hostile_images, tolerated_images
 from tests.fakes.photos import photos
 
 TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "image/heic", "image/heif")
 MEMORY_BYTES = 1 << 30
+LITTLE_MEMORY_BYTES = 350 << 20
 SECONDS = 8.0
 GROWTH_MIB = 256
 DAMAGES = 4
@@ -66,10 +68,10 @@ class Verdict:
     grown_mib: int
 
 
-def decoded(files: Sequence[tuple[str, bytes]], content_type: str) -> list[Verdict]:
+def decoded(files: Sequence[tuple[str, bytes]], content_type: str, memory_bytes: int = MEMORY_BYTES) -> list[Verdict]:
     """Decode files one after the other in one process, and fail with the name of that which ended it."""
     sent = b"".join(len(data).to_bytes(4, "big") + data for _, data in files)
-    command = [sys.executable, "-c", DECODES, content_type, str(MEMORY_BYTES)]
+    command = [sys.executable, "-c", DECODES, content_type, str(memory_bytes)]
     answer = subprocess.run(command, input=sent, capture_output=True, check=False, timeout=300)
     lines = answer.stdout.splitlines()
     verdicts = [Verdict(name, **json.loads(line)) for (name, _), line in zip(files, lines, strict=False)]
@@ -114,6 +116,16 @@ def test_what_is_tolerated_by_the_probe_is_rendered(content_type: str) -> None:
     refused = {verdict.name for verdict in decoded(files, content_type) if verdict.found != "rendered"}
 
     assert refused <= {"jpeg-100-scans"}  # so many equal scans are damage to the decoder, with every setting
+
+
+def test_an_avif_beyond_the_memory_is_not_taken_for_a_broken_one() -> None:
+    deep = pyvips.Image.black(5000, 4000, bands=3).linear(1, [20_000, 30_000, 40_000]).cast("ushort")
+    images = [image.copy(interpretation="rgb16") for image in (deep.crop(0, 0, 50, 40), deep)]
+    files = [bytes(image.heifsave_buffer(compression="av1", bitdepth=10, effort=0, Q=10)) for image in images]
+
+    small, large = decoded([("small", files[0]), ("large", files[1])], "image/avif", LITTLE_MEMORY_BYTES)
+
+    assert (small.found, large.found) == ("rendered", "no memory")
 
 
 def test_a_picture_beyond_the_memory_is_refused_and_the_next_one_is_made() -> None:

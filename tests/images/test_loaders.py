@@ -13,7 +13,7 @@ import pyvips
 
 from app.errors import UndecodableImageError
 from app.images.loaders import full_size, open_image, prepare_libvips
-from tests.fakes.images import encoded, jpeg
+from tests.fakes.images import encoded, gif, gif_frame, gif_part, jpeg
 
 TYPES = {
     "image/jpeg": "JPEG",
@@ -136,6 +136,29 @@ def test_an_animation_is_opened_as_its_first_picture() -> None:
     for content_type in ("image/gif", "image/webp", "image/png", "image/avif"):
         with descriptor_of(encoded(TYPES[content_type], 40, 30, frames=4)) as descriptor:
             assert full_size(descriptor, content_type, most_pixels=40 * 30) == (40, 30)
+
+
+def test_a_gif_whose_first_picture_covers_its_screen_gets_no_alpha() -> None:
+    for size in ((40, 30), (640, 480)):
+        with descriptor_of(encoded("GIF", *size)) as descriptor:
+            assert open_image(descriptor, "image/gif", size=size, scale=1, margin=1.5).bands == 3
+
+
+def test_the_screen_of_a_gif_is_its_size_whatever_its_pictures_have() -> None:
+    comment = b"!\xfe\3abc\0"
+    covered = gif((800, 600), frames=comment + gif_frame())
+    others = [(size, gif_part(size, at=(0, 0), size=(9, 9))) for size in ((3000, 40), (9000, 8000))]
+    for size, data in (((800, 600), covered), *others):
+        with descriptor_of(data) as descriptor:
+            assert full_size(descriptor, "image/gif", most_pixels=size[0] * size[1]) == size
+
+
+def test_a_gif_with_a_picture_beyond_its_screen_is_judged_by_what_is_decoded() -> None:
+    with (
+        descriptor_of(gif_part((9, 9), at=(0, 0), size=(2000, 1000))) as descriptor,
+        pytest.raises(UndecodableImageError, match="larger than its header says"),
+    ):
+        full_size(descriptor, "image/gif", most_pixels=9 * 9)
 
 
 @pytest.mark.parametrize("content_type", TYPES)

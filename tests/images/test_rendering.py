@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,9 +20,10 @@ from app.images.jobs import Output, Rendered, RenderJob
 from app.images.presets import Format, Preset, Quality
 from app.images.probe import probe
 from app.images.rendering import render
-from tests.fakes.images import encoded, jpeg
+from tests.fakes.hostile_images import resized_in_boxes
+from tests.fakes.images import encoded, gif_frame, gif_part, jpeg
 from tests.fakes.memory_body import MemoryBody
-from tests.fakes.photos import HEIGHT, SECRET, WIDTH, Photo, photos
+from tests.fakes.photos import HEIGHT, SECRET, WIDTH, Photo, heic, photos, saved
 from tests.servers.base import skip_without
 
 SMALL = Preset("small", 48)
@@ -359,6 +360,63 @@ def test_a_photo_with_more_pixels_than_were_admitted_is_refused(photo: Photo) ->
         render(descriptor, job)
 
     os.close(descriptor)
+
+
+@pytest.mark.parametrize("said", [(1, 1), (100, 75)], ids=str)
+@pytest.mark.parametrize(("content_type", "make"), [("image/avif", saved), ("image/heic", heic)])
+def test_a_photo_that_is_larger_than_its_boxes_say_cannot_be_decoded_however_much_memory_there_is(
+    content_type: str, make: Callable[..., bytes], said: tuple[int, int]
+) -> None:
+    image = Image.new("RGB", (2000, 1500), (200, 100, 50))
+    data = resized_in_boxes(make(image, *["AVIF"] * (make is saved)), image.size, said)
+    found = probe(MemoryBody(data))
+
+    with pytest.raises(UndecodableImageError) as caught:
+        rendered(data, content_type, [(SMALL, Format.WEBP)])
+
+    assert (found.content_type, found.width, found.height) == (content_type, *said)
+    assert "Security limit exceeded" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "heif: Invalid input: Unspecified: Memory allocation error (2.0)",
+        "Memory allocation error: Unspecified: Allocating 48000015 bytes failed",
+        "Insufficient memory (case 4)",
+        "out of memory --- size == 46MB",
+        "heif: Memory allocation error: Security limit exceeded: 1 by 1\nheif: Memory allocation error: Unspecified",
+    ],
+)
+def test_a_decoder_that_gets_no_memory_says_nothing_of_the_photo(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    def fail(*_: object) -> None:
+        raise pyvips.Error("unable to copy to memory", said)
+
+    monkeypatch.setattr(rendering, "_decode", fail)
+
+    with pytest.raises(MemoryError):
+        rendered(encoded("JPEG", 40, 30), "image/jpeg", [(SMALL, Format.WEBP)])
+
+
+@pytest.mark.parametrize("image_format", Format)
+@pytest.mark.parametrize("names_transparency", [True, False], ids=["transparency", "none"])
+@pytest.mark.parametrize("screen", [(300, 200), (640, 480)], ids=str)
+def test_beside_the_first_picture_of_a_gif_there_is_nothing(
+    screen: tuple[int, int], names_transparency: bool, image_format: Format
+) -> None:
+    rest = gif_frame(at=(250, 150))
+    data = gif_part(screen, at=(50, 60), size=(100, 80), names_transparency=names_transparency, rest=rest)
+    found = probe(MemoryBody(data))
+
+    image = rendered(data, "image/gif", [(Preset("all", 1000), image_format)]).images[0]
+
+    clear = (255, 255, 255, 255) if image_format is Format.JPEG else (0, 0, 0, 0)
+    shown = seen(image.content).convert("RGBA")
+    assert (image.width, image.height) == (found.width, found.height) == screen
+    for place in ((20, 20), (100, 40), (100, 160), (30, 100), (180, 100), (290, 190)):
+        assert shown.getpixel(place) == pytest.approx(clear, abs=4)
+    for place in ((60, 70), (100, 100), (140, 130)):
+        assert shown.getpixel(place) == pytest.approx((0, 0, 0, 255), abs=4)
 
 
 @pytest.mark.parametrize(
