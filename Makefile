@@ -13,7 +13,7 @@ SHELL := /bin/bash
 # The interpreter that makes the environments: the first of these that is 3.11 or newer.
 PYTHON ?= python3 python3.13 python3.12 python3.11
 # How many test processes run side by side, and what else pytest is told.
-TEST_PROCESSES ?= 2
+TEST_PROCESSES ?= 3
 ARGS ?=
 # The versions of Python that the library is tried on besides; which mutants of it are made, and for how long.
 OTHER_PYTHONS ?= 3.12 3.13

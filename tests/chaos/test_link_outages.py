@@ -60,8 +60,7 @@ class Gallery:
     def origin_link(self) -> str:
         """Return a link to this server, as it is given out while the store is away."""
         self.proxy.refuse()
-        until(lambda: self.via() == "origin", "links that lead here", BACK_SECONDS)
-        url = str(self.link()["url"])
+        url = str(self.until_via("origin")["url"])
         self.proxy.heal()
         return url
 
@@ -211,16 +210,14 @@ def test_an_edge_that_only_fails_is_skipped_as_one_that_is_gone(edge_of_all: tup
 
 
 def test_links_lead_here_while_storage_is_away_and_back_by_themselves(gallery: Gallery) -> None:
-    before = gallery.link()
+    before = gallery.until_via("storage")
     gallery.proxy.refuse()
 
-    until(lambda: gallery.via() == "origin", "links that lead here", BACK_SECONDS)
-    during = gallery.link()
+    during = gallery.until_via("origin")
     refused = gallery.follow(during["url"])
     until(lambda: gallery.fallbacks("storage", "origin") > 0, "the metric to tell of it")
     gallery.proxy.heal()
-    until(lambda: gallery.via() == "storage", "links that lead to storage again", BACK_SECONDS)
-    after = gallery.link()
+    after = gallery.until_via("storage")
 
     assert before["via"] == "storage"
     assert_problem(refused, 503)
