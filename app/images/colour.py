@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-import os
-import sys
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 import pyvips
 
-from app.images.formats import names_colours, read_colours
-from app.images.limits import ImageLimits
-from app.images.structure import NamedColours, Source
+from app.images.formats import read_colours
+from app.images.limits import HEADER_LIMITS
+from app.images.structure import NamedColours, open_source
 
 _log = logging.getLogger(__name__)
 _PROFILE: Final = "icc-profile-data"
@@ -23,9 +21,6 @@ _OPAQUE: Final = 255
 _NAMED: Final[Mapping[tuple[int, int], str]] = MappingProxyType({(1, 13): "srgb", (12, 13): "p3"})
 """Primaries and transfer, and what libvips calls the profile that says the same."""
 
-_LIMITS: Final = ImageLimits(max_pixels=sys.maxsize)
-"""For headers; how many pixels there may be was judged before, by the server's settings."""
-
 
 def named_colours(descriptor: int, content_type: str) -> NamedColours | None:
     """Return the colours that a file names by number; None where it names none, or where its header is broken.
@@ -34,10 +29,8 @@ def named_colours(descriptor: int, content_type: str) -> NamedColours | None:
         descriptor: Of a file that can be read anywhere; its position is moved.
         content_type: The media type that the probe found.
     """
-    if not names_colours(content_type):
-        return None
-    with open(descriptor, "rb", closefd=False) as stream:
-        return read_colours(Source(stream, os.fstat(descriptor).st_size), content_type, _LIMITS)
+    with open_source(descriptor) as source:
+        return read_colours(source, content_type, HEADER_LIMITS)
 
 
 def to_srgb(image: pyvips.Image, named: NamedColours | None = None) -> pyvips.Image:

@@ -39,7 +39,7 @@ from typing import Final
 from app.errors import RequestError
 from app.images.formats import read_layout
 from app.images.jobs import DESCRIBED, RenderJob
-from app.images.limits import ImageLimits
+from app.images.limits import HEADER_LIMITS
 from app.images.presets import Format
 from app.images.structure import Layout, Source
 from app.storage.base import Body
@@ -67,7 +67,6 @@ _GIF_BYTES: Final = 5
 """Of all pixels: those of the first picture, which is decoded as a whole."""
 
 _UNKNOWN: Final = Layout(4, 2, is_whole=True)
-_LIMITS: Final = ImageLimits()
 _HELD_BYTES: Final[Mapping[str, int]] = MappingProxyType({"image/heic": 7, "image/heif": 7, "image/avif": 19})
 _FREED_BEFORE_ENCODING: Final = frozenset({"image/heic", "image/heif", "image/avif"})
 _ALPHA_BANDS: Final = frozenset({2, 4})
@@ -89,7 +88,7 @@ def cost_of(body: Body, job: RenderJob) -> int:
 def _layout_of(body: Body, content_type: str) -> Layout:
     try:
         with body.open() as stream:
-            return read_layout(Source(stream, body.size_bytes), content_type, _LIMITS) or _UNKNOWN
+            return read_layout(Source(stream, body.size_bytes), content_type, HEADER_LIMITS) or _UNKNOWN
     except (RequestError, OSError):  # whoever decodes it finds out what is wrong, and says so
         return _UNKNOWN
 

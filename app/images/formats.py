@@ -114,11 +114,6 @@ def read_layout(source: Source, content_type: str, limits: ImageLimits) -> Layou
     return None if read is None else read(source, limits)
 
 
-def names_colours(content_type: str) -> bool:
-    """Return whether a file of this type may name its colours by number, so that it is worth a look."""
-    return content_type in _COLOUR_READERS
-
-
 def read_colours(source: Source, content_type: str, limits: ImageLimits) -> NamedColours | None:
     """Return the colours that a file names by number; None where it names none, or where it cannot be read so far.
 
@@ -127,8 +122,9 @@ def read_colours(source: Source, content_type: str, limits: ImageLimits) -> Name
         content_type: What it was found to be.
         limits: How much may stand before that statement.
     """
+    read = _COLOUR_READERS.get(content_type)
     try:
-        return _COLOUR_READERS[content_type](source, limits) if names_colours(content_type) else None
+        return None if read is None else read(source, limits)
     except RequestError:  # whoever decodes it finds out what is wrong, and says so
         return None
 

@@ -69,7 +69,7 @@ def read_isobmff(source: Source, limits: ImageLimits) -> Structure:
     boxes = _walk(source, limits)
     items, sequence = boxes.items, boxes.sequence
     if items is not None and items.primary is not None:
-        found = _from_items(source, items, boxes.content_type, limits)
+        found = _from_items(source, items, boxes.content_type)
         frames = sequence.frames if sequence else 1
         limits.check_canvas(found.width, found.height, frames)
         return replace(found, frames=frames, exif=_read_exif_item(source, items))
@@ -170,7 +170,7 @@ def _from_sequence(sequence: Sequence, content_type: str) -> Structure:
     )
 
 
-def _from_items(source: Source, items: Items, content_type: str, limits: ImageLimits) -> Structure:
+def _from_items(source: Source, items: Items, content_type: str) -> Structure:
     """Describe the primary item."""
     primary = items.kept.get(items.primary or 0)
     if primary is None or primary.kind not in _CODED | _DERIVED:
@@ -178,7 +178,6 @@ def _from_items(source: Source, items: Items, content_type: str, limits: ImageLi
     if primary.kind in _CODED and not primary.size_bytes:
         raise damaged(source.kind, "its primary picture has no data")
     geometry = _geometry(items.properties, source.kind)
-    limits.check_canvas(*geometry.coded_size)
     fallback = "image/heif" if primary.kind in _CODED else content_type
     return Structure(
         content_type=_CODECS.get(primary.kind, fallback),
@@ -189,27 +188,23 @@ def _from_items(source: Source, items: Items, content_type: str, limits: ImageLi
 
 
 class _Geometry(NamedTuple):
-    """The size that is shown, after the crop and before the rotation, and the one that is decoded."""
+    """The size that is shown, after the crop and before the rotation, and how many pixels are decoded."""
 
     width: int
     height: int
     orientation: int
-    coded_size: tuple[int, int]
-
-    @property
-    def coded_pixels(self) -> int:
-        return self.coded_size[0] * self.coded_size[1]
+    coded_pixels: int
 
 
 def _geometry(properties: list[tuple[bytes, bytes]], kind: str) -> _Geometry:
-    width = height = 0
-    coded = (0, 0)
+    width = height = coded_pixels = 0
     matrix = _UPRIGHT
     for name, value in properties:
         fields = Fields(value, kind, "property")
         if name == b"ispe":
             fields.take(4)
-            width, height = coded = fields.uint(4), fields.uint(4)
+            width, height = fields.uint(4), fields.uint(4)
+            coded_pixels = width * height
         elif name == b"clap":
             width, height = _cropped(fields, width, height)
         elif name == b"irot":
@@ -218,7 +213,7 @@ def _geometry(properties: list[tuple[bytes, bytes]], kind: str) -> _Geometry:
             matrix = _after(_MIRRORS[fields.uint(1) & 1], matrix)
     if not width or not height:
         raise damaged(kind, "its primary picture has no size")
-    return _Geometry(width, height, _ORIENTATIONS[matrix], coded)
+    return _Geometry(width, height, _ORIENTATIONS[matrix], coded_pixels)
 
 
 def _cropped(fields: Fields, width: int, height: int) -> tuple[int, int]:

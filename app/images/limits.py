@@ -6,7 +6,9 @@ the bytes of the upload itself, which the spool enforces while they arrive.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
+from typing import Final
 
 from app.errors import ImageLimitError
 
@@ -64,6 +66,10 @@ class ImageLimits:
                 f"The image is {width} by {height} pixels{times}; at most {self.max_pixels} pixels in all are "
                 "allowed. Make it smaller."
             )
+
+
+HEADER_LIMITS: Final = ImageLimits(max_pixels=sys.maxsize)
+"""For another look at a header: how many pixels there may be was judged before, by the server's settings."""
 
 
 class Tally:

@@ -7,7 +7,6 @@ loaders are blocked: no file can reach the code of a format that is not accepted
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
@@ -17,8 +16,8 @@ import pyvips
 
 from app.errors import UndecodableImageError
 from app.images.gif import first_frame
-from app.images.limits import ImageLimits
-from app.images.structure import Source
+from app.images.limits import HEADER_LIMITS
+from app.images.structure import open_source
 
 _GIF: Final = "image/gif"
 _LOADERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
@@ -30,9 +29,6 @@ _LOADERS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "image/avif": ("heifload_source", "VipsForeignLoadHeifSource"),
     }
 )
-_LIMITS: Final = ImageLimits(max_pixels=sys.maxsize)
-"""For the screen of a GIF; how many pixels there may be was judged before, by the server's settings."""
-
 _OPAQUE: Final = 255
 _JPEG_SHRINKS: Final = (8, 4, 2)
 _LEAST_SIDE: Final = 32
@@ -117,8 +113,8 @@ def _on_its_screen(image: pyvips.Image, descriptor: int) -> pyvips.Image:
     altogether on screens of sizes that old programs wrote into every file, such as 640 by 480. It holds the whole
     file by now, so that nobody minds where the descriptor stands.
     """
-    with open(descriptor, "rb", closefd=False) as stream:
-        frame = first_frame(Source(stream, os.fstat(descriptor).st_size), _LIMITS)
+    with open_source(descriptor) as source:
+        frame = first_frame(source, HEADER_LIMITS)
     if not image.hasalpha() and frame.size != frame.screen:
         shown = (pyvips.Image.black(*frame.size) + _OPAQUE).cast("uchar")
         image = image.bandjoin(shown.embed(*frame.at, image.width, image.height))

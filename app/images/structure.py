@@ -6,6 +6,9 @@ Nothing here knows a format. A reader walks a file through :class:`Source`, whic
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -179,6 +182,13 @@ class Source:
             parts.append(part)
             length -= len(part)
         self._window = b"".join(parts)
+
+
+@contextmanager
+def open_source(descriptor: int) -> Iterator[Source]:
+    """Yield the file behind a descriptor that can be read anywhere; its position is moved, and it stays open."""
+    with open(descriptor, "rb", closefd=False) as stream:
+        yield Source(stream, os.fstat(descriptor).st_size)
 
 
 class Fields:

@@ -305,6 +305,13 @@ def test_crop_is_applied_when_it_makes_sense(aperture: tuple[int, int, int, int]
     assert (found.width, found.height) == size
 
 
+def test_what_is_cropped_away_counts_as_decoded() -> None:
+    crop = box(b"clap", struct.pack(">8I", 8, 1, 6, 1, 0, 1, 0, 1))
+
+    with pytest.raises(ImageLimitError):
+        probed(heif((20_000, 20_000), properties=(crop,)))
+
+
 @pytest.mark.parametrize(
     ("major", "codec", "content_type"),
     [

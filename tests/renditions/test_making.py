@@ -81,7 +81,7 @@ def test_what_the_store_has_refused_is_anothers_to_make_at_once(here: Instance, 
 
     here.maker.make(photo, claims_of(here, photo, "thumbnail"))
 
-    claims_of(here, photo, "thumbnail")
+    assert len(claims_of(here, photo, "thumbnail")) == 1
 
 
 def test_one_that_cannot_be_stored_keeps_no_other_from_it(here: Instance) -> None:
