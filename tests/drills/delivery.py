@@ -275,6 +275,7 @@ class DeliveryDrill:
 
     def _check_no_lie(self, stage: str) -> None:
         """While news spread, some bytes may not come; what the API itself says is right all the same."""
+        until(lambda: all(self._readers.seen(stage, kind) for kind in OF_THE_API), f"something of {stage}", 120)
         seen = self._readers.seen(stage)
         self._check_all_good(seen, *OF_THE_API)
         lies = [one for one in seen if one.status in {404, 410} or (one.status == 200 and not one.is_good)]
