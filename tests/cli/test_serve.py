@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.running import environment, free_port, migrate
+from tests.server.running import environment, migrate
+from tests.servers.base import find_free_port
 
 
 def serve(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -18,7 +19,7 @@ def serve(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "app", "serve"],
         cwd=folder,
-        env=environment(PHOTO_API_SERVER__BIND=f"127.0.0.1:{free_port()}"),
+        env=environment(PHOTO_API_SERVER__BIND=f"127.0.0.1:{find_free_port()}"),
         capture_output=True,
         timeout=60,
         check=False,
@@ -76,7 +77,7 @@ def test_a_start_before_the_migration_leaves_private_folders_and_no_database(tmp
 
 def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_path: Path) -> None:
     migrate(tmp_path)
-    port, management = free_port(), free_port()
+    port, management = find_free_port(), find_free_port()
     addresses = environment(
         PHOTO_API_SERVER__BIND=f"127.0.0.1:{port}",
         PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{management}",
@@ -98,8 +99,8 @@ def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_pat
 
 def test_serve_with_closed_standard_streams_writes_its_log_into_no_file(tmp_path: Path) -> None:
     addresses = environment(
-        PHOTO_API_SERVER__BIND=f"127.0.0.1:{free_port()}",
-        PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{free_port()}",
+        PHOTO_API_SERVER__BIND=f"127.0.0.1:{find_free_port()}",
+        PHOTO_API_SERVER__MANAGEMENT_BIND=f"127.0.0.1:{find_free_port()}",
     )
     program = 'exec "$0" -c "from app.cli.serve import _open_standard_streams as o; import os; o(); '
     program += "print(*[os.readlink(f'/proc/self/fd/{n}') for n in (0, 1, 2)], file=open('seen', 'w'))\" <&- >&- 2>&-"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.running import environment, free_port, migrate
+from tests.server.running import environment, migrate
+from tests.servers.base import find_free_port
 
 SETTINGS = {
     "BIND": "PORT= with make run, PHOTO_API_SERVER__BIND",
@@ -23,7 +24,7 @@ def test_an_address_in_use_is_one_line_with_its_setting_and_1(tmp_path: Path, ta
     migrate(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"{host}:{other.getsockname()[1]}"
-        free = {f"PHOTO_API_SERVER__{name}": f"127.0.0.1:{free_port()}" for name in SETTINGS}
+        free = {f"PHOTO_API_SERVER__{name}": f"127.0.0.1:{find_free_port()}" for name in SETTINGS}
         environ = environment(**(free | {f"PHOTO_API_SERVER__{taken}": address}))
 
         done = subprocess.run(

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -20,18 +19,12 @@ import pytest
 from PIL import Image
 
 from tests.house.source import ROOT
+from tests.servers.base import find_free_port
 
 WALK = re.compile(r"^```bash\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 START_SECONDS = 60
 STOP_SECONDS = 30
 WIDTH_CHARACTERS = 90  # what the page shows of a line at 1200 pixels without scrolling
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def environment(folder: Path, port: int) -> dict[str, str]:
@@ -43,7 +36,7 @@ def environment(folder: Path, port: int) -> dict[str, str]:
         "PORT": str(port),
         "PYTHONPATH": str(ROOT),
         "PHOTO_API_SERVER__BIND": f"127.0.0.1:{port}",
-        "PHOTO_API_SERVER__MANAGEMENT_BIND": f"127.0.0.1:{free_port()}",
+        "PHOTO_API_SERVER__MANAGEMENT_BIND": f"127.0.0.1:{find_free_port()}",
     }
 
 
@@ -82,7 +75,7 @@ def photo(tmp_path: Path) -> Path:
 @pytest.fixture
 def server_port(tmp_path: Path) -> Iterator[int]:
     """The embedded default, migrated and serving from a folder of its own."""
-    port = free_port()
+    port = find_free_port()
     environ = environment(tmp_path, port)
     subprocess.run([sys.executable, "-m", "app", "migrate"], cwd=tmp_path, env=environ, check=True)
     command = [sys.executable, "-m", "app", "serve"]
@@ -143,7 +136,7 @@ def test_the_walk_of_the_docs_page_brings_the_photo_back(tmp_path: Path, photo: 
 def test_a_fresh_clone_serves_after_make_run(tmp_path: Path, photo: Path) -> None:
     clone = tmp_path / "clone"
     subprocess.run(["git", "clone", "--quiet", ROOT, clone], check=True)
-    port = free_port()
+    port = find_free_port()
     environ = environment(tmp_path, port)
     del environ["PYTHONPATH"], environ["PHOTO_API_SERVER__BIND"]
 

@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,18 +23,11 @@ from app.db.engine import Database, SilentObserver
 from app.db.migrate import upgrade
 from app.server.forking import MANAGEMENT_NAME, WORKER_NAME
 from app.settings import DatabaseSettings
-from tests.servers.base import stand_still
+from tests.servers.base import find_free_port, stand_still
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tests.server.tiny:build"
 MANAGEMENT = "tests.server.tiny:build_management"
-
-
-def free_port() -> int:
-    """Return a port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -189,7 +181,7 @@ def running(
         more: Settings, by the names of their variables.
     """
     migrate(folder)
-    public_port, management_port = free_port(), free_port()
+    public_port, management_port = find_free_port(), find_free_port()
     settings = {
         "PHOTO_API_SERVER__BIND": f"127.0.0.1:{public_port}",
         "PHOTO_API_SERVER__MANAGEMENT_BIND": f"127.0.0.1:{management_port}",

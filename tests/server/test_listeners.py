@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from app.server.listeners import ListenerAddress, Listeners, close_listeners, handed_on, open_listeners
-from tests.server.running import free_port
+from tests.servers.base import find_free_port
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ LOG = logging.getLogger(__name__)
 
 
 def test_with_nothing_there_both_are_opened(opened: list[Listeners]) -> None:
-    public, management = free_port(), free_port()
+    public, management = find_free_port(), find_free_port()
 
     listeners = open_listeners(f"127.0.0.1:{public}", f"127.0.0.1:{management}", LOG, {}, replaces=False)
     opened.append(listeners)
@@ -85,7 +85,7 @@ def test_with_nothing_there_both_are_opened(opened: list[Listeners]) -> None:
 
 @pytest.mark.parametrize("order", ["public first", "management first"])
 def test_what_a_server_hands_on_is_sorted_by_address_whatever_its_order(order: str, opened: list[Listeners]) -> None:
-    public, management = ("127.0.0.1", free_port()), ("127.0.0.1", free_port())
+    public, management = ("127.0.0.1", find_free_port()), ("127.0.0.1", find_free_port())
     given = [listening(public), listening(management)]
     if order == "management first":
         given.reverse()
@@ -102,7 +102,7 @@ def test_what_a_server_hands_on_is_sorted_by_address_whatever_its_order(order: s
 
 @pytest.mark.parametrize("given", ["public", "management"])
 def test_the_one_that_is_not_handed_on_is_opened(given: str, opened: list[Listeners]) -> None:
-    places = {"public": ("127.0.0.1", free_port()), "management": ("127.0.0.1", free_port())}
+    places = {"public": ("127.0.0.1", find_free_port()), "management": ("127.0.0.1", find_free_port())}
     environ = {"GUNICORN_FD": str(listening(places[given]))}
 
     public, management = (f"127.0.0.1:{port}" for _, port in places.values())
@@ -116,8 +116,8 @@ def test_the_one_that_is_not_handed_on_is_opened(given: str, opened: list[Listen
 def test_descriptors_in_the_environment_of_a_server_that_replaces_none_are_somebody_elses(
     opened: list[Listeners],
 ) -> None:
-    other = listening(("127.0.0.1", free_port()))
-    public, management = free_port(), free_port()
+    other = listening(("127.0.0.1", find_free_port()))
+    public, management = find_free_port(), find_free_port()
 
     listeners = open_listeners(
         f"127.0.0.1:{public}", f"127.0.0.1:{management}", LOG, {"GUNICORN_FD": str(other)}, replaces=False

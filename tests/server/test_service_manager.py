@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.running import MANAGEMENT, TINY, Server, children, environment, free_port, migrate, running, until
-from tests.servers.base import stand_still
+from tests.server.running import MANAGEMENT, TINY, Server, children, environment, migrate, running, until
+from tests.servers.base import find_free_port, stand_still
 
 
 class Manager:
@@ -137,7 +137,7 @@ os.execv(sys.executable, [sys.executable, "-m", *sys.argv[2:]])
 @pytest.mark.parametrize("held", [["management", "public"], ["public"], ["management"]], ids="+".join)
 def test_sockets_that_systemd_holds_are_taken_over_and_the_others_opened(tmp_path: Path, held: list[str]) -> None:
     migrate(tmp_path)
-    ports = {"public": free_port(), "management": free_port()}
+    ports = {"public": find_free_port(), "management": find_free_port()}
     sockets = [socket.create_server(("127.0.0.1", ports[name])) for name in held]
     environ = environment(
         PHOTO_API_SERVER__BIND=f"127.0.0.1:{ports['public']}",

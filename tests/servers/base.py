@@ -6,11 +6,14 @@ the id of the process that was started.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +23,10 @@ import pytest
 
 READY_SECONDS = 30.0
 
+# Below those that Linux gives to who asks for none: no client's end and no listener on port 0 comes to sit there.
+_PORTS = range(20_000, 32_768)
 _given_ports: set[int] = set()
+_claims: list[int] = []
 
 
 class ServerStartError(Exception):
@@ -35,14 +41,35 @@ def skip_without(reason: str) -> NoReturn:
 
 
 def find_free_port() -> int:
-    """Return a port that nobody listens on now, and that this process was not given before."""
+    """Return a port that nobody listens on, and that no test is given anew while this process lives."""
     while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port: int = probe.getsockname()[1]
-        if port not in _given_ports:
-            _given_ports.add(port)
+        port = secrets.choice(_PORTS)
+        if port in _given_ports or not _claim(port):
+            continue
+        _given_ports.add(port)
+        if _can_be_bound(port):
             return port
+
+
+def _claim(port: int) -> bool:
+    """Tell whether a port is this process's until it ends, among all that run tests as this user."""
+    if not _claims:
+        path = Path(tempfile.gettempdir()) / f"photo-api-test-ports-{os.getuid()}"
+        _claims.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    try:
+        fcntl.lockf(_claims[0], fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+    except OSError:
+        return False
+    return True
+
+
+def _can_be_bound(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
 
 
 def stand_still(pid: int) -> None:
