@@ -79,6 +79,8 @@ def test_two_hashes_run_eight_wait_and_the_next_is_refused() -> None:
             threading.Event().wait(0.001)
         with pytest.raises(TooManyRequestsError) as refused:
             passwords.verify(kept, PASSWORD)
+        for _ in range(2):
+            assert hashing.arrived.acquire(timeout=30)
         hashing.gate.set()
         results = [future.result(30) for future in running]
 

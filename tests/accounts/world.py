@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from flask import Flask
 from pydantic import SecretStr
+from sqlalchemy import event
 
 from app.accounts.api_keys import ApiKeyService
 from app.accounts.authentication import AccountAuthenticator
@@ -34,6 +35,7 @@ from tests.fakes.clocks import HandClock
 
 EMAIL = "ada@example.org"
 PASSWORD = "a lighthouse in the rain"
+_PATIENCE = "PRAGMA busy_timeout = 30000"
 T = TypeVar("T")
 CLIENT = Client("192.0.2.7", "Test/1.0")
 
@@ -140,7 +142,11 @@ class World:
 
 
 def open_database(url: str) -> Database:
-    database = Database(DatabaseSettings(url=SecretStr(url)), SilentObserver())
+    """Return it with all tables; nobody of a crowd on a busy machine gives up waiting for the others."""
+    settings = DatabaseSettings(url=SecretStr(url), pool_timeout_seconds=30, statement_timeout_seconds=30)
+    database = Database(settings, SilentObserver())
+    if database.dialect == "sqlite":
+        event.listen(database.engine, "connect", lambda connection, _: connection.execute(_PATIENCE))
     migrate.upgrade(database)
     return database
 

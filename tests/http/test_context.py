@@ -105,25 +105,25 @@ def test_a_request_is_recorded_once_by_its_template(path: str, method: str, rout
 def test_a_deadline_holds_while_the_request_runs_and_no_longer() -> None:
     routes = DeadlineRoutes()
 
-    build_app(routes, deadline_seconds=7.0).test_client().get(f"/look/{ID}")
+    build_app(routes, deadline_seconds=700.0).test_client().get(f"/look/{ID}")
 
     (remaining,) = routes.remaining
     assert remaining is not None
-    assert 6.0 < remaining <= 7.0
+    assert 600.0 < remaining <= 700.0
     assert routes.restarted
     assert current_deadline() is None
 
 
 def test_what_a_request_has_waited_for_its_turn_is_taken_off_its_time() -> None:
     routes = DeadlineRoutes()
-    client = build_app(routes, deadline_seconds=7.0).test_client()
+    client = build_app(routes, deadline_seconds=700.0).test_client()
 
-    in_time = client.get(f"/look/{ID}", environ_overrides={WAITED_KEY: 2.5})
-    too_late = client.get(f"/look/{ID}", environ_overrides={WAITED_KEY: 7.0})
+    in_time = client.get(f"/look/{ID}", environ_overrides={WAITED_KEY: 250.0})
+    too_late = client.get(f"/look/{ID}", environ_overrides={WAITED_KEY: 700.0})
 
     (remaining,) = routes.remaining
     assert remaining is not None
-    assert 3.5 < remaining <= 4.5
+    assert 350.0 < remaining <= 450.0
     assert (in_time.status_code, too_late.status_code) == (200, 504)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections import Counter
 from typing import Any, Literal
 from uuid import UUID
@@ -53,21 +54,22 @@ PROBED: ProbedImage = probe(BytesBody(image()))
 
 
 class Observer:
-    """Counts what it hears."""
+    """Counts what it hears. Thread-safe."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self.heard: Counter[str] = Counter()
         self.depths: list[tuple[int, float]] = []
         self.renders: list[int] = []
 
     def duplicate(self) -> None:
-        self.heard["duplicate"] += 1
+        self._count("duplicate")
 
     def idempotent_replay(self) -> None:
-        self.heard["replay"] += 1
+        self._count("replay")
 
     def uploads_reaped(self, count: int) -> None:
-        self.heard["reaped"] += count
+        self._count("reaped", count)
 
     def outbox_depth(self, pending: int, oldest_age_seconds: float) -> None:
         self.depths.append((pending, oldest_age_seconds))
@@ -76,19 +78,23 @@ class Observer:
         self.renders.append(count)
 
     def conditional_request(self, *, current: bool) -> None:
-        self.heard["current" if current else "stale"] += 1
+        self._count("current" if current else "stale")
 
     def checksum_mismatch(self) -> None:
-        self.heard["mismatch"] += 1
+        self._count("mismatch")
 
     def shared_read(self) -> None:
-        self.heard["shared"] += 1
+        self._count("shared")
 
     def sample_checked(self, outcome: str) -> None:
-        self.heard[f"sampled {outcome}"] += 1
+        self._count(f"sampled {outcome}")
 
     def client_left(self, during: Literal["upload", "download"]) -> None:
-        self.heard[f"left {during}"] += 1
+        self._count(f"left {during}")
+
+    def _count(self, what: str, times: int = 1) -> None:
+        with self._lock:
+            self.heard[what] += times
 
 
 class World:

@@ -225,7 +225,7 @@ def test_a_tier_that_cannot_remove_is_told_and_counted_and_the_others_do() -> No
 
 
 def test_a_tiers_failure_is_logged_with_what_it_was_doing_and_why(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="app.stability.cache_stack")
     stack = stack_of(ScriptedTier("remote", ConnectionError()))
 
     stack.look(0)("a")

@@ -140,7 +140,7 @@ def test_an_error_that_takes_no_notes_is_raised_all_the_same(caplog: pytest.LogC
         def add_note(self, note: str) -> None:
             raise TypeError(note)
 
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="app.stability.fallback")
     policy = Fallback("cdn", [failing("origin", OSError())])
 
     with pytest.raises(StubbornError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 from collections import Counter
@@ -117,7 +118,8 @@ def test_each_of_a_million_calls_of_many_threads_is_counted_exactly_once() -> No
 
 @pytest.mark.usefixtures("frequent_switches")
 def test_a_breaker_that_was_hammered_has_all_its_places_back() -> None:
-    breaker = CircuitBreaker("hammer", OPTIONS, classification=Classification(ignored=(AbsentError,)))
+    patient = dataclasses.replace(OPTIONS, max_wait_duration_in_half_open_state_seconds=60.0)  # for the calls below
+    breaker = CircuitBreaker("hammer", patient, classification=Classification(ignored=(AbsentError,)))
     pipeline = Pipeline("hammer", [breaker])
 
     hammer(pipeline, 40_000)

@@ -475,7 +475,7 @@ def test_an_error_that_gives_no_true_copy_has_none(error: Exception) -> None:
 
 
 def test_why_an_error_cannot_be_copied_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="app.stability.single_flight")
 
     fresh_copy(TwoArgumentsError(1, 2))
 
