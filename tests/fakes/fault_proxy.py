@@ -215,9 +215,10 @@ class FaultProxy:
         """Keep the port and stop listening at it."""
         if not self._is_away:
             self._is_away = True
-            self._listener.shutdown(socket.SHUT_RDWR)
-            self._listener.close()
-            self._listener = socket.socket()
+            with self._lock:
+                listener, self._listener = self._listener, socket.socket()
+            listener.shutdown(socket.SHUT_RDWR)
+            listener.close()
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             self._listener.bind(("127.0.0.1", self.port))
         with self._lock:
@@ -276,8 +277,13 @@ class FaultProxy:
                 client, _ = listener.accept()
             except OSError:
                 return
-            with self._lock:
-                self._sockets.add(client)
+            with self._lock:  # what is accepted while all connections end, ends with them
+                is_late = listener is not self._listener
+                if not is_late:
+                    self._sockets.add(client)
+            if is_late:
+                client.close()
+                continue
             self._start(self._serve, client)
 
     def _serve(self, client: socket.socket) -> None:

@@ -151,12 +151,19 @@ class PostgresProxy:
             if self._refuses:
                 client.close()
                 continue
-            pair = _Pair(client, socket.create_connection(("127.0.0.1", self._upstream_port), 10))
-            pair.server.settimeout(None)
-            for side in (pair.client, pair.server):
+            try:
+                server = socket.create_connection(("127.0.0.1", self._upstream_port), 10)
+            except OSError:  # a test has stopped it
+                client.close()
+                continue
+            server.settimeout(None)
+            for side in (client, server):
                 side.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            pair = _Pair(client, server)
             with self._lock:
                 self._pairs.append(pair)
+            if self._refuses:  # since a moment: it was not among those that were cut
+                pair.close()
             self._start(self._carry_requests, pair)
             self._start(self._carry_answers, pair)
 

@@ -250,8 +250,8 @@ class Product:
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Return the lines of standard output; every one must be a JSON object."""
-        text = self.log_path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        whole, _, _ = self.log_path.read_text(encoding="utf-8").rpartition("\n")  # a line may be being written
+        return [json.loads(line) for line in whole.splitlines()]
 
     def find_logged(self, private: Collection[str]) -> set[str]:
         """Return which of these texts stand anywhere in what was logged, in any of their usual forms."""
@@ -290,7 +290,7 @@ def _descriptors(pid: int) -> list[str]:
     for link in Path(f"/proc/{pid}/fd").iterdir():
         try:
             found.append(str(link.readlink()))
-        except FileNotFoundError:  # closed while we looked
+        except (FileNotFoundError, ProcessLookupError):  # closed while we looked
             continue
     return found
 

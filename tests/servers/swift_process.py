@@ -39,6 +39,11 @@ devices = {folder}/devices
 mount_check = false
 disable_fallocate = true
 log_level = ERROR
+# So long that a process that stands still for a moment is waited for: there is no updater, and an object of which its
+# container was not told in time would be in no listing.
+conn_timeout = 30
+node_timeout = 30
+container_update_timeout = 30
 [pipeline:main]
 pipeline = {name}-server
 [app:{name}-server]
@@ -59,7 +64,7 @@ pipeline = catch_errors gatekeeper cache etag-quoter listing_formats s3api tempu
 use = egg:swift#proxy
 account_autocreate = true
 allow_account_management = true
-conn_timeout = 2
+conn_timeout = 30
 node_timeout = 30
 [filter:catch_errors]
 use = egg:swift#catch_errors
