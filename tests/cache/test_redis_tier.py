@@ -14,15 +14,16 @@ from app.cache.redis_tier import CHANNEL, PREFIX, RedisTier, connect, ping
 from app.cache.tiers import ENTRY_BYTES_MAX, PoisonedEntryError, TierDownError, key_of
 from app.stability.cache_tiers import Entry
 from tests.fakes.clocks import HandClock
+from tests.servers.product import until
 from tests.servers.redis import RedisServer
 
 STALE_SECONDS = 3600.0
 NAME = "photo:1"
 KEY = key_of(NAME, "a.0")
 PLACE = PREFIX + NAME
-TIMEOUT_SECONDS = 0.05
-SLACK_SECONDS = 0.3
-"""What a busy machine may add to a time-out."""
+PATIENT_SECONDS = 20.0
+"""The time-out where nothing is to be late: a busy machine is no slow server."""
+TIMEOUT_SECONDS = 0.5
 
 
 class Plain:
@@ -37,8 +38,8 @@ class Plain:
         return raw
 
 
-def tier_of(url: str, clock: HandClock) -> RedisTier:
-    client = connect(url, timeout_seconds=TIMEOUT_SECONDS, max_connections=4)
+def tier_of(url: str, clock: HandClock, *, timeout_seconds: float = PATIENT_SECONDS) -> RedisTier:
+    client = connect(url, timeout_seconds=timeout_seconds, max_connections=4)
     return RedisTier(client, Plain(), stale_seconds=STALE_SECONDS, clock=clock)
 
 
@@ -72,7 +73,7 @@ def test_what_one_keeps_the_other_finds_with_what_is_left_of_its_time(tier: Redi
 
     assert found is not None
     assert found.value == b"photo:1 old"
-    assert 295.0 < found.fresh_seconds <= 300.0
+    assert 240.0 < found.fresh_seconds <= 300.0
 
 
 def test_one_that_is_past_its_freshness_is_stale(tier: RedisTier, server: RedisServer) -> None:
@@ -82,7 +83,7 @@ def test_one_that_is_past_its_freshness_is_stale(tier: RedisTier, server: RedisS
     found = tier.get(KEY)
 
     assert found is not None
-    assert -11.0 < found.fresh_seconds <= -10.0
+    assert -70.0 < found.fresh_seconds <= -10.0
 
 
 def test_a_write_that_comes_after_a_change_is_not_written(tier: RedisTier, other: RedisTier) -> None:
@@ -228,15 +229,34 @@ FAULTS: dict[str, Callable[[RedisServer], None]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_slow_server_costs_one_time_out(tier: RedisTier, server: RedisServer, fault: str) -> None:
-    keep(tier)
-    FAULTS[fault](server)
-    began = time.monotonic()
+def test_a_slow_server_costs_one_time_out(server: RedisServer, clock: HandClock, fault: str) -> None:
+    def connections() -> int:
+        return int(server.client.info("stats")["total_connections_received"])
 
-    with pytest.raises(TierDownError):
-        tier.get(KEY)
+    with closing(tier_of(server.url, clock, timeout_seconds=TIMEOUT_SECONDS)) as tier:
+        until(lambda: is_kept(tier), "a first answer in time")
+        made = connections()
+        FAULTS[fault](server)
+        began = time.monotonic()
 
-    assert TIMEOUT_SECONDS <= time.monotonic() - began < TIMEOUT_SECONDS + SLACK_SECONDS
+        with pytest.raises(TierDownError):
+            tier.get(KEY)
+
+        took = time.monotonic() - began
+        server.thaw()
+        # To try again takes a connection of its own: the one that was too late is given up.
+        assert (took >= TIMEOUT_SECONDS, connections()) == (True, made)
+        until(lambda: is_kept(tier), "an answer again")
+        assert connections() > made
+
+
+def is_kept(tier: RedisTier) -> bool:
+    """Do as :func:`keep`; tell whether Redis answered in time."""
+    try:
+        keep(tier)
+    except TierDownError:
+        return False
+    return True
 
 
 def test_a_dead_server_is_down_and_one_that_is_back_is_asked_again(server: RedisServer, tier: RedisTier) -> None:
@@ -253,7 +273,7 @@ def test_a_dead_server_is_down_and_one_that_is_back_is_asked_again(server: Redis
 
 
 def test_no_secret_is_in_what_a_failure_says() -> None:
-    client = connect("redis://:hunter2@127.0.0.1:1/0", timeout_seconds=TIMEOUT_SECONDS, max_connections=1)
+    client = connect("redis://:hunter2@127.0.0.1:1/0", timeout_seconds=PATIENT_SECONDS, max_connections=1)
 
     with pytest.raises(TierDownError) as failure:
         ping(client)
