@@ -25,6 +25,7 @@ from app.errors import (
     ValidationFailedError,
 )
 from app.http.bodies import CHUNK_BYTES, ReceivedUpload, UploadReceiver, announced_digest
+from tests.fakes.descriptors import opened_in
 
 APP = Flask("bodies")
 MAX_BYTES = 2 * 1024 * 1024
@@ -63,9 +64,7 @@ class Inbox:
             return self._receiver.receive(request)
 
     def held_files(self) -> list[str]:
-        named = [str(path) for path in self.folder.glob("*")]
-        open_now = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
-        return named + [target for target in open_now if target.startswith(str(self.folder))]
+        return [*(str(path) for path in self.folder.glob("*")), *opened_in(self.folder)]
 
 
 @pytest.fixture

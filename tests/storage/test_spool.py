@@ -16,6 +16,7 @@ import pytest
 from app.errors import PayloadTooLargeError, SpoolFullError
 from app.storage.spool import Spool, SpooledBody
 from tests.fakes.bodies import pattern
+from tests.fakes.descriptors import opened_in
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 MIB = 1024 * 1024
@@ -28,10 +29,6 @@ def spool_of(
     for at in range(0, len(content), chunk_bytes):
         spool.write(content[at : at + chunk_bytes])
     return spool.finish()
-
-
-def count_descriptors() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 @pytest.mark.parametrize("size_bytes", [0, 1, MIB - 1, MIB, MIB + 1, 5 * MIB])
@@ -152,40 +149,37 @@ def test_closed_body_and_spool_say_so(tmp_path: Path) -> None:
 def test_body_over_the_limit_is_refused_at_the_chunk_that_exceeds_it(tmp_path: Path) -> None:
     spool = Spool(tmp_path, memory_bytes=10, max_bytes=100)
     spool.write(b"x" * 100)
-    before = count_descriptors()
+    assert len(opened_in(tmp_path)) == 1
 
     with pytest.raises(PayloadTooLargeError, match="100 bytes"):
         spool.write(b"x")
 
-    assert count_descriptors() == before - 1
+    assert opened_in(tmp_path) == []
 
 
 def test_spool_file_has_no_name_and_leaves_no_descriptor(tmp_path: Path) -> None:
-    before = count_descriptors()
-
     with Spool(tmp_path, memory_bytes=10, max_bytes=MIB) as spool:
         spool.write(b"x" * 1000)
         assert list(tmp_path.iterdir()) == []
-        assert count_descriptors() == before + 1
+        assert len(opened_in(tmp_path)) == 1
         with spool.finish() as body, body.open() as reader:
             assert list(tmp_path.iterdir()) == []
             reader.read()
 
-    assert count_descriptors() == before
+    assert opened_in(tmp_path) == []
 
 
 def test_unfinished_spool_is_freed_at_the_end_of_its_block(tmp_path: Path) -> None:
-    before = count_descriptors()
-
     def leave_early() -> None:
         with Spool(tmp_path, memory_bytes=10, max_bytes=MIB) as spool:
             spool.write(b"x" * 1000)
+            assert len(opened_in(tmp_path)) == 1
             raise ConnectionResetError
 
     with pytest.raises(ConnectionResetError):
         leave_early()
 
-    assert count_descriptors() == before
+    assert opened_in(tmp_path) == []
 
 
 def test_memory_of_a_body_of_30_mb_stays_below_8_mb(tmp_path: Path) -> None:

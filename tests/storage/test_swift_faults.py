@@ -9,7 +9,7 @@ guard is in the store, the control is a store without it.
 
 from __future__ import annotations
 
-import time
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -39,8 +39,9 @@ from app.storage.guarded import STORAGE_CLASSIFICATION, GuardedObjectStore, Stor
 from app.storage.probe import BytesBody
 from app.storage.swift import SwiftConfig, SwiftObjectStore
 from tests.fakes.bodies import pattern
-from tests.fakes.fault_proxy import Barrier, Delay, Drip, FaultProxy, Flip, Hold, Reset, Status
+from tests.fakes.fault_proxy import Barrier, Delay, FaultProxy, Flip, Hold, Reset, Status
 from tests.fakes.storage_pipelines import quick_storage_pipelines
+from tests.servers.product import until
 from tests.servers.swift import ACCOUNT_PATH, STRANGER_ACCESS_KEY_ID, SwiftServer
 
 MIB = 1024 * 1024
@@ -186,23 +187,28 @@ def test_row_3_throttling_that_shows_as_delay_is_a_slow_call(bare: SwiftObjectSt
     put(not_watching, b"small", key="fifth")
 
 
-def test_row_5_black_hole_costs_the_connect_timeout(config: SwiftConfig, proxy: FaultProxy) -> None:
-    store = SwiftObjectStore(replace(config, connect_timeout_seconds=0.2))
-    patient = SwiftObjectStore(config)
-    for one in (store, patient):
-        assert list(one.list()) == []
+def test_row_5_black_hole_costs_the_connect_timeout(
+    config: SwiftConfig, proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stores = [SwiftObjectStore(replace(config, connect_timeout_seconds=seconds)) for seconds in (0.2, 0.4)]
+    for store in stores:
+        assert list(store.list()) == []
     proxy.swallow()
+    waits: list[float] = []
+    connect = socket.create_connection
 
-    started = time.monotonic()
-    with pytest.raises(StorageTimeoutError):
-        store.head("a")
-    quick = time.monotonic() - started
-    with pytest.raises(StorageTimeoutError):
-        patient.head("a")
+    def noted(address: tuple[str, int], seconds: float) -> socket.socket:
+        waits.append(seconds)
+        return connect(address, seconds)
 
-    assert quick < 2 < time.monotonic() - started
-    store.close()
-    patient.close()
+    monkeypatch.setattr(socket, "create_connection", noted)
+    for store in stores:
+        with pytest.raises(StorageTimeoutError):
+            store.head("a")
+
+    assert waits == [0.2, 0.4]
+    for store in stores:
+        store.close()
 
 
 def test_row_6_control_without_limits_a_call_waits_as_long_as_the_store(
@@ -275,16 +281,33 @@ def test_row_8_conflict_with_a_write_that_came_to_nothing_may_be_tried_again(
 
 
 def test_row_9_control_timeouts_of_requests_start_anew_with_every_byte(
-    s3_server: SwiftServer, direct: SwiftObjectStore, swift_config: SwiftConfig, proxy: FaultProxy
+    s3_server: SwiftServer,
+    direct: SwiftObjectStore,
+    swift_config: SwiftConfig,
+    proxy: FaultProxy,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    put(direct, b"fifty bytes of a photo, one at a time and never late")
-    proxy.inject(Drip(piece_bytes=5, pause_seconds=0.03), method="GET")
+    put(direct, CONTENT)
+    barrier = Barrier()
+    proxy.inject(Hold("response", barrier, after_bytes=5), method="GET")
     url = f"{proxy.url}{ACCOUNT_PATH}/{swift_config.container}/a"
+    headers = {"X-Auth-Token": s3_server.new_token()}
+    waits: list[float | None] = []
+    receive = socket.SocketIO.readinto
 
-    started = time.monotonic()
-    requests.get(url, headers={"X-Auth-Token": s3_server.new_token()}, timeout=0.5)
+    def noted(stream: socket.SocketIO, buffer: bytearray) -> int | None:
+        waits.append(stream._sock.gettimeout())  # type: ignore[attr-defined]  # all that it is
+        return receive(stream, buffer)
 
-    assert time.monotonic() - started > 0.5
+    monkeypatch.setattr(socket.SocketIO, "readinto", noted)
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(requests.get, url, headers=headers, timeout=20)
+        barrier.wait_until_reached()
+        until(lambda: len(waits) > 1, "the wait for what follows the first bytes")
+        barrier.release()
+
+        assert answer.result(20).content == CONTENT
+    assert set(waits) == {20}
 
 
 def test_row_12_control_object_without_our_digest_is_not_checked(

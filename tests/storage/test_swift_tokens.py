@@ -34,6 +34,8 @@ from tests.servers.swift import ACCOUNT_PATH, SwiftServer
 CALLERS = 50
 HALF_A_DAY = 43_200.0
 OPEN_SECONDS = 5.0
+LONG_SECONDS = 60.0
+"""So long a service is waited for by whom nothing else holds back."""
 CONTENT = pattern(20_000)
 
 
@@ -64,7 +66,7 @@ def breaker(clock: HandClock) -> CircuitBreaker:
 
 @pytest.fixture
 def tokens(identity: IdentityServer, clock: HandClock, breaker: CircuitBreaker) -> SwiftTokens:
-    source = IdentityService(replace(identity.identity(), timeout_seconds=5.0))
+    source = IdentityService(replace(identity.identity(), timeout_seconds=LONG_SECONDS))
     return SwiftTokens(source, pipeline=Pipeline("swift_auth", [breaker]), clock=clock)
 
 
@@ -213,7 +215,7 @@ def test_row_16_token_service_that_hangs_costs_no_request_while_the_token_lives(
     identity.hold.wait_until_reached()
     identity.hold.release()
 
-    assert took < 3
+    assert took < 15  # and not as long as a request or a call for a token may take
 
 
 def test_row_16_control_without_the_old_token_the_outage_is_felt_at_once(
@@ -379,4 +381,4 @@ def test_wait_for_a_token_ends_with_the_deadline(store: SwiftObjectStore, identi
     with deadline_scope(Deadline(0.3)), pytest.raises((StorageTokenError, StorageTimeoutError)):
         read(store, "a")
 
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < LONG_SECONDS / 3
