@@ -15,12 +15,13 @@ import subprocess
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
+from tests.server.running import children, has_ended, until
 from tests.servers.base import ServerProcess, ServerStartError, find_free_port, identity, skip_without
 
 USER = "photo"
@@ -106,9 +107,18 @@ class PostgresServer:
             self._server = None
 
     def kill(self) -> None:
-        """Kill the postmaster with SIGKILL; its children notice and end, as in a crash."""
+        """Kill the postmaster and all its children with SIGKILL, as a host does that dies.
+
+        A child that is at work would notice only when it waits, and no other postmaster starts before its end.
+        """
         if self._server is not None:
+            self._server.stand_still()  # there will be no more children
+            left = children(self._server.pid)
             self._server.kill()
+            for pid in left:
+                with suppress(ProcessLookupError):  # it has noticed
+                    os.kill(pid, signal.SIGKILL)
+            until(lambda: all(has_ended(pid) for pid in left), "the end of PostgreSQL")
             self._server = None
 
     def remove(self) -> None:
