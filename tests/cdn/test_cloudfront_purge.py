@@ -33,7 +33,7 @@ class Amazon:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"])).decode()
                 amazon.asked.append((self.path, self.headers["Authorization"], body))
-                amazon.gate.wait(20)
+                amazon.gate.wait(60)
                 content = amazon.content.encode()
                 self.send_response(amazon.status)
                 self.send_header("Content-Length", str(len(content)))
@@ -70,7 +70,8 @@ def observer() -> RememberingObserver:
 
 @pytest.fixture
 def purger(amazon: Amazon, observer: RememberingObserver) -> Iterator[CloudFrontPurger]:
-    purger = CloudFrontPurger("E1", base_path="/p/", timeout_seconds=0.5, observer=observer)
+    del amazon  # it is there before it is asked
+    purger = CloudFrontPurger("E1", base_path="/p/", timeout_seconds=20, observer=observer)
     yield purger
     purger.close()
 
@@ -122,11 +123,14 @@ def test_what_passes_by_itself_is_unavailable(
     assert len(amazon.asked) == 1
 
 
-def test_an_api_that_hangs_costs_its_timeout(amazon: Amazon, purger: CloudFrontPurger) -> None:
+def test_an_api_that_hangs_costs_its_timeout(amazon: Amazon, observer: RememberingObserver) -> None:
     amazon.gate.clear()
+    purger = CloudFrontPurger("E1", base_path="/p/", timeout_seconds=0.5, observer=observer)
 
     with pytest.raises(UpstreamTimeoutError):
         purger.purge(["/a.jpg"])
+
+    purger.close()
 
 
 def test_a_path_in_another_form_is_not_sent(amazon: Amazon, purger: CloudFrontPurger) -> None:

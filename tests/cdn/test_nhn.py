@@ -24,7 +24,9 @@ class World:
     def __init__(self, server: NhnCdn, clock: HandClock) -> None:
         self.server = server
         self.clock = clock
-        api = NhnApi(server.url, app_key=APP_KEY, secret_key=SECRET_KEY, timeout_seconds=5, observer=SilentObserver())
+        api = NhnApi(
+            server.url, app_key=APP_KEY, secret_key=SECRET_KEY, timeout_seconds=20, observer=SilentObserver()
+        )
         self.signer = NhnSigner(api, "https://cdn.example.org/p", key_hex=ENCRYPT_KEY, parameter="token", now=clock)
         self.ends = clock() + timedelta(seconds=1800)
         self.epoch = int(self.ends.timestamp())

@@ -29,7 +29,7 @@ def observer() -> RememberingObserver:
 
 @pytest.fixture
 def api(server: NhnCdn, observer: RememberingObserver) -> Iterator[NhnApi]:
-    api = NhnApi(server.url, app_key=APP_KEY, secret_key=SECRET_KEY, timeout_seconds=5, observer=observer)
+    api = NhnApi(server.url, app_key=APP_KEY, secret_key=SECRET_KEY, timeout_seconds=20, observer=observer)
     yield api
     api.close()
 

@@ -26,7 +26,7 @@ def observer() -> RememberingObserver:
 
 @pytest.fixture
 def purger(server: NhnCdn, observer: RememberingObserver) -> Iterator[NhnPurger]:
-    api = NhnApi(server.url, app_key=APP_KEY, secret_key=SECRET_KEY, timeout_seconds=5, observer=observer)
+    api = NhnApi(server.url, app_key=APP_KEY, secret_key=SECRET_KEY, timeout_seconds=20, observer=observer)
     purger = NhnPurger(api, "https://abc.toastcdn.net/p/")
     yield purger
     purger.close()

@@ -18,7 +18,7 @@ from tests.fakes.raw_server import RawServer, raw_server
 class World:
     """An edge that says what it is told to, and a probe before it."""
 
-    def __init__(self, server: RawServer) -> None:
+    def __init__(self, server: RawServer, *, timeout_seconds: float = 20) -> None:
         self.server = server
         self.clock = HandClock()
         self.observer = RememberingObserver()
@@ -32,7 +32,7 @@ class World:
         self.probe = CdnProbe(
             server.url + "/base",
             path="/up",
-            timeout_seconds=1,
+            timeout_seconds=timeout_seconds,
             pipeline=Pipeline("cdn", [self.breaker]),
             observer=self.observer,
         )
@@ -71,9 +71,12 @@ def test_a_status_of_500_or_more_is_a_failure(world: World, status: str) -> None
 
 def test_an_edge_that_hangs_is_a_failure(world: World) -> None:
     world.server.hangs_up = False
+    impatient = World(world.server, timeout_seconds=0.2)
 
     with pytest.raises(UpstreamTimeoutError):
-        world.probe.look()
+        impatient.probe.look()
+
+    impatient.probe.close()
 
 
 def test_the_breaker_opens_asks_nobody_and_closes_by_itself(world: World) -> None:

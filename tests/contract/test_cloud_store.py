@@ -269,7 +269,7 @@ def test_dripping_body_is_left_at_the_deadline(cloud: Cloud) -> None:
     with deadline_scope(Deadline(1.0)), pytest.raises(StorageTimeoutError):
         read(cloud.store)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_dripping_head_is_left_at_the_deadline(cloud: Cloud) -> None:
@@ -280,7 +280,7 @@ def test_dripping_head_is_left_at_the_deadline(cloud: Cloud) -> None:
     with deadline_scope(Deadline(1.0)), pytest.raises(StorageTimeoutError):
         cloud.store.head(KEY)
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_store_that_stops_taking_bytes_is_left_at_the_deadline(cloud: Cloud) -> None:
@@ -291,7 +291,7 @@ def test_store_that_stops_taking_bytes_is_left_at_the_deadline(cloud: Cloud) -> 
     with deadline_scope(Deadline(0.3)), pytest.raises(StorageTimeoutError):
         put(cloud.store, pattern(20 * MIB))
 
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
 
 
 def test_hanging_store_is_left_at_the_deadline(cloud: Cloud) -> None:
@@ -302,7 +302,7 @@ def test_hanging_store_is_left_at_the_deadline(cloud: Cloud) -> None:
         started = time.monotonic()
         with deadline_scope(Deadline(0.2)), pytest.raises(StorageTimeoutError):
             call()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 20
 
 
 def test_hanging_store_is_left_when_the_adapters_own_patience_ends(cloud: Cloud) -> None:

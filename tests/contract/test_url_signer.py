@@ -112,7 +112,7 @@ def nhn_api() -> Iterator[NhnCdn]:
 def asks(url: str) -> bool:
     """Ask a live edge, and make sure that what it lets through is the photo."""
     try:
-        with urllib.request.urlopen(url, timeout=10) as answer:
+        with urllib.request.urlopen(url, timeout=20) as answer:
             content: bytes = answer.read()
     except urllib.error.HTTPError as error:
         error.close()
@@ -140,7 +140,7 @@ def nhn(request: pytest.FixtureRequest) -> Vendor:
         request.getfixturevalue("nhn_api").url,
         app_key=APP_KEY,
         secret_key=SECRET_KEY,
-        timeout_seconds=10,
+        timeout_seconds=20,
         observer=SilentObserver(),
     )
     asking = NhnSigner(api, base_url, key_hex=ENCRYPT_KEY, parameter="token", now=now)
