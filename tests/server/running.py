@@ -21,13 +21,17 @@ from pydantic import SecretStr
 
 from app.db.engine import Database, SilentObserver
 from app.db.migrate import upgrade
-from app.server.forking import MANAGEMENT_NAME, WORKER_NAME
+from app.server.forking import MANAGEMENT_NAME, MASTER_NAME, WORKER_NAME
 from app.settings import DatabaseSettings
 from tests.servers.base import find_free_port, stand_still
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "tests.server.tiny:build"
 MANAGEMENT = "tests.server.tiny:build_management"
+ANSWER_SECONDS = 60.0
+END_SECONDS = 60.0
+PATIENT_SECONDS = 300
+"""A graceful time in which everything can be finished: a server that takes it ends long after ``END_SECONDS``."""
 
 
 def until(condition: Callable[[], bool], what: str, seconds: float = 60) -> None:
@@ -65,7 +69,7 @@ class Server:
     ) -> Answer:
         """Make one request on a connection of its own."""
         port = self.management if management else self.public
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=ANSWER_SECONDS)
         try:
             connection.request(method, path, headers={"Host": "localhost", **(headers or {})})
             response = connection.getresponse()
@@ -91,6 +95,10 @@ class Server:
         """Return the management processes' ids; one, but for a moment."""
         return children(self.process.pid, MANAGEMENT_NAME)
 
+    def exit_code(self) -> int:
+        """Wait for the master's end; return its exit code."""
+        return self.process.wait(END_SECONDS)
+
     def messages(self) -> list[str]:
         """Return the messages of its log lines."""
         return [line["message"] for line in self.log_lines()]
@@ -111,6 +119,27 @@ def children(master: int, *names: str) -> set[int]:
     pids = Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii").split()
     found = {int(pid): _name(pid) for pid in pids}
     return {pid for pid, name in found.items() if name in names or (name and not names)}
+
+
+def start_next(server: Server) -> int:
+    """Have a server start the next one beside it; return the process id of the second master."""
+    server.process.send_signal(signal.SIGUSR2)
+    found: set[int] = set()
+
+    def has_come() -> bool:
+        found.update(children(server.process.pid, MASTER_NAME))
+        return bool(found)
+
+    # One look: it has this name as a copy of the first, then none of ours, and gives it to itself again.
+    until(has_come, "a second master")
+    (next_master,) = found
+    return next_master
+
+
+def end_next(next_master: int) -> None:
+    """End the second master, which is nobody's child when the first has gone."""
+    os.kill(next_master, signal.SIGQUIT)
+    until(lambda: has_ended(next_master), "the second master's end")
 
 
 def has_ended(pid: int | str) -> bool:
@@ -167,6 +196,7 @@ def running(
     application: str = TINY,
     management: str = MANAGEMENT,
     is_awaited: bool = True,
+    graceful_seconds: int = 5,
     **more: str,
 ) -> Iterator[Server]:
     """Run the tiny application, or one made of it, until the block ends.
@@ -178,6 +208,7 @@ def running(
         application: What the workers serve.
         management: What the management process serves.
         is_awaited: Whether the block begins when all workers are ready.
+        graceful_seconds: How long a worker that stops may finish what is in flight.
         more: Settings, by the names of their variables.
     """
     migrate(folder)
@@ -187,7 +218,7 @@ def running(
         "PHOTO_API_SERVER__MANAGEMENT_BIND": f"127.0.0.1:{management_port}",
         "PHOTO_API_SERVER__WORKERS": str(workers),
         "PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS": "3",
-        "PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS": "5",
+        "PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS": str(graceful_seconds),
         "PHOTO_API_LOG__FORMAT": "json",
     }
     environ = environment(**(settings | more))

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import gunicorn
 import pytest
@@ -88,7 +89,7 @@ def test_details_say_value_age_latency_and_who_answers(server: Server) -> None:
 
     memory = document["checks"]["memory"][0]
     assert memory["observed"]["resident_bytes"] > 1_000_000
-    assert memory["age_seconds"] < 10
+    assert memory["age_seconds"] < 60
     assert document["instance"]["node_name"] == "tiny"
     assert {document["instance"]["pid"]} == server.management_pids()
 
@@ -103,11 +104,10 @@ def test_requests_are_counted_by_template_once_over_all_workers(server: Server) 
     for path in ("/health", "/nowhere/1", "/nowhere/2"):
         server.get(path)
 
-    counted = server.metric("photo_api_http_requests_total", route="/pid", code="200")
-    assert counted == before + len(served_by)
+    until(lambda: server.metric("photo_api_in_flight_requests") == 0, "nothing in flight")  # counted until then
+    assert server.metric("photo_api_http_requests_total", route="/pid", code="200") == before + len(served_by)
     assert server.metric("photo_api_http_requests_total", route="/health") == 0
     assert server.metric("photo_api_http_requests_total", route="unmatched") >= 2
-    until(lambda: server.metric("photo_api_in_flight_requests") == 0, "nothing in flight")
 
 
 def test_a_client_that_leaves_a_stream_is_no_longer_in_flight(server: Server) -> None:
@@ -138,6 +138,7 @@ def test_every_line_is_ndjson_without_query_or_secret_and_probes_have_none(serve
 def test_an_answer_that_breaks_off_is_one_error_with_id_and_route(server: Server) -> None:
     with pytest.raises(http.client.IncompleteRead):
         server.get("/breaks-off", headers={"X-Request-Id": "known-2"})
+    until(lambda: any("in the middle" in str(line) for line in server.log_lines()), "the error")
     server.get("/pid", headers={"X-Request-Id": "known-3"})
     until(lambda: any(line["request_id"] == "known-3" for line in server.log_lines()), "the later line")
     until(lambda: server.metric("photo_api_in_flight_requests") == 0, "nothing in flight")
@@ -176,7 +177,7 @@ def test_stopping_closes_the_application_in_each_process_and_ends_with_0(tmp_pat
         workers, (management,) = server.pids(), server.management_pids()
         server.process.send_signal(signal.SIGTERM)
 
-        assert server.process.wait(20) == 0
+        assert server.exit_code() == 0
 
     closed = {path.name for path in tmp_path.glob("closed-*")}
     assert closed == {*(f"closed-{pid}" for pid in workers), f"closed-management-{management}"}
@@ -240,6 +241,7 @@ def test_a_worker_that_cannot_make_metrics_files_serves_without_them_and_says_so
         until(lambda: len(server.pids()) == 2 and min(before) not in server.pids(), "another worker")
         (pid,) = server.pids() - before
         until(lambda: server.get("/pid").body == str(pid).encode(), "an answer of the new worker")
+        until(lambda: any(is_a_request_of(pid, line) for line in server.log_lines()), "its line, behind the others")
 
         assert server.get("/metrics", management=True).status == 200
         assert server.process.poll() is None
@@ -247,10 +249,19 @@ def test_a_worker_that_cannot_make_metrics_files_serves_without_them_and_says_so
         assert len(warnings) == 1
 
 
+def is_a_request_of(pid: int, line: dict[str, Any]) -> bool:
+    """Tell whether a line is about a request that a worker has answered."""
+    return (line["pid"], line["logger"]) == (pid, "photo_api.request")
+
+
 def test_unix_sockets_part_the_listeners_too(tmp_path: Path) -> None:
+    def listens(name: str) -> bool:
+        with socket.socket(socket.AF_UNIX) as connection:
+            return connection.connect_ex(str(tmp_path / name)) == 0
+
     def status(path: str, name: str) -> bytes:
         with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(20)
+            connection.settimeout(60)
             connection.connect(str(tmp_path / name))
             connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
             return connection.recv(65_536).split()[1]
@@ -266,14 +277,14 @@ def test_unix_sockets_part_the_listeners_too(tmp_path: Path) -> None:
         [sys.executable, *command], cwd=tmp_path, env=environ, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        until((tmp_path / "management").exists, "the sockets")
+        until(lambda: listens("public") and listens("management"), "the sockets")
 
         assert status("/metrics", "management") == b"200"
         assert status("/metrics", "public") == b"404"
         assert status("/health", "public") == b"200"
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 # What the master and the management process take over from gunicorn, by name and parameters.
