@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import secrets
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -42,7 +42,20 @@ def locked(stack: Stack) -> Iterator[None]:
 def incoming(stack: Stack) -> list[Path]:
     """Return what the store is writing."""
     assert stack.objects_folder is not None
-    return [path for path in stack.objects_folder.glob("incoming/*/*") if path.stat().st_size]
+    return [path for path in stack.objects_folder.glob("incoming/*/*") if _size_of(path)]
+
+
+def _size_of(path: Path) -> int:
+    """Return how long a file is; 0 when it has just been moved to its place."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def look_for(upload: OpenUpload, moment: Callable[[], object], what: str) -> None:
+    """Wait until a moment has come, or has passed: then the upload is answered."""
+    until(lambda: moment() or upload.has_answered(0.001), what)
 
 
 MOMENTS = ["half a body", "before TX 1", "after TX 1", "mid PUT", "after TX 2"]
@@ -55,12 +68,12 @@ def reach(product: Product, upload: OpenUpload, moment: str) -> None:
         return
     upload.send_all()
     if moment == "after TX 1":
-        until(lambda: rows(product.stack, PENDING), "the pending row")
+        look_for(upload, lambda: rows(product.stack, PENDING), "the pending row")
     elif moment == "mid PUT":
-        until(lambda: incoming(product.stack), "a part of the object")
+        look_for(upload, lambda: incoming(product.stack), "a part of the object")
     elif moment == "after TX 2":
-        until(lambda: rows(product.stack, PENDING), "the pending row")
-        until(lambda: not rows(product.stack, PENDING), "the ready row")
+        look_for(upload, lambda: rows(product.stack, PENDING), "the pending row")
+        look_for(upload, lambda: not rows(product.stack, PENDING), "the ready row")
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
@@ -98,7 +111,7 @@ def test_a_killed_server_starts_again_and_cleans_up_by_itself(product: Product) 
     kept = client.upload(kept_content)
     with OpenUpload(product, client, content, key=key) as upload:
         upload.send_all()
-        until(lambda: rows(product.stack, PENDING), "the pending row")
+        look_for(upload, lambda: rows(product.stack, PENDING), "the pending row")
         product.kill()
     let_time_pass(product.stack)
 

@@ -23,7 +23,9 @@ from tests.servers.client import Client, new_photo
 from tests.servers.product import ROOT, Product, until
 from tests.servers.stacks import Stack
 
-PATIENCE_SECONDS = 2
+PATIENCE_SECONDS = 6
+"""Of the server; much longer than a busy machine lets a crowd stand still."""
+
 ASKED = 100
 HELD_BYTES = 1024 * 1024
 """What an answer may hold that its client reads slowly: the chunk being written, the next one, and what is around."""
@@ -37,7 +39,7 @@ CRAWLERS = 64
 
 @pytest.fixture(scope="module")
 def patient(new_stack: Callable[[], Stack], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
-    """A product that waits two seconds for a silent client."""
+    """A product that does not wait long for a silent client."""
     settings = {"PHOTO_API_SERVER__CLIENT_TIMEOUT_SECONDS": str(PATIENCE_SECONDS)}
     running = Product(new_stack(), tmp_path_factory.mktemp("patient"), settings=settings)
     yield running
@@ -128,12 +130,14 @@ def test_row_47_slow_uploads_of_large_bodies_hold_no_place_and_are_stored_when_t
     head = head_of(person, "/api/v1/photos", *fields)
     for client in clients:
         client.sendall(head)
+    name = "photo_api_in_flight_requests"
+    until(lambda: patient.metric(name) == SLOW_UPLOADS, "the server to wait for their bodies")
     time.sleep(QUICK_SECONDS)  # that is what makes them slow
     for client, body in zip(clients, bodies, strict=True):
         client.sendall(body[:400_000])
 
-    until(lambda: patient.metric("photo_api_in_flight_requests") == SLOW_UPLOADS, "all of them to be in flight")
-    others = [person.send(new_photo()).status_code for _ in range(10)]
+    others = [person.send(new_photo()).status_code for _ in range(5)]
+    in_flight = patient.metric(name)
     statuses = []
     for client, body in zip(clients[:FINISHED], bodies, strict=False):
         client.sendall(body[400_000:])
@@ -141,7 +145,7 @@ def test_row_47_slow_uploads_of_large_bodies_hold_no_place_and_are_stored_when_t
     for client in clients:
         client.close()
 
-    assert others == [201] * 10
+    assert (others, in_flight) == ([201] * 5, SLOW_UPLOADS)
     assert statuses == [b"201"] * FINISHED
     require_again(person, bodies[0])
 
@@ -200,11 +204,10 @@ def test_gunicorn_s_own_threaded_worker_is_disturbed_by_each_of_them(
     server = ServerProcess(command, log=tmp_path / "plain.log", environ={"PYTHONPATH": str(ROOT)}, end=signal.SIGQUIT)
     try:
         server.wait_until_listening(port)
-        alone = latencies(lambda: requests.get(f"http://127.0.0.1:{port}/", timeout=1), 20)
+        alone = latencies(lambda: requests.get(f"http://127.0.0.1:{port}/", timeout=1), ASKED)
         with Crowd(port, begun, rest, count=100, waits=False):
             amid = latencies(lambda: requests.get(f"http://127.0.0.1:{port}/", timeout=1), 5)
     finally:
         server.stop()
 
-    assert is_undisturbed(alone, alone)
     assert not is_undisturbed(alone, amid)
