@@ -20,7 +20,7 @@ import pytest
 from app.server.forking import MANAGEMENT_NAME, WORKER_NAME
 from tests.server.running import PATIENT_SECONDS, Answer, Server, children, end_next, running, start_next, until
 from tests.server.tiny import ENOUGH
-from tests.servers.base import stand_still
+from tests.servers.base import backlog, stand_still
 
 
 @contextmanager
@@ -135,22 +135,13 @@ def test_connections_that_the_kernel_has_completed_are_answered_in_a_stop(tmp_pa
         stand_still(worker)
         with ThreadPoolExecutor(5) as pool:
             waiting = [pool.submit(server.get, "/pid") for _ in range(5)]
-            until(lambda: _backlog(server.public) == 5, "five connections in the backlog")
+            until(lambda: backlog(server.public) == 5, "five connections in the backlog")
             server.process.send_signal(signal.SIGTERM)
             until(lambda: server.said("SIGTERM: draining") == 1, "the drain")
             os.kill(worker, signal.SIGCONT)
 
             assert {answer.result().status for answer in waiting} == {200}
         assert server.exit_code() == 0
-
-
-def _backlog(port: int) -> int:
-    """Return how many connections of a port the kernel has completed and nobody has accepted."""
-    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
-        fields = line.split()
-        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
-            return int(fields[4].partition(":")[2], 16)
-    return 0
 
 
 def test_a_request_that_never_ends_is_cut_at_the_graceful_time_out_and_the_log_says_so(tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ from tests.chaos.crowds import is_undisturbed
 from tests.server.running import Server, running, until
 
 PATIENCE_SECONDS = 1
+NEVER_SECONDS = 60.0  # for a server that waits on
+PROMPT_SECONDS = 20.0
 THREADS = 4
 SMUGGLED = b"GET /pid HTTP/1.1\r\nHost: localhost\r\n\r\n"
 COUNTED = "photo_api_dedup_total"
@@ -39,7 +41,7 @@ def chunked(body: bytes) -> bytes:
 def talk(server: Server, *pieces: bytes) -> list[int]:
     """Send, read until the server closes, and return the status codes of its answers."""
     received = bytearray()
-    with socket.create_connection(("127.0.0.1", server.public), 15) as connection:
+    with socket.create_connection(("127.0.0.1", server.public), NEVER_SECONDS) as connection:
         try:
             for piece in pieces:
                 connection.sendall(piece)
@@ -67,8 +69,8 @@ class Watched:
     def require_nothing_left(self) -> None:
         """Nothing is in flight, no descriptor is left, no thread was lost, and none was made beyond the places."""
         server = self.server
-        until(lambda: server.metric("photo_api_in_flight_requests") == 0, "nothing in flight", 20)
-        until(lambda: self.count("fd") <= self.descriptors, "the descriptors to be back", 20)
+        until(lambda: server.metric("photo_api_in_flight_requests") == 0, "nothing in flight")
+        until(lambda: self.count("fd") <= self.descriptors, "the descriptors to be back")
         assert server.pids() == {self.pid}
         assert server.metric("photo_api_exceptions_total") == 0
         for _ in range(3 * THREADS):
@@ -240,13 +242,13 @@ def test_what_does_not_come_to_its_end_is_408_after_the_time_out(
     statuses = talk(watched.server, begun)
 
     assert statuses == expected
-    assert PATIENCE_SECONDS * 0.9 <= time.monotonic() - began <= PATIENCE_SECONDS + 5
+    assert PATIENCE_SECONDS * 0.9 <= time.monotonic() - began <= PATIENCE_SECONDS + PROMPT_SECONDS
 
 
 def test_a_head_that_drips_has_no_more_time_than_one_that_stops(watched: Watched) -> None:
     began = time.monotonic()
     received = bytearray()
-    with closing(socket.create_connection(("127.0.0.1", watched.server.public), 15)) as connection:
+    with closing(socket.create_connection(("127.0.0.1", watched.server.public), NEVER_SECONDS)) as connection:
         connection.settimeout(0.05)
         connection.sendall(b"GET / HTTP/1.1\r\n")
         while not received:
@@ -257,17 +259,20 @@ def test_a_head_that_drips_has_no_more_time_than_one_that_stops(watched: Watched
                 continue
 
     assert STATUS_LINE.findall(bytes(received)) == [b"408"]
-    assert time.monotonic() - began <= PATIENCE_SECONDS + 5
+    assert time.monotonic() - began <= PATIENCE_SECONDS + PROMPT_SECONDS
 
 
 def seconds_of_good_requests(server: Server, count: int = 60) -> list[float]:
-    """Ask a probe and a route in turn; return how long each took, sorted."""
+    """Ask a probe and a route in turn; return how long each took, sorted, without the slowest tenth.
+
+    Where the flood has threads or the loop, all wait for them; one that waits for the machine says nothing.
+    """
     found = []
     for number in range(count):
         began = time.monotonic()
         assert server.get("/health" if number % 2 else "/pid").status == 200
         found.append(time.monotonic() - began)
-    return sorted(found)
+    return sorted(found)[: -count // 10]
 
 
 FLOODS = [
@@ -297,7 +302,7 @@ def test_a_flood_of_it_disturbs_nobody(watched: Watched, request_: bytes) -> Non
     finally:
         ends.set()
         for thread in threads:
-            thread.join(30)
+            thread.join(NEVER_SECONDS)
 
     assert len(answered) > len(threads)
     assert is_undisturbed(alone, amid), (alone, amid)
@@ -307,7 +312,7 @@ def test_after_all_that_nothing_is_left(watched: Watched) -> None:
     for case in [*LINES, *FRAMINGS, *TOO_LARGE]:
         request_ = case.values[0]
         assert isinstance(request_, bytes)
-        with socket.create_connection(("127.0.0.1", watched.server.public), 15) as connection:
+        with socket.create_connection(("127.0.0.1", watched.server.public), NEVER_SECONDS) as connection:
             connection.sendall(request_[:2_000])  # and the client leaves
 
     watched.require_nothing_left()

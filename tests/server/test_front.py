@@ -7,8 +7,8 @@ import json
 import os
 import socket
 import threading
-import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,10 @@ import pytest
 
 from app.ops.admission import Reason
 from app.server.front import AHEAD_BYTES
+from app.server.loop import Timer
+from tests.fakes.clocks import HandClock
 from tests.server.front_stage import GET, LARGE, LARGE_BYTES, PROBE, SLOW, Stage, post, status
+from tests.servers.base import backlog
 
 
 @pytest.fixture
@@ -37,15 +40,21 @@ def test_requests_of_one_connection_are_answered_in_their_order(stage: Stage) ->
     assert stage.served == ["/quick", "/quick"]
 
 
-def test_of_probes_that_are_sent_ahead_one_turn_answers_few(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    answered: list[bytes] = []
+@pytest.fixture
+def answered(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The paths that were asked for as probes are: those of probes, and of plain requests when their turn comes."""
+    paths: list[bytes] = []
     answer_probe = stage.front._answer_probe
 
     def count(path: bytes, request_id: str, is_last: bool) -> bytes | None:
-        answered.append(path)
+        paths.append(path)
         return answer_probe(path, request_id, is_last)
 
     monkeypatch.setattr(stage.front, "_answer_probe", count)
+    return paths
+
+
+def test_of_probes_that_are_sent_ahead_one_turn_answers_few(stage: Stage, answered: list[bytes]) -> None:
     client = stage.client(100 * PROBE)
     stage.until(lambda: answered)
     in_one_turn = len(answered)
@@ -57,21 +66,15 @@ def test_of_probes_that_are_sent_ahead_one_turn_answers_few(stage: Stage, monkey
     assert len(answered) == 100
 
 
-def test_what_was_sent_behind_probes_is_forgotten_with_its_connection(stage: Stage) -> None:
-    client = stage.client(2 * PROBE + GET)
-    client.setblocking(False)
+def test_what_was_sent_behind_probes_is_forgotten_with_its_connection(stage: Stage, answered: list[bytes]) -> None:
+    stage.client(2 * PROBE + GET)
 
-    def is_answered() -> bool:
-        with contextlib.suppress(BlockingIOError):
-            return bool(client.recv(1))
-        return False
-
-    stage.until(is_answered)
+    stage.until(lambda: len(answered) == 2)
     stage.front.close_idle()
     stage.front.turn(0)
 
     assert stage.front.connections == 0
-    assert (stage.served, stage.counts.most) == ([], 0)
+    assert (answered, stage.served, stage.counts.most) == ([b"/health"] * 2, [], 0)
 
 
 def test_a_head_that_comes_byte_by_byte_needs_no_thread_until_it_is_there(stage: Stage) -> None:
@@ -223,7 +226,10 @@ def test_a_small_body_gets_a_thread_only_when_it_is_whole(stage: Stage) -> None:
     assert (begun, stage.answer(client)[-11:]) == ([], b"read 100000")
 
 
-def test_a_large_body_gets_a_thread_with_its_beginning(stage: Stage) -> None:
+def test_a_large_body_of_a_quick_client_gets_a_thread_with_its_beginning(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.server.kept.QUICK_SECONDS", 600.0)
     size = AHEAD_BYTES * 3
     client = stage.client(post(size, bytes(AHEAD_BYTES)))
     stage.until(lambda: stage.served)
@@ -399,7 +405,7 @@ def test_of_more_slow_readers_than_may_wait_the_slowest_is_given_up() -> None:
     stage.until(lambda: stage.front._parked == 1)
     others = [stage.client(LARGE) for _ in range(2)]
 
-    stage.until(lambda: stage.front.connections == 2)
+    stage.until(lambda: stage.served.count("/large") == 3 and stage.front.connections == 2)
 
     assert (stage.front._parked, stage.counts.in_flight) == (2, 2)
     stage.until(lambda: stage.is_closed(first))
@@ -433,22 +439,34 @@ def test_a_request_that_does_not_come_to_its_end_is_408(begun: bytes) -> None:
     stage.close()
 
 
-def test_a_body_that_drips_is_408_and_one_that_moves_is_not() -> None:
-    stage = Stage(silence=0.2)
+def test_a_body_that_drips_is_408_and_one_that_moves_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = HandClock()
+    monkeypatch.setattr("app.server.front._now", clock.monotonic)
+    monkeypatch.setattr("app.server.front.Timer", partial(Timer, now=clock.monotonic))
+    stage = Stage(silence=20)
     dripping, moving = stage.client(post(20_000)), stage.client(post(20_000))
+    stage.until(lambda: stage.front.in_flight == 2)
 
-    def drip() -> bool:
-        with contextlib.suppress(OSError):
-            dripping.sendall(b"x")
+    for piece in range(1, 21):
         moving.sendall(bytes(1000))
-        time.sleep(0.05)  # the pace of the two clients
-        return bool(stage.served)
-
-    stage.until(drip)
+        stage.until(partial(_has_come, stage, moving, 1000 * piece))
+        if piece <= 4:
+            dripping.sendall(b"x")
+            stage.until(partial(_has_come, stage, dripping, piece))
+        clock.advance(5)
+        if piece == 4:
+            assert status(stage.answer(dripping)) == 408
 
     assert status(stage.answer(moving)) == 200
-    assert status(stage.answer(dripping)) == 408
     stage.close()
+
+
+def _has_come(stage: Stage, client: socket.socket, count: int) -> bool:
+    """Tell whether so many bytes of a client's body are with the server, or all of them with the application."""
+    (connection,) = [one for one in stage.front._connections if one.peer == client.getsockname()]
+    return bool(stage.served) or (
+        connection.head is not None and connection.arrived_bytes - connection.head.length >= count
+    )
 
 
 def test_a_head_without_end_is_431(stage: Stage) -> None:
@@ -494,6 +512,7 @@ def test_without_an_idle_connection_new_ones_wait_in_the_kernel() -> None:
 def test_stopping_takes_what_the_kernel_has_completed_and_answers_it() -> None:
     stage = Stage(queue=10)
     clients = [stage.client(GET) for _ in range(5)]
+    stage.until(lambda: backlog(stage.port) + stage.front.connections == 5)
 
     stage.is_last = True
     stage.front.stop_accepting()
@@ -514,7 +533,7 @@ def test_closing_idle_connections_spares_the_busy_ones(stage: Stage) -> None:
     stage.front.close_idle()
     stage.gate.set()
 
-    assert stage.is_closed(idle)
+    stage.until(lambda: stage.is_closed(idle))
     assert status(stage.answer(busy)) == 200
 
 
@@ -528,7 +547,7 @@ def test_cutting_says_how_many_requests_it_cost_and_refuses_those_that_wait(stag
 
     assert cut == 3
     assert status(stage.answer(waiting)) == 503
-    assert [stage.is_closed(client) for client in working] == [True, True]
+    stage.until(lambda: all(stage.is_closed(client) for client in working))
     assert stage.counts.reasons == [Reason.STOPPING]
 
 

@@ -121,7 +121,7 @@ def test_closing_lets_go_of_every_descriptor() -> None:
 
     EventLoop().close()
 
-    assert set(Path("/proc/self/fd").iterdir()) == before
+    assert set(Path("/proc/self/fd").iterdir()) <= before  # what other tests have left may go meanwhile
 
 
 def test_a_timer_gives_its_items_in_the_order_of_their_ends_and_once() -> None:

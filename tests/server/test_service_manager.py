@@ -14,7 +14,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.running import MANAGEMENT, TINY, Server, children, environment, migrate, running, until
+from tests.server.running import (
+    MANAGEMENT,
+    TINY,
+    Server,
+    end_next,
+    environment,
+    migrate,
+    running,
+    start_next,
+    until,
+)
 from tests.servers.base import find_free_port, stand_still
 
 
@@ -76,7 +86,7 @@ def test_reload_and_stop_are_told(tmp_path: Path, manager: Manager) -> None:
         until(lambda: manager.count("READY=1") == 3, "READY=1 after a reload that was refused")
         assert server.process.poll() is None
         server.process.send_signal(signal.SIGTERM)
-        server.process.wait(20)
+        server.exit_code()
 
         words = manager.words()
 
@@ -106,18 +116,15 @@ def test_a_server_that_was_replaced_names_the_new_one_and_does_not_say_that_it_s
     tmp_path: Path, manager: Manager
 ) -> None:
     with running(tmp_path, NOTIFY_SOCKET=str(manager.path)) as server:
-        server.process.send_signal(signal.SIGUSR2)
-        until(lambda: bool(children(server.process.pid, "photo-master")), "a second master")
-        (new_master,) = children(server.process.pid, "photo-master")
+        new_master = start_next(server)
         try:
-            until(lambda: server.said("Ready:") == 2, "it to be ready")
+            until(lambda: bool(manager.words()) and server.said("Ready:") == 2, "it to be ready")
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(20) == 0
+            assert server.exit_code() == 0
 
             words = manager.words()
         finally:
-            os.kill(new_master, signal.SIGQUIT)
-            until(lambda: not Path(f"/proc/{new_master}").exists(), "its end")
+            end_next(new_master)
 
     assert f"MAINPID={new_master}" in words
     assert "STOPPING=1" not in words
@@ -163,4 +170,4 @@ def test_sockets_that_systemd_holds_are_taken_over_and_the_others_opened(tmp_pat
         assert server.get("/pid", management=True).status == 404
     finally:
         process.terminate()
-        assert process.wait(20) == 0
+        assert server.exit_code() == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import math
 import os
 import signal
@@ -17,6 +18,7 @@ import pytest
 from app.ops.host_board import MODES, HostBoard
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage, find_page
 from app.ops.state_file import TEMPORARY_PREFIX
+from app.server import state_folder
 from app.server.state_folder import CHANGES_NAME, STATE_FOLDER, open_state_folder, record_change, server_runs
 from app.stability.board import Decision
 from tests.server.running import environment, running, until
@@ -64,6 +66,11 @@ def start_elsewhere(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """Return what the folder said, and nobody else in this process."""
+    return [record for record in caplog.records if record.name == state_folder.__name__]
+
+
 def test_a_start_makes_the_page_and_names_the_folder(folder: Path) -> None:
     environ: dict[str, str] = {}
 
@@ -102,7 +109,7 @@ def test_the_next_start_keeps_what_operators_said_and_tells_it(
     assert board_at(folder).read("a") == FORCED
     assert board_at(folder).read("b") is None
     assert sorted(path.name for path in folder.iterdir()) == ["lock", PAGE_NAME]
-    (record,) = caplog.records
+    (record,) = said(caplog)
     assert (vars(record)["breaker"], vars(record)["state"], vars(record)["by"]) == ("a", "forced_open", "ada@cli")
 
 
@@ -114,7 +121,7 @@ def test_the_next_start_keeps_an_operator_s_mode_and_tells_it(folder: Path, capl
     open_state_folder(folder, {})
 
     assert HostBoard(StatePage(folder / PAGE_NAME), prefix=MODES).read("operator") == SAID
-    (record,) = caplog.records
+    (record,) = said(caplog)
     assert record.message == "a mode stays as an operator left it"
     assert (vars(record)["mode"], vars(record)["state"], vars(record)["by"]) == ("operator", "read_only", "ada@cli")
 
@@ -172,10 +179,15 @@ def test_a_server_runs_as_long_as_one_of_its_processes_lives(folder: Path) -> No
 def test_asking_whether_a_server_runs_does_not_hinder_a_start(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(parents=True)
     (folder / "lock").touch()
-    asking = os.open(folder / "lock", os.O_RDONLY)
-    fcntl.flock(asking, fcntl.LOCK_EX)
+    asking = [os.open(folder / "lock", os.O_RDONLY)]
+    fcntl.flock(asking[0], fcntl.LOCK_EX)
     board_at(folder).decide("b", TRIPPED)
-    monkeypatch.setattr("app.server.state_folder.time.sleep", lambda _: os.close(asking))
+
+    def let_go(_seconds: float) -> None:  # once: all threads of this process sleep so
+        while asking:
+            os.close(asking.pop())
+
+    monkeypatch.setattr("app.server.state_folder.time.sleep", let_go)
 
     open_state_folder(folder, {})
 
@@ -194,7 +206,7 @@ def test_a_folder_that_cannot_be_made_ends_no_start_and_comes_when_it_can(
     assert page is not None
     assert HostBoard(page).read("a") is None
     assert not server_runs(tmp_path / "run" / "state")
-    assert "share no state" in caplog.records[0].message
+    assert "share no state" in said(caplog)[0].message
     (tmp_path / "run").unlink()
     later = find_page(environ)
     assert later is not None
@@ -211,11 +223,11 @@ def test_workers_of_a_real_server_share_a_page_that_outlives_them_and_a_reload(t
             os.kill(pid, signal.SIGKILL)
         until(lambda: len(server.pids()) == 2 and not victims & server.pids(), "new workers")
         environs = [Path(f"/proc/{pid}/environ").read_bytes() for pid in server.pids()]
-        server.process.send_signal(signal.SIGHUP)
         before = server.pids()
+        server.process.send_signal(signal.SIGHUP)
         until(lambda: len(server.pids() - before) == 2, "workers after the reload")
 
         assert decided == board.read("b") == TRIPPED
         assert server_runs(folder)
         assert len(environs) == 2
-    assert not server_runs(folder)
+    until(lambda: not server_runs(folder), "the end of its last process")

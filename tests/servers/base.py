@@ -72,6 +72,15 @@ def _can_be_bound(port: int) -> bool:
     return True
 
 
+def backlog(port: int) -> int:
+    """Return how many connections of a port the kernel has completed and nobody has accepted."""
+    for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
+            return int(fields[4].partition(":")[2], 16)
+    return 0
+
+
 def stand_still(pid: int) -> None:
     """Stop a process where it is; return when all of its threads stand: a signal sent has not worked yet."""
     os.kill(pid, signal.SIGSTOP)
