@@ -12,7 +12,9 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
 
+from app.db import engine, time_limits
 from app.db.engine import Database
+from app.errors import DatabaseUnavailableError
 from app.settings import DatabaseSettings
 from tests.servers.mariadb import MariadbServer
 from tests.servers.postgres import PostgresServer
@@ -106,6 +108,15 @@ WORDS = {
 """By the name of the dialect."""
 
 
+def answers(database: Database) -> bool:
+    """Tell whether the server has answered in the time of a statement: a busy one may have to be asked again."""
+    try:
+        database.ping()
+    except DatabaseUnavailableError:
+        return False
+    return True
+
+
 def ask(database: Database, statement: str) -> Any:
     """Return the one value that a statement of the server's own words finds, alone."""
     with database.read() as connection:
@@ -129,11 +140,12 @@ def server_url(server: PostgresServer | MariadbServer) -> Iterator[str]:
 
 @pytest.fixture
 def open_database(url: str, observer: Observer) -> Iterator[Callable[..., Database]]:
-    """A function that opens the database with some settings; all are closed in the end."""
+    """A function that opens the database with some settings, and else with patience; all are closed in the end."""
+    patient = {"pool_timeout_seconds": 30, "statement_timeout_seconds": 30}
     with ExitStack() as closing:
 
         def make(**settings: Any) -> Database:
-            database = Database(DatabaseSettings(url=SecretStr(url), **settings), observer)
+            database = Database(DatabaseSettings(url=SecretStr(url), **{**patient, **settings}), observer)
             closing.callback(database.close)
             return database
 
@@ -143,3 +155,15 @@ def open_database(url: str, observer: Observer) -> Iterator[Callable[..., Databa
 @pytest.fixture
 def database(open_database: Callable[..., Database]) -> Database:
     return open_database()
+
+
+@pytest.fixture
+def patient_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the server be who ends a statement, be it ever so slow to do so."""
+    monkeypatch.setattr(time_limits, "_GRACE_SECONDS", 20.0)
+
+
+@pytest.fixture
+def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nobody ask whether a connection still lives, however long it was idle."""
+    monkeypatch.setattr(engine, "_TRUSTED_IDLE_SECONDS", 3600.0)

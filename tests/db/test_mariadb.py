@@ -97,9 +97,8 @@ def test_ids_are_in_the_order_of_their_birth_and_instants_keep_their_microsecond
 
 @pytest.fixture
 def database(mariadb_url: str) -> Iterator[Database]:
-    """A MariaDB with one table of two rows; a statement has two seconds."""
-    settings = DatabaseSettings(url=SecretStr(mariadb_url), statement_timeout_seconds=2)
-    with closing(Database(settings, Observer())) as opened:
+    """A MariaDB with one table of two rows."""
+    with closing(Database(DatabaseSettings(url=SecretStr(mariadb_url)), Observer())) as opened:
         with opened.write() as connection:
             connection.execute(text("CREATE TABLE things (id INTEGER PRIMARY KEY, name VARCHAR(5))"))
             connection.execute(text("INSERT INTO things VALUES (1, 'one'), (2, 'two')"))
@@ -155,10 +154,11 @@ def test_who_loses_a_deadlock_is_told_so_and_has_changed_nothing(database: Datab
     assert name in {"by1", "by2"}
 
 
-def test_a_wait_for_a_lock_ends_with_the_time_of_its_statement(database: Database) -> None:
-    with database.write() as connection:
+def test_a_wait_for_a_lock_ends_with_the_time_of_its_statement(mariadb_url: str, database: Database) -> None:
+    settings = DatabaseSettings(url=SecretStr(mariadb_url), statement_timeout_seconds=0.5)
+    with closing(Database(settings, Observer())) as impatient, database.write() as connection:
         rename(connection, 1, "mine")
-        with pytest.raises(DatabaseUnavailableError), database.write() as other:
+        with pytest.raises(DatabaseUnavailableError), impatient.write() as other:
             rename(other, 1, "his")
 
     assert ask(database, "SELECT name FROM things WHERE id = 1") == "mine"

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, create_engine, event, text
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from sqlalchemy.util import queue
 
 from app.db.pool import PoolFigures, WatchedPool
 from app.stability import Deadline, deadline_scope
@@ -112,9 +113,10 @@ def test_a_wait_in_vain_ends_in_its_time_and_the_next_one_after_has_none(open_po
             pooled.ask()
         waited = time.monotonic() - began
 
-    assert 0.2 <= waited < 2
+    assert 0.2 <= waited < 15
     assert pooled.pool.figures().timeouts == pooled.heard.timeouts == 1
-    assert pooled.heard.waits == [pytest.approx(waited, abs=0.15)]
+    (heard,) = pooled.heard.waits
+    assert 0.2 <= heard <= waited
     assert pooled.ask() == 1
     assert pooled.pool.figures().waiting == 0
 
@@ -186,8 +188,10 @@ def test_a_place_is_taken_while_its_connection_is_being_made(open_pool: OpenPool
     assert (meanwhile.active, pooled.heard.figures[0]) == (1, (1, 0, 0))
 
 
-def test_a_waiting_thread_takes_the_place_of_one_that_could_not_be_opened(open_pool: OpenPool) -> None:
-    pooled = open_pool(timeout_seconds=0.3)
+def test_a_waiting_thread_takes_the_place_of_one_that_could_not_be_opened(
+    open_pool: OpenPool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pooled = open_pool()
     opening, fail = threading.Event(), threading.Event()
     first = threading.Lock()
 
@@ -203,14 +207,20 @@ def test_a_waiting_thread_takes_the_place_of_one_that_could_not_be_opened(open_p
         held_count[0] = 2
         doomed = threads.submit(pooled.ask)
         assert opening.wait(10)
-        waiting = threads.submit(pooled.ask)
-        until(lambda: pooled.pool.figures().waiting == 1, "one to wait")
 
-        fail.set()
+        def wait_in_vain(*, block: bool, timeout: float = 0.0) -> object:
+            if not block:
+                return get(block=False)
+            fail.set()
+            doomed.exception(timeout)
+            raise queue.Empty  # its time is over as the other one has just failed
 
-        assert isinstance(doomed.exception(10), OperationalError)
-        assert waiting.result(10) == 1
-        assert pooled.heard.timeouts == 0
+        get = pooled.pool._pool.get
+        monkeypatch.setattr(pooled.pool._pool, "get", wait_in_vain)
+
+        assert threads.submit(pooled.ask).result(20) == 1
+        assert isinstance(doomed.exception(20), OperationalError)
+        assert (len(pooled.heard.waits), pooled.heard.timeouts) == (1, 0)
 
 
 def test_a_pool_that_is_made_anew_keeps_its_observer_and_its_time(open_pool: OpenPool) -> None:

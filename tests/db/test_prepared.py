@@ -195,6 +195,7 @@ def end_connections(server: PostgresServer | MariadbServer, url: str, numbers: s
             killer.execute(text("SELECT pg_terminate_backend(:number, 5000)"), {"number": number})
 
 
+@pytest.mark.usefixtures("trusting")
 def test_a_connection_that_died_is_told_and_none_as_old_is_used_again(
     server: PostgresServer | MariadbServer, observer: Observer
 ) -> None:
@@ -250,15 +251,23 @@ def test_a_read_gets_what_the_request_has_left_and_the_next_one_its_own_limit_ag
         )
 
 
+@pytest.mark.usefixtures("patient_client")
 def test_a_read_over_its_time_is_ended_and_was_slow(server_url: str, observer: Observer) -> None:
     settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=0.1, slow_query_seconds=0.05)
+
+    def is_answered() -> bool:
+        try:
+            return database.ask(QUESTION, {}) == [(1,)]
+        except DatabaseUnavailableError:  # it took longer than that by itself
+            return False
 
     with closing(Database(settings, observer)) as database:
         with pytest.raises(DatabaseUnavailableError):
             database.ask(SLEEP[database.dialect], {})
-        database.ask(QUESTION, {})
+        heard = (observer.slow, len(observer.queries), list(observer.errors))
+        until(is_answered, "an answer")
 
-    assert (observer.slow, len(observer.queries), observer.errors) == (1, 2, ["statement"])
+    assert heard == (1, 1, ["statement"])
 
 
 def test_a_slow_read_is_logged_without_its_values(

@@ -24,8 +24,8 @@ from tests.servers.base import stand_still
 from tests.servers.mariadb import MariadbServer
 from tests.servers.postgres import PostgresServer
 
-LOOSE = 5
-"""Seconds that something which takes a fraction of one may take on a busy machine."""
+LOOSE = 20
+"""Seconds that something which takes a fraction of one may take on a busy machine; without a deadline it takes 30."""
 
 
 def test_the_smaller_of_limit_and_remainder_holds() -> None:
@@ -119,7 +119,7 @@ def test_a_slow_statement_ends_with_the_request(server_url: str) -> None:
     with closing(Database(settings, Observer())) as database:
         began = time.monotonic()
 
-        with deadline_scope(Deadline(0.3)), pytest.raises(DatabaseUnavailableError):
+        with deadline_scope(Deadline(0.3, HandClock())), pytest.raises(DatabaseUnavailableError):
             ask(database, WORDS[database.dialect].sleep)
 
         assert time.monotonic() - began < LOOSE
@@ -136,7 +136,7 @@ def test_on_sqlite_nobody_waits_for_a_lock_longer_than_the_request_has(tmp_path:
 
             def write() -> None:
                 try:
-                    with deadline_scope(Deadline(0.3)), database.write() as other:
+                    with deadline_scope(Deadline(0.3, HandClock())), database.write() as other:
                         other.execute(text("INSERT INTO things VALUES (1)"))
                 except DatabaseBusyError as error:
                     refused.append(error)
@@ -145,12 +145,13 @@ def test_on_sqlite_nobody_waits_for_a_lock_longer_than_the_request_has(tmp_path:
             thread.start()
             thread.join(20)
 
-        assert time.monotonic() - began < LOOSE
+        assert time.monotonic() - began < 5  # as long as it waits without a deadline
         assert len(refused) == 1
         with database.read() as connection:
             assert connection.execute(text("PRAGMA busy_timeout")).scalar_one() == 5000
 
 
+@pytest.mark.usefixtures("trusting")
 def test_a_server_that_hangs_is_given_up_with_its_connection(server: PostgresServer | MariadbServer) -> None:
     with server.database() as url:
         settings = DatabaseSettings(url=SecretStr(url), pool_size=1, max_overflow=0, statement_timeout_seconds=30)
@@ -160,7 +161,7 @@ def test_a_server_that_hangs_is_given_up_with_its_connection(server: PostgresSer
             stand_still(pid)
             began = time.monotonic()
             try:
-                with deadline_scope(Deadline(0.3)), pytest.raises(DatabaseDisconnectedError):
+                with deadline_scope(Deadline(0.3, HandClock())), pytest.raises(DatabaseDisconnectedError):
                     database.ping()
             finally:
                 os.kill(pid, signal.SIGCONT)

@@ -87,6 +87,7 @@ class MariadbServer:
             except pymysql.err.OperationalError as error:
                 if not may_be_gone or error.args[0] != pymysql.constants.ER.NO_SUCH_THREAD:
                     raise
+                return ()
             return cursor.fetchall()
 
     def start(self) -> None:
