@@ -3,7 +3,7 @@
 ::
 
     python -m tests.drills.breaker_drill            with the times of production, about a minute (make breaker-drill)
-    python -m tests.drills.breaker_drill --short    the same with shorter times, as in the test suite
+    python -m tests.drills.breaker_drill --short    the same with fewer requests, as in the test suite
 
     clients ─▶ gunicorn, 2 workers ─▶ breakers ─▶ fault proxy, which counts ─▶ OpenStack Swift with s3api
                         └─▶ PostgreSQL
@@ -38,7 +38,7 @@ MISSING = (pytest.skip.Exception, pytest.fail.Exception)
 def main(arguments: list[str] | None = None) -> int:
     """Run the drill and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.drills.breaker_drill", description=__doc__)
-    parser.add_argument("--short", action="store_true", help="with shorter times, as in the test suite")
+    parser.add_argument("--short", action="store_true", help="fewer requests, as in the test suite")
     plan = SHORT if parser.parse_args(arguments).short else FULL
     journal = Journal()
     journal.say("Starting PostgreSQL, OpenStack Swift, a proxy before it, and the product.")

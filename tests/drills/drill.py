@@ -23,7 +23,7 @@ from tests.servers.product import Product, until
 REFUSED_MS = 20.0
 """The goal for a refusal."""
 
-SPREAD_SECONDS, SPREAD_LOOSE = 1.0, 2
+SPREAD_SECONDS = 1.0
 """One worker's opening reaches the others within this time; one without calls looks once a second, or later."""
 
 _WAIT_SECONDS = 30.0
@@ -162,8 +162,7 @@ class BreakerDrill:
         self._journal.check(calls == 0, f"{name}: {calls} calls reached the store")
         self._journal.check(len(answers) >= _LEAST_REFUSALS, "there was time for them while the breaker is open")
         self._check_refused(answers, name, at_least=left)
-        refused_after = self._not_permitted(name)
-        refused = [refused_after[pid] - many for pid, many in refused_before.items()]
+        refused = self._watch.wait_for_more(name, "not_permitted", refused_before, len(answers))
         by_worker = " + ".join(map(str, refused))
         self._journal.check(sum(refused) == len(answers), f"all refused by the breaker, by worker: {by_worker}")
         self._check_fast(answers)
@@ -181,10 +180,12 @@ class BreakerDrill:
             until(lambda: sum(one.done() for one in asked) >= crowd.size - permitted, "all but the trial calls")
             until(lambda: self._upstream(READ) - before >= permitted, "the trial calls to reach the store")
             self._journal.did(f"{len(asked)} downloads at once over all workers, the store holds its answers back")
-            self._check_state(READ, "half_open")
+            # Not by what the workers publish: trial calls that are held back for long are slow calls.
+            state = self._watch.state(READ)
             calls, refused = self._upstream(READ) - before, [one.result() for one in asked if one.done()]
             barrier.release()
             answers = _answers(asked)
+        self._journal.check(state == "half_open", f"{READ} meanwhile: {state}")
         self._journal.check(calls == permitted, f"{calls} trial calls reached the store, {permitted} are permitted")
         self._check_refused(refused, "the others")
         self._journal.did("the store answers")
@@ -219,7 +220,7 @@ class BreakerDrill:
         count = self._expected.calls_to_reach_the_minimum
         threshold = self._expected.breaker.slow_call_duration_threshold_seconds
         self._journal.step("6. Never answering: the store takes requests and says nothing")
-        failed, late = self._watch.count(READ, "failed"), self._watch.count(READ, "late")
+        failed, late = self._watch.count(READ, "failed"), self._watch.calls(READ, "late")
         barrier, began = Barrier(), time.monotonic()
         with Crowd(count) as crowd, self._holding("GET", barrier):
             hanging = crowd.start(self._traffic.download, count)
@@ -236,7 +237,7 @@ class BreakerDrill:
             answers = _answers(hanging)
         self._check_sent_back(answers, "downloads that hung")
         self._check_no_more(READ, "failed", failed)
-        came_late = self._watch.count(READ, "late") - late
+        came_late = sum(self._watch.wait_for_more(READ, "late", late, count))
         self._journal.check(came_late == count, f"results that came late, and changed nothing: {came_late}")
         self._check_state(READ, "open")
         self._reset(READ)
@@ -299,9 +300,9 @@ class BreakerDrill:
 
     def _check_state(self, name: str, state: str) -> None:
         """All workers come to a state within the time that news may take."""
-        ends = time.monotonic() + SPREAD_LOOSE * SPREAD_SECONDS
+        ends = time.monotonic() + self._plan.longest_spread_seconds
         while (states := self._watch.states(name)) != {state} and time.monotonic() < ends:
-            continue
+            time.sleep(0.02)  # between two looks, not instead of one
         self._journal.check(states == {state}, f"{name} in all workers: {', '.join(sorted(states))}")
 
     def _check_opening(self, name: str, cause: str) -> None:
@@ -314,9 +315,9 @@ class BreakerDrill:
         self._journal.check([line.cause for line in deciding] == [cause], f"one worker opened it by its {told}")
         spread = max(abs(line.at - deciding[0].at) for line in lines)
         self._journal.check(
-            spread <= SPREAD_LOOSE * SPREAD_SECONDS,
+            spread <= self._plan.longest_spread_seconds,
             f"the other workers followed within {spread:.2f} s; the goal is {SPREAD_SECONDS:g} s, more than "
-            f"{SPREAD_LOOSE * SPREAD_SECONDS:g} s would be a failure",
+            f"{self._plan.longest_spread_seconds:g} s would be a failure",
         )
 
     def _last_openings(self, name: str) -> list[Transition]:

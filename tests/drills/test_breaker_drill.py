@@ -1,4 +1,4 @@
-"""The drill of `make breaker-drill`, with shorter times; and that its checks can fail."""
+"""The drill of `make breaker-drill`, with fewer requests; and that its checks can fail."""
 
 from __future__ import annotations
 

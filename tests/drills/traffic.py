@@ -115,9 +115,9 @@ class Crowd:
 
 
 def milliseconds(answers: list[Answer], share: float) -> float:
-    """Return the milliseconds that a share of the answers did not exceed."""
+    """Return the milliseconds that a share of the answers, though not the slowest one, did not exceed."""
     ordered = sorted(answer.seconds for answer in answers)
-    return 1000 * ordered[min(len(ordered) - 1, int(len(ordered) * share))]
+    return 1000 * ordered[max(0, min(len(ordered) - 2, int(len(ordered) * share)))]
 
 
 def retry_after_of(answer: requests.Response) -> int | None:

@@ -24,7 +24,8 @@ ADOPTED = "adopted"
 _ORIGINALS = "/originals/"
 _STATE = "photo_api_circuit_breaker_state"
 _CALLS = "photo_api_circuit_breaker_calls"
-_PUBLISHED_SECONDS = 1.2  # every worker publishes once a second
+_DATABASE = "database"
+_COUNTED_SECONDS = 15.0
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,37 @@ class BreakerWatch:
 
     def calls(self, breaker: str, kind: str) -> dict[int, int]:
         """Return how many calls became ``failed``, ``late``, ``not_permitted``, …, by worker, once published."""
-        ends = time.monotonic() + _PUBLISHED_SECONDS
-        until(lambda: time.monotonic() > ends, "every worker to publish")
+        # What a worker publishes first may be of a round that had begun before; the second one is not.
+        self._wait_for_news()
+        self._wait_for_news()
+        return self._published(breaker, kind)
+
+    def wait_for_more(self, breaker: str, kind: str, before: Mapping[int, int], count: int) -> list[int]:
+        """Wait for so many more calls in all workers together than before; return those of each."""
+        ends = time.monotonic() + _COUNTED_SECONDS
+        while sum(more := self._more(breaker, kind, before)) < count and time.monotonic() < ends:
+            time.sleep(0.02)  # between two looks, not instead of one
+        return more
+
+    def _more(self, breaker: str, kind: str, before: Mapping[int, int]) -> list[int]:
+        now = self._published(breaker, kind)
+        return [now[pid] - many for pid, many in before.items()]
+
+    def _published(self, breaker: str, kind: str) -> dict[int, int]:
         return {pid: view.calls.get(kind, 0) for pid, view in self.views(breaker).items()}
+
+    def _wait_for_news(self) -> None:
+        """Wait until every worker has published some calls of the database: it makes one every second for itself."""
+        before = self._calls_of_database()
+
+        def have_all_published() -> bool:
+            now = self._calls_of_database()
+            return all(now[pid] > many for pid, many in before.items())
+
+        until(have_all_published, "every worker to publish")
+
+    def _calls_of_database(self) -> dict[int, int]:
+        return {pid: sum(view.calls.values()) for pid, view in self.views(_DATABASE).items()}
 
     def count(self, breaker: str, kind: str) -> int:
         """Return the sum of :meth:`calls` over all workers."""
