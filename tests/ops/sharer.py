@@ -10,8 +10,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from app.ops.host_board import HostBoard
 from app.ops.state import PAGE_NAME, StatePage
@@ -19,6 +20,7 @@ from app.stability.board import Decision
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "storage_read"
+T = TypeVar("T")
 
 
 def start(page: Path, *what: object, user: int | None = None) -> subprocess.Popen[str]:
@@ -56,9 +58,18 @@ def consistent(era: int) -> Decision:
     return Decision(era, f"state_{era % 7}", era % 5, float(era), f"by {era}", f"{era} " * (era % 20))
 
 
-def probes(board: HostBoard, limit: str) -> list[bool | None]:
+def probes(board: HostBoard, limit: str) -> list[bool]:
     """Ask for one more trial call than there are."""
-    return [board.take_probe(NAME, 1, int(limit)) for _ in range(int(limit) + 1)]
+    return [answered(lambda: board.take_probe(NAME, 1, int(limit))) for _ in range(int(limit) + 1)]
+
+
+def answered(ask: Callable[[], T | None]) -> T:
+    """Ask until there is an answer: there is none, and nothing is written, while who has the lock stands still."""
+    ends = time.monotonic() + 30
+    while (answer := ask()) is None:
+        assert time.monotonic() < ends
+        time.sleep(0.005)
+    return answer
 
 
 def wins(board: HostBoard, who: str, rounds: str) -> list[int]:
@@ -66,8 +77,7 @@ def wins(board: HostBoard, who: str, rounds: str) -> list[int]:
     won, era = [], 1
     while era <= int(rounds):
         mine = Decision(era, "open", 0, math.inf, who)
-        standing = board.decide(NAME, mine)
-        assert standing is not None
+        standing = answered(partial(board.decide, NAME, mine))
         if standing == mine:
             won.append(era)
         era = standing.era + 1
@@ -95,7 +105,7 @@ def keep(board: HostBoard) -> list[object]:
     before = board.read(NAME)
     say("knows")
     sys.stdin.readline()
-    newcomer, ends = None, time.monotonic() + 10
+    newcomer, ends = None, time.monotonic() + 30
     while newcomer != before and time.monotonic() < ends:
         board.read("another")
         newcomer = HostBoard(StatePage(Path(PAGE_NAME), writable=False)).read(NAME)

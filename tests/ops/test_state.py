@@ -26,7 +26,9 @@ def put(page: StatePage, name: str, payload: bytes) -> bool:
 @pytest.fixture
 def troubles(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
     caplog.set_level(logging.INFO, "app.ops.state")
-    return lambda: [getattr(record, "trouble", record.message) for record in caplog.records]
+    return lambda: [
+        getattr(record, "trouble", record.message) for record in caplog.records if record.name == "app.ops.state"
+    ]
 
 
 def test_what_one_view_says_another_reads(page: StatePage, path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import random
 import secrets
 import traceback
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -48,7 +50,9 @@ URLS = (
     "u:p@db/photo?password={}",
     "u:{}",
 )
-any_example = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+any_example = settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None, max_examples=150
+)
 
 
 def everything_said(sandbox: Sandbox, environ: dict[str, str], section_name: tuple[str, str] | None = None) -> str:
@@ -145,9 +149,11 @@ def test_an_error_keeps_no_other_error_that_holds_the_values(sandbox: Sandbox) -
     assert caught.value.__cause__ is None
 
 
-@pytest.mark.parametrize("make", [secrets.token_urlsafe, secrets.token_hex])
-def test_thirty_two_random_bytes_are_strong(make: Callable[[int], str]) -> None:
-    judged = {secret_weakness(make(32)) for _ in range(2000)}
+@pytest.mark.parametrize("encode", [lambda raw: urlsafe_b64encode(raw).decode().rstrip("="), bytes.hex])
+def test_thirty_two_random_bytes_are_strong(encode: Callable[[bytes], str]) -> None:
+    chance = random.Random(4)  # always the same: one of a million is refused for its looks
+
+    judged = {secret_weakness(encode(chance.randbytes(32))) for _ in range(2000)}
 
     assert judged == {None}
 
