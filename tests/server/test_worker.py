@@ -20,43 +20,41 @@ import pytest
 
 from app.ops.probes import PROBE_PATHS
 from tests.server.gated import GO
-from tests.server.running import Server, running, until
+from tests.server.running import ANSWER_SECONDS, PATIENT_SECONDS, Server, running, until
 
 GATED = "tests.server.gated:build_gated"
 
 
-def gated(folder: Path, *, workers: int = 1, **settings: str) -> AbstractContextManager[Server]:
-    """Run the gated application."""
+def gated(
+    folder: Path, *, workers: int = 1, graceful_seconds: int = PATIENT_SECONDS, **settings: str
+) -> AbstractContextManager[Server]:
+    """Run the gated application; requests may wait for a place as long as for their end."""
     named: dict[str, Any] = {f"PHOTO_API_SERVER__{name.upper()}": text for name, text in settings.items()}
-    return running(folder, workers=workers, application=GATED, **named)
+    named.setdefault("PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS", str(min(250, graceful_seconds - 2)))
+    return running(folder, workers=workers, application=GATED, graceful_seconds=graceful_seconds, **named)
 
 
 def open_request(server: Server, path: str, *, method: str = "GET", body: bytes = b"") -> http.client.HTTPConnection:
     """Send a request whose answer is read later."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.public, timeout=30)
+    connection = http.client.HTTPConnection("127.0.0.1", server.public, timeout=ANSWER_SECONDS)
     connection.request(method, path, body=body or None, headers={"Host": "localhost"})
     return connection
 
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Server]:
-    """A worker all of whose places are taken, and whose queue is full, until there is a file ``go``."""
-    with running(
-        tmp_path,
-        workers=1,
-        application=GATED,
-        PHOTO_API_SERVER__THREADS="2",
-        PHOTO_API_SERVER__MAX_QUEUE="4",
-        PHOTO_API_SERVER__REQUEST_DEADLINE_SECONDS="20",
-        PHOTO_API_SERVER__GRACEFUL_TIMEOUT_SECONDS="25",
-    ) as server:
-        waiting = [open_request(server, "/gated") for _ in range(5)]
-        until(lambda: server.metric("photo_api_in_flight_requests") == 5, "five requests in flight")
+    """A worker all of whose places are taken, and whose queue is full, until there is a file ``go``.
+
+    Fewer reads wait than are at work: their queue is none that stands, and nobody is dropped from it in the end.
+    """
+    with gated(tmp_path, threads="4", max_queue="4") as server:
+        waiting = [open_request(server, "/gated") for _ in range(7)]
+        until(lambda: server.metric("photo_api_in_flight_requests") == 7, "seven requests in flight")
         waiting.append(open_request(server, "/api/v1/photos", method="POST", body=b"x"))  # has room of its own
-        until(lambda: server.metric("photo_api_in_flight_requests") == 6, "six requests in flight")
+        until(lambda: server.metric("photo_api_in_flight_requests") == 8, "eight requests in flight")
         yield server
         Path(tmp_path / GO).touch()
-        assert [connection.getresponse().status for connection in waiting] == [200] * 6
+        assert [connection.getresponse().status for connection in waiting] == [200] * 8
         for connection in waiting:
             connection.close()
 
@@ -65,7 +63,7 @@ def test_probes_and_metrics_are_answered_by_a_worker_that_is_full(full: Server) 
     statuses = {path: full.get(path).status for path in sorted(PROBE_PATHS)}
 
     assert set(statuses.values()) == {200}
-    assert full.metric("photo_api_backpressure_queue_size") == 4
+    until(lambda: full.metric("photo_api_backpressure_queue_size") == 4, "the four that wait to be told")
 
 
 def test_a_full_worker_refuses_with_a_problem_counts_it_and_says_so_once(full: Server) -> None:
@@ -92,13 +90,13 @@ def answer_all(port: int, count: int, path: str) -> Counter[int]:
     poll = select.poll()
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
     for _ in range(count):
-        connection = socket.create_connection(("127.0.0.1", port), 30)
+        connection = socket.create_connection(("127.0.0.1", port), ANSWER_SECONDS)
         sockets[connection.fileno()] = connection
         poll.register(connection.fileno(), select.POLLIN)
     for connection in sockets.values():
         connection.sendall(request)
     statuses: Counter[int] = Counter()
-    ends = time.monotonic() + 30
+    ends = time.monotonic() + ANSWER_SECONDS
     while sockets and time.monotonic() < ends:
         for descriptor, _ in poll.poll(1000):
             connection = sockets.pop(descriptor)
@@ -112,8 +110,7 @@ def answer_all(port: int, count: int, path: str) -> Counter[int]:
 
 @pytest.mark.parametrize("queue", [1000, 100])
 def test_five_hundred_requests_at_once_are_all_answered(tmp_path: Path, queue: int) -> None:
-    settings = {"threads": "25", "max_concurrent": "50", "max_queue": str(queue)}
-    with gated(tmp_path, workers=2, **settings) as server:
+    with gated(tmp_path, workers=2, threads="25", max_concurrent="50", max_queue=str(queue)) as server:
         statuses = answer_all(server.public, 500, "/brief")
 
         assert set(statuses) <= {200, 503, 0}
@@ -136,12 +133,12 @@ def test_a_stop_finishes_what_is_in_flight_and_what_waits(tmp_path: Path) -> Non
         assert {response.getheader("Connection") for response in responses} == {"close"}
         for connection in open_requests:
             connection.close()
-        assert server.process.wait(20) == 0
+        assert server.exit_code() == 0
     assert "requests were cut at the graceful time-out" not in server.messages()
 
 
 def test_what_is_stuck_is_cut_at_the_graceful_time_out_and_said(tmp_path: Path) -> None:
-    with gated(tmp_path) as server:
+    with gated(tmp_path, graceful_seconds=5) as server:
         stuck = open_request(server, "/gated")
         until(lambda: server.metric("photo_api_in_flight_requests") == 1, "one in flight")
 
@@ -150,7 +147,7 @@ def test_what_is_stuck_is_cut_at_the_graceful_time_out_and_said(tmp_path: Path) 
         with pytest.raises((http.client.RemoteDisconnected, ConnectionResetError)):
             stuck.getresponse()
         stuck.close()
-        server.process.wait(20)
+        server.exit_code()
     (line,) = [line for line in server.log_lines() if "were cut" in line["message"]]
     assert line["requests"] == 1
 
@@ -179,7 +176,7 @@ def test_recycling_loses_no_request_even_with_one_worker(tmp_path: Path) -> None
         until(lambda: not first & server.pids(), "another worker in place of the first")
         stop.set()
 
-        assert {status for future in asking for status in future.result(30)} == {200}
+        assert {status for future in asking for status in future.result(ANSWER_SECONDS)} == {200}
 
 
 def test_an_interrupt_from_the_terminal_is_left_to_the_master(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from app.server.forking import MANAGEMENT_NAME, MASTER_NAME
-from tests.server.running import Server, children, running, stopped, until
+from app.server.forking import MANAGEMENT_NAME
+from tests.server.running import Server, children, end_next, running, start_next, stopped, until
 
 RISING = {"counter", "histogram"}
 THREADS = "photo_api_process_threads"
@@ -115,9 +115,7 @@ def test_no_counter_falls_while_the_management_processes_of_two_servers_answer_i
     with running(tmp_path) as server:
         count(server, 5)
         seen = samples(server, RISING)
-        server.process.send_signal(signal.SIGUSR2)
-        until(lambda: bool(children(server.process.pid, MASTER_NAME)), "a second master")
-        (new_master,) = children(server.process.pid, MASTER_NAME)
+        new_master = start_next(server)
         try:
             until(lambda: len(processes(server)) == 8, "the processes of both servers")
             managers = (server.management_pids() | children(new_master, MANAGEMENT_NAME)) - {new_master}
@@ -130,12 +128,11 @@ def test_no_counter_falls_while_the_management_processes_of_two_servers_answer_i
                 seen = now
                 starts |= {(labels, value) for (name, labels), value in gauges.items() if name == STARTS}
             server.process.send_signal(signal.SIGTERM)
-            assert server.process.wait(30) == 0
+            assert server.exit_code() == 0
             until(lambda: len(processes(server)) == 4, "the new server's alone")
             last = samples(server, RISING)
         finally:
-            os.kill(new_master, signal.SIGQUIT)
-            until(lambda: not Path(f"/proc/{new_master}").exists(), "the second master's end")
+            end_next(new_master)
 
     assert len(managers) == 2
     assert fallen == []
@@ -151,7 +148,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 def test_each_process_has_its_figures_and_a_new_worker_takes_a_dead_ones_name(server: Server) -> None:
     names = {"master-1", "management-1", "worker-1", "worker-2"}
-    assert processes(server) == names
+    until(lambda: processes(server) == names, "the figures of all")
     before = samples(server, {"gauge"})
     for name in names:
         assert before["photo_api_process_resident_memory_bytes", (("process", name),)] > 5_000_000
