@@ -27,7 +27,7 @@ def test_facts_are_plain_values_and_say_nothing_of_what_is_empty() -> None:
 
 
 def test_an_event_is_logged_at_its_own_level(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="stability"):
         EventLog()(EVENT)
 
     (record,) = caplog.records
@@ -36,7 +36,7 @@ def test_an_event_is_logged_at_its_own_level(caplog: pytest.LogCaptureFixture) -
 
 
 def test_the_logger_can_be_chosen(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.DEBUG):
+    with caplog.at_level(logging.DEBUG, logger="mine"):
         EventLog(logging.getLogger("mine"))(EVENT)
 
     assert [record.name for record in caplog.records] == ["mine"]
