@@ -17,6 +17,7 @@ holds no more memory than the job can need. Nothing that the child says reaches 
 from __future__ import annotations
 
 import json
+import math
 import re
 import select
 import socket
@@ -102,8 +103,8 @@ class Channel:
         self._until: float | None = None
 
     def allow(self, seconds: float | None) -> None:
-        """Let everything from now on take so many seconds together; None for as long as it takes."""
-        self._until = None if seconds is None else time.monotonic() + seconds
+        """Let everything from now on take so many seconds together; None or ``inf`` for as long as it takes."""
+        self._until = None if seconds is None or seconds == math.inf else time.monotonic() + seconds
 
     def send(self, kind: Kind, content: bytes, descriptor: int | None = None) -> None:
         """Send a frame, and with its first byte a descriptor.

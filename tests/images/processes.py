@@ -23,11 +23,11 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def children_of(pid: int) -> set[int]:
     """Return the processes that a process has started and not yet cleared away."""
-    return {
-        int(child)
-        for task in Path(f"/proc/{pid}/task").iterdir()
-        for child in (task / "children").read_text().split()
-    }
+    children = set()
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
+            children.update(map(int, (task / "children").read_text().split()))
+    return children
 
 
 def has_a_job(pid: int) -> bool:
@@ -43,7 +43,7 @@ def is_at_work(pid: int) -> bool:
 
 def _facts_of_descriptors(pid: int) -> Iterator[str]:
     for descriptor in Path(f"/proc/{pid}/fdinfo").iterdir():
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, ProcessLookupError):
             yield from descriptor.read_text().splitlines()
 
 

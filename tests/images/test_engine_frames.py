@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.images import engine_frames
 from app.images.engine_frames import (
     Channel,
     Kind,
@@ -31,6 +32,7 @@ from app.images.engine_frames import (
 )
 from app.images.jobs import Output, Rendered, RenderedImage
 from app.images.presets import Format, Preset, Quality
+from tests.fakes.clocks import HandClock
 from tests.fakes.renderers import content_of, job
 
 ANY = frozenset(Kind)
@@ -152,7 +154,11 @@ def test_whoever_has_left_cannot_be_sent_anything(sides: tuple[Channel, Channel]
         ours.send(Kind.JOB, b"{}")
 
 
-def test_all_waits_together_take_the_time_that_is_allowed(sides: tuple[Channel, Channel]) -> None:
+def test_all_waits_together_take_the_time_that_is_allowed(
+    sides: tuple[Channel, Channel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = HandClock()
+    monkeypatch.setattr(engine_frames, "time", clock)
     ours, theirs = sides
     theirs.send(Kind.READY, b"{}")
     ours.allow(0.05)
@@ -160,6 +166,7 @@ def test_all_waits_together_take_the_time_that_is_allowed(sides: tuple[Channel, 
     ours.receive(most_bytes=10, kinds=ANY)
     with pytest.raises(TimeoutError):
         ours.receive(most_bytes=10, kinds=ANY)
+    clock.advance(0.05)
     with pytest.raises(TimeoutError):
         ours.send(Kind.JOB, b"")
 
