@@ -39,6 +39,7 @@ from tests.chaos.guarded import (
     World,
     at_once,
     left_as_found,
+    pass_by,
     photo_of,
     retry_after,
     running_world,
@@ -52,12 +53,14 @@ from tests.servers.product import until
 from tests.servers.stacks import Stack, cloud_stack
 from tests.servers.swift import SwiftServer
 
-UPLOAD_SECONDS, DOWNLOAD_SECONDS = 0.7, 1.5
+UPLOAD_SECONDS = DOWNLOAD_SECONDS = 4.0
+"""Longer than a busy machine lets a process stand still: what is well is never given up."""
+
 SETTINGS = {
     "PHOTO_API_STORAGE__UPLOAD_TIMEOUT_SECONDS": str(UPLOAD_SECONDS),
     "PHOTO_API_STORAGE__DOWNLOAD_TIMEOUT_SECONDS": str(DOWNLOAD_SECONDS),
 }
-LOOSE_SECONDS = 3.0
+LOOSE_SECONDS = 10.0
 """What a busy machine may add."""
 
 MIB = 1024 * 1024
@@ -206,20 +209,23 @@ def test_without_a_retry_one_fault_of_a_download_reaches_the_client(bare: World,
 
 def test_row_2_an_outage_is_refused_at_once_and_ends_with_trial_calls(world: World, user: Client) -> None:
     content = new_photo(STREAMED)
-    photo, key = user.upload(content), secrets.token_hex(8)
+    photo, key, figures = user.upload(content), secrets.token_hex(8), Figures(world.product)
     world.proxy.inject(Status(500))
 
     failed = [*fail_until_open(world, user), user.send(new_photo(), key=key)]
-    before, figures = (world.upstream("GET"), world.upstream("PUT")), Figures(world.product)
+    before = (world.upstream("GET"), world.upstream("PUT"))
     refused = [user.original(photo) for _ in range(10)] + [user.send(new_photo()) for _ in range(10)]
+    after = (world.upstream("GET"), world.upstream("PUT"))
+    states = (world.state("storage_read"), world.state("storage_write"))
     listed = user.photos()
 
     for answer in [*failed, *refused]:
         assert_problem(answer, 503)
         assert 1 <= retry_after(answer) <= OPEN_SECONDS
-    assert (world.upstream("GET"), world.upstream("PUT")) == before
-    assert figures.calls("storage_read") == figures.calls("storage_write") == {"not_permitted": 10}
-    assert (world.state("storage_read"), world.state("storage_write")) == ("open", "open")
+    assert (after, states) == (before, ("open", "open"))
+    for name in ("storage_read", "storage_write"):
+        assert figures.calls(name)["not_permitted"] >= 10
+        assert figures.calls(name)["failed"] <= ATTEMPTS * len(failed)
     assert [one["id"] for one in listed] == [photo["id"]]
     assert user.used_bytes() == len(content)
     world.wait_for_health(200, "warn")
@@ -243,12 +249,11 @@ def fail_until_open(world: World, user: Client) -> list[requests.Response]:
         "storage_write": lambda: user.send(new_photo()),
     }
     for name, call in calls.items():
-        figures, count = Figures(world.product), 0
+        count = 0
         while world.state(name) == "closed":
             answers.append(call())
             count += 1
             assert count <= MINIMUM
-        assert figures.calls(name)["failed"] <= ATTEMPTS * count
     return answers
 
 
@@ -260,6 +265,7 @@ def require_trial_calls(world: World, user: Client, photo: dict[str, Any]) -> No
     with ThreadPoolExecutor(TRIALS + 5) as pool:
         asked = [pool.submit(user.twin().original, photo) for _ in range(TRIALS + 5)]
         until(lambda: sum(one.done() for one in asked) >= 5, "all but the trial calls")
+        until(lambda: world.upstream("GET") - before >= TRIALS, "the trial calls")
         reached, state = world.upstream("GET") - before, world.state("storage_read")
         barrier.release()
         statuses = sorted(one.result().status_code for one in asked)
@@ -285,7 +291,9 @@ def test_rows_2_and_3_a_thousand_requests_in_an_outage_make_few_more_calls(world
     world.set_breaker("storage_read", "disabled")  # or there would be fewer still
     world.proxy.inject(Status(500))
 
-    statuses = at_once(user, 8, lambda twin: {twin.original(photo).status_code for _ in range(125)})
+    # No more at once than there are places: whom the bulkhead refuses calls nobody.
+    count = 1000 // PLACES
+    statuses = at_once(user, PLACES, lambda twin: {twin.original(photo).status_code for _ in range(count)})
 
     assert set().union(*statuses) == {503}
     assert 1000 <= world.upstream("GET") - before <= 1200 + BUDGET_FLOOR
@@ -340,8 +348,9 @@ def test_rows_4_and_5_a_store_that_cannot_be_reached_costs_no_more_than_its_atte
         reading = pool.submit(user.twin().original, photo)
         uploads = at_once(user, PLACES, lambda twin: timed(lambda: twin.send(new_photo())))
         download = reading.result()
-    failed = figures.calls("storage_write")["failed"]
-    state, (refused, refused_seconds) = world.state("storage_write"), timed(lambda: user.send(new_photo()))
+    state, tried = world.state("storage_write"), figures.calls("storage_write")
+    refused = user.send(new_photo())
+    then = figures.calls("storage_write")
     listed, health = user.photos(), world.health()[0]
     world.proxy.heal()
 
@@ -350,12 +359,12 @@ def test_rows_4_and_5_a_store_that_cannot_be_reached_costs_no_more_than_its_atte
         assert seconds <= ATTEMPTS * UPLOAD_SECONDS + LOOSE_SECONDS
     assert_problem(download, read)
     assert_problem(refused, 503)
-    assert MINIMUM - 1 <= failed <= ATTEMPTS * len(uploads)  # one result was the first upload's
+    assert MINIMUM - 1 <= tried["failed"] <= ATTEMPTS * len(uploads)  # one result was the first upload's
     assert (state, world.upstream("PUT")) == ("open", before)
-    assert refused_seconds < UPLOAD_SECONDS
+    assert then == {**tried, "not_permitted": tried.get("not_permitted", 0) + 1}  # refused at once
     assert ([one["id"] for one in listed], health) == ([photo["id"]], 200)
     back = new_photo()
-    until(lambda: user.send(back).status_code in {200, 201}, "the store to be asked again")
+    until(lambda: user.send(back).status_code in {200, 201}, "the store to be asked again", 40)
     assert_sound(world.product, user, {photo["id"]: content})
 
 
@@ -435,27 +444,30 @@ def test_without_its_classification_it_would_be_retried_and_counted(
 
 
 @pytest.mark.parametrize("state", ["closed", "disabled"], ids=["breaker", "no breaker"])
-def test_row_9_answers_that_crawl_open_the_breaker_though_all_of_them_come(watching: World, state: str) -> None:
+def test_row_9_answers_that_are_slow_open_the_breaker_though_all_of_them_come(watching: World, state: str) -> None:
     world, user = watching, watching.product.new_user()
     contents, other = [new_photo() for _ in range(PLACES - 1)], new_photo()
     slow, quick = [user.upload(content) for content in contents], user.upload(other)
     world.set_breaker("storage_read", state)
-    crawl = Drip(piece_bytes=(len(contents[0]) + 500) // 16, pause_seconds=SLOW_SECONDS / 10)
-    for photo in slow:
-        world.proxy.inject(crawl, path=object_key(world.stack, photo))
-    figures = Figures(world.product)
+    keys, figures = [object_key(world.stack, photo) for photo in slow], Figures(world.product)
 
-    crawled: list[requests.Response] = []
-    while len(crawled) < MINIMUM and world.state("storage_read") == state:
-        all_seen = world.upstream("GET") + len(slow)
+    came: list[requests.Response] = []
+    while len(came) < MINIMUM and world.state("storage_read") == state:
+        all_seen, middle = world.upstream("GET") + len(slow), Barrier()
+        for key in keys:
+            world.proxy.inject(Hold("response", middle, 100), path=key)
         with ThreadPoolExecutor(len(slow)) as pool:
             asked = [pool.submit(user.twin().original, photo) for photo in slow]
-            until(partial(has_seen, world, all_seen), "the downloads to crawl")
-            others = [user.original(quick).status_code, user.get("/api/v1/photos").status_code]
-            assert (others, [one.done() for one in asked]) == ([200, 200], [False] * len(asked))
-            crawled += [one.result() for one in asked]
+            until(partial(has_seen, world, all_seen), "the downloads to begin")
+            if not came:  # later the breaker may open meanwhile: what lasts is slow before it ends
+                assert user.original(quick).status_code == user.get("/api/v1/photos").status_code == 200
+            assert [one.done() for one in asked] == [False] * len(asked)
+            pass_by(2 * SLOW_SECONDS)
+            middle.release()
+            came += [one.result() for one in asked]
+        world.proxy.heal()
 
-    assert {(answer.status_code, answer.content) for answer in crawled} == {(200, content) for content in contents}
+    assert {(answer.status_code, answer.content) for answer in came} == {(200, content) for content in contents}
     assert figures.calls("storage_read").get("failed", 0) == 0
     assert world.state("storage_read") == ("open" if state == "closed" else "disabled")
     assert user.original(quick).status_code == (503 if state == "closed" else 200)
@@ -490,20 +502,19 @@ def test_rows_6_and_10_uploads_that_hang_keep_their_places_and_no_more(
     with ThreadPoolExecutor(PLACES) as pool:
         hanging = [pool.submit(user.twin().send, new_photo()) for _ in range(PLACES)]
         until(lambda: world.upstream("PUT") - before == PLACES, "uploads to hang")
-        more = at_once(user, QUEUE + 4, lambda twin: timed(lambda: twin.send(new_photo())))
-        reached = world.upstream("PUT") - before - PLACES
+        more = at_once(user, QUEUE + 4, lambda twin: twin.send(new_photo()))
+        reached, were_first = world.upstream("PUT") - before - PLACES, not any(one.done() for one in hanging)
         read = user.original(photo)
         barrier.release()
         statuses = {one.result().status_code for one in hanging}
 
     assert (read.content, world.health()[0]) == (content, 200)
     if not has_places:
-        assert (reached, {answer.status_code for answer, _ in more}) == (len(more), {201})
+        assert (reached, {answer.status_code for answer in more}) == (len(more), {201})
         return
-    assert (reached, statuses) == (0, {201})
-    for answer, seconds in more:
+    assert (reached, were_first, statuses) == (0, True, {201})
+    for answer in more:
         assert_problem(answer, 503)
-        assert seconds < UPLOAD_SECONDS
     assert figures.moved("photo_api_shed_total", name="storage_write") == len(more)
     assert world.in_use("storage_write") == 0
     settle(world.stack)
@@ -522,11 +533,11 @@ def test_row_11_a_truncated_photo_never_looks_whole_and_a_store_that_truncates_o
     for _ in range(MINIMUM // 2):  # each of them is opened, which is a success, and then breaks off
         with pytest.raises(requests.exceptions.ChunkedEncodingError):
             user.original(photo)
-    told = world.state("storage_read")
+    expected = "open" if state == "closed" else "disabled"
+    until(lambda: world.state("storage_read") == expected, f"the breaker to be {expected}")
     world.proxy.heal()
     world.start_anew()
 
-    assert told == ("open" if state == "closed" else "disabled")
     assert user.original(photo).content == content
 
 
