@@ -15,7 +15,7 @@ from tests.fakes.fault_proxy import Barrier, FaultProxy, Hold, Side
 from tests.fakes.postgres_proxy import PostgresProxy
 from tests.servers.client import Client
 from tests.servers.postgres import PostgresServer
-from tests.servers.product import Product, until
+from tests.servers.product import START_SECONDS, Product, until
 from tests.servers.stacks import Stack, cloud_stack
 from tests.servers.swift import SwiftServer
 
@@ -43,7 +43,7 @@ class World:
         """Take all faults away, and wait until every worker has noticed."""
         self.objects.heal()
         had_cut = self.commits.heal()
-        until(self.product.is_ready, "all workers after the test")
+        until(self.product.is_ready, "all workers after the test", START_SECONDS)
         if had_cut:
             wait_for_every_worker(self.product, self.observer)
 

@@ -40,7 +40,8 @@ from tests.servers.client import Client
 from tests.servers.product import Product, until
 from tests.servers.stacks import Stack
 
-_ESTABLISHED = "01"
+_NOBODYS = "0"
+"""The number of a socket that no process has: not yet accepted, or closed."""
 
 
 class Answer:
@@ -76,8 +77,14 @@ class OpenRequest:
 
     def worker(self) -> int:
         """Return the process id of the worker that has taken this connection."""
-        until(self._owners, "a worker to take the connection")
-        return self._owners()[0]
+        found: list[int] = []
+
+        def is_found() -> bool:
+            found.extend(self._owners())
+            return bool(found)
+
+        until(is_found, "a worker to take the connection")
+        return found[0]
 
     def kill_worker(self) -> int:
         """Kill that worker with SIGKILL and return its id."""
@@ -114,7 +121,7 @@ class OpenRequest:
         theirs = f":{self._product.port:04X}"
         for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]:
             parts = line.split()
-            if parts[1].endswith(theirs) and parts[2].endswith(ours) and parts[3] == _ESTABLISHED:
+            if parts[1].endswith(theirs) and parts[2].endswith(ours) and parts[9] != _NOBODYS:
                 return parts[9]
         return "none"
 

@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import requests
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, func, make_url, select, update
 
 from app.accounts.models import User
 from app.db.outbox import OBJECT_DELETE, OutboxRow
@@ -54,15 +54,24 @@ class Baseline:
         most = max(self._threads, product.workers * _THREADS_OF_A_WORKER)
         until(lambda: _threads(product) <= most, "the threads to be back")
         until(lambda: product.metric("photo_api_db_pool_active_connections") == 0, "the connections to be back")
-        assert product.spooled_files() == []
+        until(lambda: not product.spooled_files(), "the spool to be empty")
         if workers_lived:
             assert product.worker_pids() == self._workers
             assert product.metric("photo_api_exceptions_total") == self._unforeseen
 
 
 def _others(product: Product) -> list[str]:
-    """Return descriptors, but for those of the pool's SQLite connections, whose number is bounded."""
-    return [target for target in product.open_files() if not _POOLED.search(target)]
+    """Return descriptors, but for those of the database's connections, whose number the pool bounds."""
+    pooled = _sockets_to(make_url(product.environ["PHOTO_API_DATABASE__URL"]).port)
+    return [target for target in product.open_files() if not _POOLED.search(target) and target not in pooled]
+
+
+def _sockets_to(port: int | None) -> set[str]:
+    """Return the sockets of this host that lead to a port of it, as descriptors name them."""
+    if port is None:
+        return set()
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()[1:]]
+    return {f"socket:[{parts[9]}]" for parts in lines if parts[2].endswith(f":{port:04X}")}
 
 
 def _threads(product: Product) -> int:

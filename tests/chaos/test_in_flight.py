@@ -9,6 +9,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from tests.chaos.held import HeldUploads, look, read_to_the_end, require_count, 
 from tests.chaos.invariants import Baseline
 from tests.integration.judging import head_of
 from tests.servers.client import Client, new_photo
-from tests.servers.product import Product, until
+from tests.servers.product import START_SECONDS, Product, until
 from tests.servers.stacks import Stack, embedded_stack
 
 ORIGINAL_BYTES = 24_000_000  # more than the kernel holds for a reader that does not read
@@ -141,7 +142,7 @@ def test_what_a_killed_worker_was_at_is_counted_out_and_no_more(embedded_product
         os.kill(victim, signal.SIGKILL)
 
         until(lambda: look(product).in_flight == 3, "the count without the dead worker")
-        until(product.is_ready, "another worker")
+        until(product.is_ready, "another worker", START_SECONDS)
         require_count(product, 3)
         report = look(product)
         assert victim not in {word.pid for word in report.workers}
@@ -167,7 +168,8 @@ def _overwrite(page: Path) -> None:
 
 
 def _take_the_folder_away(page: Path) -> None:
-    shutil.rmtree(page.parent)
+    # At once: the server makes it anew, and would put something into what is being emptied.
+    shutil.rmtree(page.parent.rename(page.parent.with_name("taken away")))
 
 
 @pytest.mark.parametrize(
@@ -201,7 +203,7 @@ def test_a_worker_that_makes_room_for_another_counts_until_it_has_finished(embed
         require_count(product, 2)
 
         until(lambda: user.twin().get("/api/v1/users/me").ok and _phase(product, old) > Phase.READY, "its last one")
-        until(lambda: len(product.worker_pids()) == 2, "another worker beside it")
+        until(lambda: len(product.worker_pids()) == 2, "another worker beside it", START_SECONDS)
 
         require_count(product, 2)
         assert [uploads.finish() for _ in range(2)] == [201] * 2
@@ -220,8 +222,9 @@ def test_a_reload_counts_old_and_new_workers_together(embedded_product: NewProdu
         require_count(product, 4)
 
         os.kill(product.pid, signal.SIGHUP)
-        until(lambda: len(product.worker_pids() - before) == 2, "two workers beside the old ones")
-        until(lambda: all(_phase(product, pid) is Phase.STOPPING for pid in before), "the old ones to accept no more")
+        until(lambda: len(product.worker_pids() - before) == 2, "two workers beside the old ones", START_SECONDS)
+        have_stopped = partial(_are_stopping, product, before)
+        until(have_stopped, "the old ones to accept no more", START_SECONDS)
         uploads.hold(3)
 
         require_count(product, 7)
@@ -230,6 +233,10 @@ def test_a_reload_counts_old_and_new_workers_together(embedded_product: NewProdu
         require_count(product, 3)
         assert [uploads.finish() for _ in range(3)] == [201] * 3
     require_count(product, 0)
+
+
+def _are_stopping(product: Product, pids: set[int]) -> bool:
+    return all(_phase(product, pid) is Phase.STOPPING for pid in pids)
 
 
 def _phase(product: Product, pid: int) -> Phase:

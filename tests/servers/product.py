@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -26,12 +27,12 @@ from app.server.forking import WORKER_NAME
 from app.server.state_folder import STATE_FOLDER
 from tests.accounts.world import open_database
 from tests.server.running import children, has_ended
-from tests.servers.base import find_free_port
+from tests.servers.base import find_free_port, stand_still
 from tests.servers.client import Client
 from tests.servers.stacks import Stack
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 40.0
+START_SECONDS = 90.0
 RENDERING = {"PHOTO_API_RENDITIONS__DELAY_SECONDS": "0"}
 """Settings of a product that makes renditions right after uploads; others make only those that are asked for."""
 STOP_SECONDS = 20.0
@@ -190,10 +191,12 @@ class Product:
     def kill(self) -> None:
         """Kill the master and all its processes with SIGKILL."""
         assert self._process is not None
+        stand_still(self.pid)  # or it might start another process, or clear one away
         pids = children(self.pid)
         self._process.kill()
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         self._process.wait()
         until(lambda: all(has_ended(pid) for pid in pids), "their end")
 
