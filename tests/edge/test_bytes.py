@@ -25,7 +25,7 @@ from tests.edge.deliveries import (
 from tests.edge.test_answers import answer_to
 from tests.servers.client import new_photo
 from tests.servers.edge import Edge
-from tests.servers.product import Product
+from tests.servers.product import Product, until
 from tests.servers.stacks import embedded_stack
 
 SIZE = 200_000
@@ -149,6 +149,7 @@ def test_the_server_does_not_touch_the_bytes(delivery: Delivery, photo: Photo) -
     assert answer.content == photo.content
     assert answer.headers["X-Request-Id"] == "named"
     assert delivery.opened() == before + 1  # for the one who asked past nginx
+    until(lambda: delivery.logged("named"), "the server's line")
     assert [line["status"] for line in delivery.logged("named") if "status" in line] == [200]
 
 

@@ -70,13 +70,13 @@ def test_ranges_and_conditions_are_asked_each_time(delivery: Delivery, path: str
 
 def test_who_may_not_read_a_photo_is_not_helped_by_who_may(delivery: Delivery, path: str) -> None:
     assert delivery.through.get(path).status_code == 200
-    stranger = delivery.product.new_user().twin()
-    stranger.url = delivery.through.url
+    stranger = {"Authorization": f"Bearer {delivery.product.new_user().tokens['access_token']}"}
     token = delivery.through.tokens["access_token"]
     altered = {"Authorization": f"Bearer {token[:-2]}{'AA' if token[-2:] != 'AA' else 'BB'}"}
 
-    assert stranger.get(path).status_code == 404
-    assert stranger.get(path).status_code == 404
+    # All by one connection: by another one it could come while nginx still counts the request before.
+    assert delivery.through.get(path, headers=stranger).status_code == 404
+    assert delivery.through.get(path, headers=stranger).status_code == 404
     assert delivery.through.get(path, headers=altered).status_code == 401
     assert delivery.through.get(path, headers={"Authorization": ""}).status_code == 401
     assert delivery.through.get(path).status_code == 200

@@ -12,7 +12,7 @@ from tests.fakes import hostile_images
 from tests.fakes.naughty import NAUGHTY_TEXTS
 from tests.integration.judging import REQUEST_ID, assert_problem, assert_problem_document, head_of, send_raw, stored
 from tests.servers.client import Client, new_photo
-from tests.servers.product import Product
+from tests.servers.product import Product, until
 
 EXPECTED: dict[type[RequestError], tuple[int, str]] = {
     UnsupportedMediaTypeError: (415, "unsupported-media-type"),
@@ -32,7 +32,7 @@ def unharmed(product: Product, owner: Client) -> Iterator[None]:
     assert stored(product, fresh) == (0, 0)
     assert fresh.used_bytes() == 0
     fresh.close()
-    assert product.spooled_files() == []
+    until(lambda: product.spooled_files() == [], "the spool to be empty")
     assert product.worker_pids() == workers
     assert product.metric("photo_api_exceptions_total") == unforeseen
 

@@ -49,7 +49,7 @@ def watch(product: Product, admin: Client) -> Iterator[BreakerWatch]:
 def wait_for(watch: BreakerWatch, state: str) -> None:
     """Wait until the management process and every worker say that the breaker of writing is in a state."""
     watch.wait_for("storage_write", state, 20)
-    assert watch.state("storage_write") == state
+    until(lambda: watch.state("storage_write") == state, f"the management process to say {state}")
 
 
 def test_operators_routes_are_not_on_the_public_listener(product: Product, admin: Client) -> None:
@@ -94,8 +94,9 @@ def test_what_an_operator_said_outlives_a_page_that_was_cut_off_and_all_workers(
         os.truncate(product.folder / STATE_FOLDER / PAGE_NAME, 0)
 
         wait_for(watch, "forced_open")
-        view = ask(product, admin, "GET", f"{ADMIN}/storage_write").json()
         until(lambda: told_by_command(product) is not None, "the page to be made anew")
+        until(lambda: ask(product, admin, "GET", f"{ADMIN}/storage_write").json()["is_shared"], "a page to share")
+        view = ask(product, admin, "GET", f"{ADMIN}/storage_write").json()
         after = told_by_command(product)
         product.kill_workers()
 

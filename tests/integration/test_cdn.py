@@ -51,10 +51,16 @@ class World:
         self.owner.private.add(urlsplit(link["url"]).query)  # a link is a bearer secret: it stands in no log
         return link
 
-    def wait_for(self, via: str) -> dict[str, Any]:
+    def wait_for(self, via: str, photo_id: str | None = None) -> dict[str, Any]:
         """Wait until links lead by some way, and return one."""
-        until(lambda: self.link()["via"] == via, f"links by {via}", 40)
-        return self.link()
+        found: dict[str, Any] = {}
+
+        def is_found() -> bool:
+            found.update(self.link(photo_id))
+            return bool(found["via"] == via)
+
+        until(is_found, f"links by {via}", 40)
+        return found
 
     def cdn_check(self) -> str:
         """Return what health says of the edge."""
@@ -186,7 +192,7 @@ def test_a_photo_that_is_removed_leaves_the_edge_although_the_api_was_down_and_t
     world: World,
 ) -> None:
     photo_id = str(world.owner.upload(new_photo(5000))["id"])
-    url = world.link(photo_id)["url"]
+    url = world.wait_for("cdn", photo_id)["url"]
     assert [get(url).status_code for _ in range(2)] == [200, 200]
     world.api.fails_with = 30000
 

@@ -6,6 +6,7 @@ The same is asked once more of all that the shared product logged, when it is cl
 from __future__ import annotations
 
 import secrets
+from typing import Any
 
 from tests.servers.client import Client, new_photo, tomorrow
 from tests.servers.product import Product, until
@@ -31,8 +32,11 @@ def test_a_request_is_one_line_with_its_fields(product: Product, owner: Client) 
 
     owner.get(photo["links"]["self"], headers={"X-Request-Id": request_id})
 
-    until(lambda: request_id in product.log_path.read_text(), "the line")
-    lines = [line for line in product.log_lines() if line["request_id"] == request_id]
+    def lines_of_it() -> list[dict[str, Any]]:
+        return [line for line in product.log_lines() if line["request_id"] == request_id]
+
+    until(lines_of_it, "the line")
+    lines = lines_of_it()
     assert len(lines) == 1
     assert set(lines[0]) >= FIELDS
     assert (lines[0]["route"], lines[0]["status"]) == ("/api/v1/photos/<uuid:photo_id>", 200)

@@ -12,7 +12,7 @@ import pytest
 
 from tests.integration.judging import head_of
 from tests.servers.client import Client, new_photo
-from tests.servers.product import Product
+from tests.servers.product import Product, until
 
 MIB = 1024 * 1024
 GROWTH_BYTES = 8 * MIB
@@ -78,7 +78,7 @@ def test_two_hundred_megabytes_are_refused_in_eight(product: Product, owner: Cli
     # The answer may be lost in the reset that follows it: what counts is that it did not read on.
     assert status in {b"HTTP/1.1 413", b""}
     assert growth(product, before) <= GROWTH_BYTES
-    assert product.spooled_files() == []
+    until(lambda: product.spooled_files() == [], "the spool to be empty")
 
 
 def _framed(kind: str) -> Iterator[bytes]:

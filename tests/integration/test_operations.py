@@ -76,7 +76,8 @@ def test_uploads_move_the_metrics_of_storage_and_database(product: Product, owne
 
     assert puts() == before + 1
     assert product.metric("photo_api_db_query_duration_seconds_count") > queries
-    assert product.metric("photo_api_db_pool_max_connections") == 40 * product.workers
+    size = 40 * product.workers
+    until(lambda: product.metric("photo_api_db_pool_max_connections") == size, "every worker to tell its pool's size")
     until(lambda: product.metric("photo_api_in_flight_requests") == 0, "nothing in flight")
     until(lambda: product.metric("photo_api_db_pool_active_connections") == 0, "all connections back")
 

@@ -230,13 +230,13 @@ def test_many_who_ask_first_get_one_rendition(product: Product, owner: Client) -
 
 
 def broken_photo() -> bytes:
-    """Return a PNG whose structure is sound and whose pixels are none."""
+    """Return a PNG whose structure is sound and whose pixels are none: no stream of zlib begins like them."""
     from tests.fakes.images import png_chunk
 
     header = (64).to_bytes(4) + (48).to_bytes(4) + bytes([8, 2, 0, 0, 0])
     chunks = [
         png_chunk(b"IHDR", header),
-        png_chunk(b"IDAT", secrets.token_bytes(600)),
+        png_chunk(b"IDAT", b"\xff" + secrets.token_bytes(600)),
         png_chunk(b"IEND", b""),
     ]
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)

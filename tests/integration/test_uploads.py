@@ -11,7 +11,7 @@ from tests.fakes import images
 from tests.fakes.exif import ExifFacts
 from tests.integration.judging import assert_problem, head_of, send_raw, set_quota, stored
 from tests.servers.client import Client, new_photo, repr_digest, tomorrow
-from tests.servers.product import Product
+from tests.servers.product import Product, until
 
 
 def test_a_raw_photo_is_stored_and_comes_back_byte_for_byte(owner: Client) -> None:
@@ -213,7 +213,7 @@ def test_a_body_over_the_limit_is_refused_and_nothing_is_kept(product: Product, 
         assert_problem(sent, 413, "payload-too-large")
 
     assert stored(product, user) == (0, 0)
-    assert product.spooled_files() == []
+    until(lambda: product.spooled_files() == [], "the spool to be empty")
 
 
 def test_the_quota_holds_to_the_byte_and_the_trash_counts(product: Product, user: Client) -> None:
