@@ -75,7 +75,8 @@ class Edge:
         return found
 
     def _lines(self) -> list[str]:
-        return (self.folder / "access.log").read_text(encoding="utf-8").splitlines()
+        whole = (self.folder / "access.log").read_text(encoding="utf-8").rpartition("\n")[0]  # a line may be half there
+        return whole.splitlines()
 
     @property
     def errors(self) -> str:

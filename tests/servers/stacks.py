@@ -58,7 +58,8 @@ class Stack:
     @contextmanager
     def database(self) -> Iterator[Connection]:
         """Yield a transaction in the product's database, beside the product."""
-        engine = create_engine(self.database_url, poolclass=NullPool)
+        patient = {"timeout": 60} if self.database_url.startswith("sqlite") else {}  # who writes may stand still
+        engine = create_engine(self.database_url, poolclass=NullPool, connect_args=patient)
         try:
             with engine.begin() as connection:
                 yield connection
