@@ -23,7 +23,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 
 def children_of(pid: int) -> set[int]:
     """Return the processes that a process has started and not yet cleared away."""
-    children = set()
+    children: set[int] = set()
     for task in Path(f"/proc/{pid}/task").iterdir():
         with suppress(FileNotFoundError, ProcessLookupError):  # a thread that has just ended
             children.update(map(int, (task / "children").read_text().split()))

@@ -163,9 +163,9 @@ def _items(count: int) -> bytes:
 def test_large_image_takes_little_time(name: str) -> None:
     body = MemoryBody(LARGE[name]())
 
-    start = time.process_time()
+    start = time.thread_time()  # other threads of this process may work, too
     probe(body)
-    seconds = time.process_time() - start
+    seconds = time.thread_time() - start
 
     assert seconds < 5 * 0.5
 

@@ -35,6 +35,7 @@ from tests.fakes.memory_body import MemoryBody
 MIB = 1024 * 1024
 THREADS = 8
 SECONDS = 1.0
+MEASURES = 3
 GROWTH_BYTES = 64 * MIB
 TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "image/heic")
 
@@ -119,24 +120,43 @@ def upload(engine: ImageEngine, data: bytes) -> None:
     engine.render(body, job_for(facts.content_type, body.size_bytes, facts.width, facts.height))
 
 
+def costly(
+    answers: list[Answer], again: Callable[[str], Answer], is_costly: Callable[[Answer], bool]
+) -> list[Answer]:
+    """Return the answers that are too costly each time: a file's fault comes again, a busy machine's does not."""
+    found = [answer for answer in answers if is_costly(answer)]
+    for _ in range(MEASURES - 1):
+        found = [answer for answer in (again(answer.name) for answer in found) if is_costly(answer)]
+    return found
+
+
 def test_the_measure_of_growth_sees_what_was_given_back_again() -> None:
     assert grown_by(lambda: bytearray(b"x") * (2 * GROWTH_BYTES)) > GROWTH_BYTES
 
 
 def test_every_hostile_file_alone_is_refused_within_a_second(engine: ImageEngine) -> None:
-    answers = [sent(image.name, lambda: upload(engine, image.data)) for image in hostile_images()]  # noqa: B023  called at once
+    files = {image.name: image.data for image in hostile_images()}
 
-    assert [answer for answer in answers if answer.found == "rendered" or answer.seconds > SECONDS] == []
+    def send(name: str) -> Answer:
+        return sent(name, lambda: upload(engine, files[name]))
+
+    answers = [send(name) for name in files]
+
+    assert [answer for answer in answers if answer.found == "rendered"] == []
+    assert costly(answers, send, lambda answer: answer.seconds > SECONDS) == []
 
 
 def test_all_hostile_files_at_once_cost_little_time_and_memory_and_the_next_photo_works(engine: ImageEngine) -> None:
-    files = [(image.name, image.data) for image in hostile_images()]
-    files += [(name, data) for name, data, _ in tolerated_images()]
+    files = {image.name: image.data for image in hostile_images()}
+    files |= {f"{name}, tolerated": data for name, data, _ in tolerated_images()}
     answers: list[Answer] = []
+
+    def send(name: str) -> Answer:
+        return sent(name, lambda: upload(engine, files[name]))
 
     def storm() -> None:
         with ThreadPoolExecutor(THREADS) as threads:
-            answers.extend(threads.map(lambda file: sent(file[0], lambda: upload(engine, file[1])), files))
+            answers.extend(threads.map(send, files))
 
     grown = grown_by(storm)
 
@@ -144,27 +164,28 @@ def test_all_hostile_files_at_once_cost_little_time_and_memory_and_the_next_phot
     assert refused >= {image.name for image in hostile_images()}
     assert [answer for answer in answers if answer.found == "OverloadedError"] == []
     # All of them are at work in one process, so that each has its part of the second.
-    assert [answer for answer in answers if answer.processor_seconds > SECONDS / THREADS] == []
+    assert costly(answers, send, lambda answer: answer.processor_seconds > SECONDS / THREADS) == []
     assert grown < GROWTH_BYTES
     assert render_good(engine).thumbhash
 
 
 def test_hostile_files_past_the_probe_hurt_engine_processes_at_most(engine: ImageEngine) -> None:
-    files = [(image.name, image.data, TYPES[place % len(TYPES)]) for place, image in enumerate(hostile_images())]
+    files = {image.name: (image.data, TYPES[place % len(TYPES)]) for place, image in enumerate(hostile_images())}
     answers: list[Answer] = []
 
-    def give(name: str, data: bytes, content_type: str) -> Answer:
+    def give(name: str) -> Answer:
+        data, content_type = files[name]
         return sent(name, lambda: engine.render(MemoryBody(data), job_for(content_type, len(data))))
 
     def storm() -> None:
         with ThreadPoolExecutor(THREADS) as threads:
-            answers.extend(threads.map(lambda file: give(*file), files))
+            answers.extend(threads.map(give, files))
 
     grown = grown_by(storm)
 
     assert {answer.found for answer in answers} <= {"UndecodableImageError", "TooCostlyError", "rendered"}
     # All of them are at work in one process, so that each has its part of the second.
-    assert [answer for answer in answers if answer.processor_seconds > SECONDS / THREADS] == []
+    assert costly(answers, give, lambda answer: answer.processor_seconds > SECONDS / THREADS) == []
     assert grown < GROWTH_BYTES
     assert render_good(engine).thumbhash
 
