@@ -75,8 +75,8 @@ class Edge:
         return found
 
     def _lines(self) -> list[str]:
-        whole = (self.folder / "access.log").read_text(encoding="utf-8").rpartition("\n")[0]  # a line may be half there
-        return whole.splitlines()
+        text = (self.folder / "access.log").read_text(encoding="utf-8")
+        return text.rpartition("\n")[0].splitlines()  # the last line may be half there
 
     @property
     def errors(self) -> str:
