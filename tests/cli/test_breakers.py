@@ -113,13 +113,14 @@ def test_a_wrong_configuration_hinders_nobody(run: Run, board: HostBoard, monkey
 
     empty = run("list")
     board.decide("mail", FORCED)
+    began = time.monotonic()
     code, _, _ = run("set", "mail", "open")
 
     assert empty == (0, "The server that runs here has no circuit breakers.\n", "")
     decision = board.read("mail")
     assert decision is not None
     assert code == 0
-    assert decision.until == pytest.approx(time.monotonic() + 60, abs=20)
+    assert 60 <= decision.until - began <= 60 + time.monotonic() - began
 
 
 def test_one_breaker_as_json_says_where_it_can_go(run: Run, board: HostBoard) -> None:
@@ -181,28 +182,32 @@ def test_a_user_without_a_name_is_a_number(run: Run, board: HostBoard, monkeypat
 def test_it_opens_for_the_time_that_is_said_and_keeps_count_of_its_openings(run: Run, board: HostBoard) -> None:
     board.decide(STORAGE, Decision(3, "half_open", 2, math.inf))
 
+    began = time.monotonic()
     run("set", STORAGE, "open", "--for", "300")
     first = board.read(STORAGE)
     run("set", STORAGE, "open", "--for", "900")
     second = board.read(STORAGE)
+    took = time.monotonic() - began
 
     assert first is not None
     assert second is not None
     assert (first.era, first.state, first.attempt) == (4, "open", 2)
-    assert first.until == pytest.approx(time.monotonic() + 300, abs=30)
+    assert 300 <= first.until - began <= 300 + took
     assert second.era == 5
-    assert second.until == pytest.approx(time.monotonic() + 900, abs=30)
+    assert 900 <= second.until - began <= 900 + took
 
 
 @pytest.mark.parametrize(("state", "seconds"), [("open", 10), ("half_open", 60)])
 def test_without_a_time_its_own_holds(run: Run, board: HostBoard, state: str, seconds: int) -> None:
     board.decide(STORAGE, Decision(1, "disabled", 0, math.inf))
 
+    began = time.monotonic()
     run("set", STORAGE, state)
+    took = time.monotonic() - began
 
     decision = board.read(STORAGE)
     assert decision is not None
-    assert decision.until == pytest.approx(time.monotonic() + seconds, abs=5)
+    assert seconds <= decision.until - began <= seconds + took
 
 
 def test_closing_begins_the_count_of_openings_anew(run: Run, board: HostBoard) -> None:

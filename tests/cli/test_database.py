@@ -102,7 +102,7 @@ def test_processes_that_migrate_at_once_are_all_content(url: str, tmp_path: Path
         for _ in range(3)
     ]
 
-    printed = [process.communicate(timeout=60) for process in processes]
+    printed = [process.communicate(timeout=240) for process in processes]
 
     assert [process.returncode for process in processes] == [0, 0, 0], printed
     database = open_database(url)

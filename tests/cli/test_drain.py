@@ -150,7 +150,7 @@ def test_a_server_that_drains_already_is_not_asked_again(start: Start, run: Run)
         master.finish_one()
 
     assert (code, out) == (0, f"Server {master.pid} drains already.\n")
-    assert master.process.wait(10) == 0  # 3, had it been asked twice
+    assert master.process.wait(60) == 0  # 3, had it been asked twice
 
 
 def test_waiting_ends_with_the_server(start: Start) -> None:
@@ -161,12 +161,12 @@ def test_waiting_ends_with_the_server(start: Start) -> None:
         assert command.poll() is None
         master.finish_one()
 
-    out, err = command.communicate(timeout=20)
+    out, err = command.communicate(timeout=60)
 
     (server,) = json.loads(out)["servers"]
     assert (command.returncode, err) == (0, "")
     assert server.pop("seconds") >= 0
-    assert server.pop("in_flight") in {0, 1}  # as it was last seen
+    assert server.pop("in_flight") in range(4)  # as it was last seen, by who may have looked once
     assert server == {"pid": master.pid, "before": "ready", "asked": True, "gone": True}
 
 
@@ -188,7 +188,7 @@ def test_who_waits_on_a_terminal_sees_what_is_in_flight(start: Start) -> None:
     master.finish_one()
     master.finish_one()
     until(lambda: sees(f"Server {master.pid} is gone, after "), "the end")
-    command.communicate(timeout=20)
+    command.communicate(timeout=60)
     os.close(ours)  # no sooner: an unbuffered command writes the end of its line by itself
 
     assert command.returncode == 0
@@ -202,7 +202,7 @@ def test_who_waits_elsewhere_sees_the_beginning_and_the_end(start: Start) -> Non
     for _ in range(3):
         master.finish_one()
 
-    out, _ = command.communicate(timeout=20)
+    out, _ = command.communicate(timeout=60)
 
     first, last = out.splitlines()
     assert first == f"Server {master.pid} was asked to drain."
@@ -211,6 +211,8 @@ def test_who_waits_elsewhere_sees_the_beginning_and_the_end(start: Start) -> Non
 
 def test_the_time_is_over_for_the_command_not_for_the_drain(start: Start, run: Run) -> None:
     master = start()
+    run()
+    master.heard("asked")
 
     code, out, err = run("--wait", "--timeout", "0.3", "--json")
 
@@ -333,7 +335,7 @@ def test_a_folder_that_cannot_be_read_says_so(
 ) -> None:
     process = start().process
     process.kill()
-    process.wait(20)
+    process.wait()
 
     def refused(_: Path) -> bool:
         raise PermissionError

@@ -90,7 +90,7 @@ def test_serve_becomes_gunicorn_on_the_settings_address_and_stops_with_0(tmp_pat
     assert process.stdout is not None
     (line,) = islice((line for line in process.stdout if "Listening at" in line), 1)
     process.terminate()
-    process.communicate(timeout=30)
+    process.communicate(timeout=90)
 
     assert f"127.0.0.1:{port}" in line
     assert f"127.0.0.1:{management}" in line

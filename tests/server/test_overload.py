@@ -18,7 +18,7 @@ FACTOR = 5
 PLAN = Plan(capacity_seconds=2, warm_seconds=1, overload_seconds=3.5, recovery_seconds=1.5)
 PATIENCE_SECONDS = 2.0
 LEAST_GOODPUT = 0.8
-ATTEMPTS = 3
+ATTEMPTS = 5
 
 
 def best_of(attempts: int, served: Served) -> Finding:
