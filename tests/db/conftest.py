@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from sqlalchemy import text
+from sqlalchemy import URL, text
 
 from app.db import engine, time_limits
 from app.db.engine import Database
@@ -167,3 +167,15 @@ def patient_client(monkeypatch: pytest.MonkeyPatch) -> None:
 def trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nobody ask whether a connection still lives, however long it was idle."""
     monkeypatch.setattr(engine, "_TRUSTED_IDLE_SECONDS", 3600.0)
+
+
+@pytest.fixture(autouse=True)
+def _patient_connecting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give a busy PostgreSQL more time to take a connection than the two seconds of a short wait for the pool."""
+    arguments = engine._connect_arguments
+
+    def patient(url: URL, settings: DatabaseSettings) -> dict[str, Any]:
+        given = arguments(url, settings)
+        return {**given, "connect_timeout": 30} if "connect_timeout" in given else given
+
+    monkeypatch.setattr(engine, "_connect_arguments", patient)
