@@ -174,8 +174,8 @@ def test_row_3_throttling_store_is_believed_when_it_says_when_to_come_back(
 
 
 def test_row_3_throttling_that_shows_as_delay_is_a_slow_call(bare: SwiftObjectStore, proxy: FaultProxy) -> None:
-    proxy.inject(Delay(0.15), path=BYTES)
-    watching = behind_breakers(bare, slow_call_duration_threshold_seconds=0.1, slow_call_rate_threshold=0.5)
+    proxy.inject(Delay(0.06), path=BYTES)
+    watching = behind_breakers(bare, slow_call_duration_threshold_seconds=0.03, slow_call_rate_threshold=0.5)
     not_watching = behind_breakers(bare)
 
     for store in (watching, not_watching):
