@@ -1,7 +1,8 @@
 """A server's processes die one after another while it is scraped: ``python -m tests.ops.metric_deaths DEATHS``.
 
-Two workers live on; each of the others counts, is killed by SIGKILL and reaped. Prints what was measured as JSON:
-processor times, because others use this machine too, and the least of several scrapes.
+Two workers live on; each of the others counts, is killed by SIGKILL and reaped. Prints what was measured as JSON.
+Others use this machine too: so it is processor times, the least of several scrapes, and what a scrape takes after the
+deaths is measured by turns with what it takes of another two workers beside whom nobody has died.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -86,23 +88,30 @@ def totals(text: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:
     }
 
 
-def scrape_seconds(metrics: Metrics) -> float:
-    """Return the processor time of a scrape."""
-    times = []
+def scrape_seconds(*scraped: Metrics) -> list[float]:
+    """Return the processor time of a scrape of each."""
+    least = [float("inf")] * len(scraped)
     for _ in range(_SCRAPES_TIMED):
-        before = time.process_time()
-        metrics.exposition()
-        times.append(time.process_time() - before)
-    return min(times)
+        for place, metrics in enumerate(scraped):
+            before = time.process_time()
+            metrics.exposition()
+            least[place] = min(least[place], time.process_time() - before)
+    return least
 
 
-def main(folder: Path, deaths: int) -> dict[str, float]:
-    """Let so many workers die and return what was measured."""
-    lifeline = Lifeline()
+def server(folder: Path, lifeline: Lifeline) -> tuple[Metrics, list[int]]:
+    """Start two workers that live on; return their management process's metrics, and their ids."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
     living = [start(lifeline) for _ in range(2)]
-    management = Metrics(version="1", role="management")
+    return Metrics(version="1", role="management"), living
+
+
+def main(folder: Path, elsewhere: Path, deaths: int) -> dict[str, float]:
+    """Let so many workers die and return what was measured; ``elsewhere`` is the folder where nobody does."""
+    lifeline = Lifeline()
+    untouched, others = server(elsewhere, lifeline)
+    management, living = server(folder, lifeline)
     try:
-        fresh = scrape_seconds(management)
         before = totals(management.exposition()[0].decode())
         fallen, most_files = 0, 0
         for death in range(deaths):
@@ -113,9 +122,10 @@ def main(folder: Path, deaths: int) -> dict[str, float]:
                 fallen += sum(after.get(series, -1.0) < value for series, value in before.items())
                 before = after
         text = management.exposition()[0].decode()
+        fresh, scraped = scrape_seconds(untouched, management)
         return {
             "fresh": fresh,
-            "after": scrape_seconds(management),
+            "after": scraped,
             "fallen": fallen,
             "most_files": most_files,
             "files": len(list(folder.glob("*.values"))),
@@ -125,10 +135,12 @@ def main(folder: Path, deaths: int) -> dict[str, float]:
             "processes": text.count("photo_api_process_threads{"),
         }
     finally:
-        for pid in living:
+        for pid in (*others, *living):
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
 
 if __name__ == "__main__":
-    sys.stdout.write(json.dumps(main(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), int(sys.argv[1]))))
+    with TemporaryDirectory() as beside:
+        found = main(Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]), Path(beside), int(sys.argv[1]))
+    sys.stdout.write(json.dumps(found))

@@ -246,10 +246,10 @@ logging.info("parent")
 child = os.fork()
 if child == 0:
     logging.info("child")
-    logs.flush()
+    logs.flush(30)
     os._exit(0)
 os.waitpid(child, 0)
-logs.close()
+logs.close(30)
 """
     ran = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, check=True, timeout=60)
 
@@ -279,7 +279,8 @@ raise LookupError("in the process")
 def test_what_was_logged_just_before_the_end_is_written() -> None:
     program = """
 import logging, sys
-from app.ops.logging import configure_logging
+from app.ops.logging import Logs, configure_logging
+Logs.flush.__defaults__ = (30.0,)  # a machine that stands still at the end is waited for
 configure_logging(level="INFO", output="json", queue_size=1000)
 for number in range(200): logging.info("%d", number)
 sys.exit(3)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 import signal
 import subprocess
-import threading
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -40,26 +39,38 @@ def collected(collector: ProcessCollector, processes: Sequence[tuple[str, int]],
     }
 
 
-def test_what_the_system_says_of_this_process_is_read() -> None:
-    before = read_process(HERE)
-    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
-    stay = threading.Event()
-    thread = threading.Thread(target=stay.wait)
-    thread.start()
-    kept = mmap.mmap(-1, 32_000_000)  # pages of its own, where a heap may have free ones
-    for offset in range(0, len(kept), mmap.PAGESIZE):
-        kept[offset] = 1
+_GROWS = """
+import mmap, os, threading
+print("before", flush=True)
+input()
+files = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+kept = mmap.mmap(-1, 32_000_000)  # pages of its own, where a heap may have free ones
+for offset in range(0, len(kept), mmap.PAGESIZE):
+    kept[offset] = 1
+print("after", flush=True)
+input()
+"""
 
-    after = read_process(HERE)
 
-    stay.set()
-    thread.join()
-    for file in files:
-        os.close(file)
-    kept.close()
+def test_what_the_system_says_of_a_process_is_read() -> None:
+    # Not of this one: threads of other tests may end in it meanwhile.
+    with subprocess.Popen(
+        [sys.executable, "-c", _GROWS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == "before\n"
+        before = read_process(process.pid)
+        process.stdin.write("grow\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "after\n"
+        after = read_process(process.pid)
+        process.stdin.write("end\n")
+
     assert before is not None
     assert after is not None
-    assert after.open_fds >= before.open_fds + 5
+    assert after.open_fds == before.open_fds + 5
     assert after.threads == before.threads + 1
     assert after.resident_memory_bytes > before.resident_memory_bytes + 8_000_000
     assert after.cpu_seconds_total >= before.cpu_seconds_total > 0
