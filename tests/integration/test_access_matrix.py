@@ -32,7 +32,7 @@ from app.settings import load_settings
 from tests.http.test_openapi import DOCUMENT, documented
 from tests.integration.judging import assert_problem
 from tests.servers.client import Client, new_photo
-from tests.servers.product import Product
+from tests.servers.product import Product, until
 
 PUBLIC, SESSION, ANY = "public", "session", "any"
 BESIDE_THE_DOCUMENT = {"/openapi.json", "/docs", "/o/{link}"}
@@ -350,8 +350,18 @@ def test_a_public_route_asks_nobody(settled: Person, refused: dict[str, str], ro
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.startswith("GET ")])
 def test_head_is_judged_and_answered_as_get_without_a_body(settled: Person, route: str) -> None:
+    def both(credential: str | None) -> tuple[requests.Response, requests.Response]:
+        return ask(route, settled, credential), ask(route, settled, credential, method="HEAD")
+
+    def are_of_one_length() -> bool:
+        got, head = both(bearer(settled))
+        return head.headers["Content-Length"] == got.headers["Content-Length"]
+
+    if route.endswith("/links"):
+        # They lead another way while a look of health at storage is late, in as many octets more or less.
+        until(are_of_one_length, "links that lead one way")
     for credential in (bearer(settled), None):
-        got, head = ask(route, settled, credential), ask(route, settled, credential, method="HEAD")
+        got, head = both(credential)
 
         assert (head.status_code, head.content) == (got.status_code, b"")
         changing = {"Date", "X-Request-Id", "Server"}
