@@ -33,7 +33,8 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
 @contextmanager
 def locked(stack: Stack) -> Iterator[None]:
     """Hold the lock of whoever writes."""
-    with closing(sqlite3.connect(stack.database_url.removeprefix("sqlite:///"), isolation_level=None)) as connection:
+    path = stack.database_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
         yield
         connection.execute("ROLLBACK")

@@ -56,7 +56,7 @@ def test_row_35_a_full_spool_refuses_uploads_and_then_the_host_is_not_ready(
         refused = [user.twin().send(new_photo(3_000_000)), user.twin().send_form(new_photo(3_000_000))]
         small = user.send(new_photo())
         read = user.original(photo)
-        until(lambda: requests.get(f"{product.url}/health/readiness", timeout=10).status_code == 503, "not ready")
+        until(lambda: requests.get(f"{product.url}/health/readiness", timeout=10).status_code == 503, "not ready", 40)
         alive = requests.get(f"{product.url}/health/liveness", timeout=10)
 
         for answer in refused:

@@ -162,7 +162,8 @@ class PostgresProxy:
             pair = _Pair(client, server)
             with self._lock:
                 self._pairs.append(pair)
-            if self._refuses:  # since a moment: it was not among those that were cut
+                refuses: bool = self._refuses
+            if refuses:  # since a moment: it was not among those that were cut
                 pair.close()
             self._start(self._carry_requests, pair)
             self._start(self._carry_answers, pair)
