@@ -99,43 +99,57 @@ def test_what_the_queue_has_already_is_not_queued_again(here: Instance) -> None:
 
 
 @pytest.fixture
-def brief(here: Instance, tmp_path: Path) -> Iterator[Instance]:
-    """A process whose claims end soon."""
-    instance = Instance(here.world, tmp_path, lease_seconds=0.6)
+def busy(here: Instance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Instance]:
+    """A process that renews its claims five times a second, which last for a minute."""
+    monkeypatch.setattr("app.renditions.claims._RENEWALS_PER_LEASE", 300)
+    instance = Instance(here.world, tmp_path, lease_seconds=60)
     yield instance
     instance.close()
 
 
-def test_a_claim_is_renewed_for_as_long_as_it_is_held_and_not_longer(brief: Instance) -> None:
-    photo = brief.upload()
-    mine = taken(brief, photo)
-    first = lease_of(brief)
+def test_a_claim_is_renewed_for_as_long_as_it_is_held_and_not_longer(
+    busy: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photo = busy.upload()
+    mine = taken(busy, photo)
+    first = lease_of(busy)
     assert first is not None
+    rounds: list[int] = []
+    renew = busy.claims.renew
+    monkeypatch.setattr(busy.claims, "renew", lambda: rounds.append(renew()))
 
-    with brief.claims.held([mine]):
-        wait_for(lambda: (lease_of(brief) or first) > first + dt.timedelta(seconds=1))
-        (while_held,) = brief.claims.take([mine.name])
-    wait_for(lambda: isinstance(brief.claims.take([mine.name])[0], Claim))
+    def go_on() -> None:
+        """Return when a round of renewals has begun and ended."""
+        before = len(rounds)
+        wait_for(lambda: len(rounds) >= before + 2)
+
+    with busy.claims.held([mine]):
+        wait_for(lambda: (lease_of(busy) or first) > first + dt.timedelta(seconds=1))
+        (while_held,) = busy.claims.take([mine.name])
+    go_on()
+    last = lease_of(busy)
+    go_on()
 
     assert isinstance(while_held, Busy)
+    assert lease_of(busy) == last
 
 
-def test_a_renewal_that_fails_is_tried_again(brief: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
-    photo = brief.upload()
-    mine = taken(brief, photo)
-    first = lease_of(brief)
+def test_a_renewal_that_fails_is_tried_again(busy: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
+    photo = busy.upload()
+    mine = taken(busy, photo)
+    first = lease_of(busy)
     assert first is not None
     failures = iter([DatabaseUnavailableError("down"), DeadlineExceededError("late"), ZeroDivisionError()])
-    renew = brief.claims.renew
+    renew = busy.claims.renew
 
     def failing() -> int:
         for failure in failures:
             raise failure
         return renew()
 
-    monkeypatch.setattr(brief.claims, "renew", failing)
-    with brief.claims.held([mine]):
-        wait_for(lambda: (lease_of(brief) or first) > first)
+    monkeypatch.setattr(busy.claims, "renew", failing)
+    with busy.claims.held([mine]):
+        wait_for(lambda: (lease_of(busy) or first) > first)
 
 
 def test_only_what_is_held_and_still_ones_own_is_renewed(here: Instance) -> None:

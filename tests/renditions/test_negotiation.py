@@ -119,11 +119,11 @@ def test_whatever_comes_has_an_answer(accept: str) -> None:
 def test_a_hostile_header_costs_no_more_than_its_length(unit: str) -> None:
     accept = ("image/webp" + unit * 2000)[:2047] + "\x00"
 
-    started = time.perf_counter()
+    started = time.thread_time()
     ranked = rank_formats(accept)
 
     assert ranked == (Format.JPEG,)
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_a_header_longer_than_any_browser_sends_gets_jpeg() -> None:

@@ -331,7 +331,7 @@ def test_the_thread_works_only_while_it_may(here: Instance) -> None:
     wait_for(lambda: not here.queued())
 
     assert made_meanwhile == 0
-    assert here.relay.close()
+    assert here.relay.close(30)
 
 
 def test_the_thread_outlives_a_database_that_fails(here: Instance, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,4 +366,4 @@ def test_it_rests_when_there_is_nothing_to_do(here: Instance) -> None:
     here.relay.start()
 
     assert here.has_rested.wait(20)
-    assert here.relay.close()
+    assert here.relay.close(30)
