@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from app.http.bodies import CHUNK_BYTES
-from tests.chaos.crowds import Crowd, is_undisturbed, latencies
+from tests.chaos.crowds import Crowd, latencies
 from tests.chaos.unguarded import without
 from tests.integration.judging import head_of, stored
 from tests.servers.client import new_photo
@@ -45,6 +45,7 @@ from app.ops import admission
 admission.Admission._may_have = lambda self, lane: True
 """
 THREADS = 2
+LONGEST_SECONDS = 5.0
 LARGE_BYTES = 12_000_000
 
 
@@ -91,13 +92,13 @@ def test_row_47_without_its_guard_slow_uploads_have_every_place(tmp_path: Path) 
         user = product.new_user()
         begun = head_of(user, "/api/v1/photos", "Content-Type: image/jpeg", f"Content-Length: {LARGE_BYTES}")
         body = new_photo(LARGE_BYTES)
-        alone = latencies(lambda: user.get("/api/v1/photos", timeout=1), 10)
+        assert user.get("/api/v1/photos").ok
 
         with Crowd(product.port, begun + body[:300_000], body[300_000:], count=4):
             until(lambda: product.metric("photo_api_in_flight_requests") == 4, "the uploads to be at work")
-            amid = latencies(lambda: user.get("/api/v1/photos", timeout=1), 3)
+            amid = latencies(lambda: user.get("/api/v1/photos", timeout=1), 3, longest=LONGEST_SECONDS)
 
-    assert not is_undisturbed(alone, amid)
+    assert amid == [LONGEST_SECONDS] * 3  # no good answer
 
 
 @pytest.mark.parametrize("stack_name", [CLOUD], indirect=True)
