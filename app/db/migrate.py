@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from alembic import command
@@ -24,6 +24,7 @@ from app.errors import DatabaseBusyError
 _LOCK_NUMBER = 7_046_911_502
 _LOCK_NAME = "CONCAT('photo-api-migrate ', DATABASE())"
 _LOCK_WAIT_SECONDS = 60
+_LOCK_LOOK_SECONDS = 0.05
 
 
 def _config(connection: Connection | None = None) -> Config:
@@ -62,14 +63,35 @@ def upgrade(database: Database, revision: str = "head") -> None:
         DatabaseUnavailableError: It cannot be reached, or a statement failed; nothing was changed where the
             database can roll back its schema (all but MariaDB, where the same again goes on from there).
     """
-    with database.write() as connection, long_patience(), _locked(connection):
+    with _alone(database) as connection:
         command.upgrade(_config(connection), revision)
 
 
 def downgrade(database: Database, revision: str) -> None:
     """Take the schema back to a revision; rows of dropped tables are lost."""
-    with database.write() as connection, long_patience(), _locked(connection):
+    with _alone(database) as connection:
         command.downgrade(_config(connection), revision)
+
+
+@contextmanager
+def _alone(database: Database) -> Iterator[Connection]:
+    """Yield a connection whose transaction migrates while no other one does."""
+    with ExitStack() as opened:
+        connection = _begin(database, opened)
+        with long_patience(), _locked(connection):
+            yield connection
+
+
+def _begin(database: Database, opened: ExitStack) -> Connection:
+    """Begin to write, on SQLite when another migration has ended: it may take longer than a request would wait."""
+    ends = time.monotonic() + _LOCK_WAIT_SECONDS
+    while True:
+        try:
+            return opened.enter_context(database.write())
+        except DatabaseBusyError:
+            if time.monotonic() >= ends:
+                raise
+            time.sleep(_LOCK_LOOK_SECONDS)
 
 
 @contextmanager

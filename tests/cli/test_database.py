@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,7 @@ from app.db import migrate
 from app.storage.local import LocalObjectStore
 from app.storage.probe import BytesBody
 from tests.accounts.world import open_database
+from tests.fakes.clocks import HandClock
 from tests.photos.world import World, image, write_rendition
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +111,33 @@ def test_processes_that_migrate_at_once_are_all_content(url: str, tmp_path: Path
     database = open_database(url)
     assert migrate.current_revision(database) == HEAD
     database.close()
+
+
+@pytest.mark.parametrize(("looks", "code"), [(3, 0), (99, 1)], ids=["it ends", "it hangs"])
+def test_a_migration_that_takes_longer_than_a_request_would_wait_is_waited_for(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, looks: int, code: int
+) -> None:
+    class Clock(HandClock):
+        """A look takes ten seconds; in the last one the other migration ends."""
+
+        def sleep(self, seconds: float) -> None:
+            super().sleep(seconds)
+            self.advance(10)
+            if len(self.slept) == looks:
+                other.execute("ROLLBACK")
+
+    clock = Clock()
+    monkeypatch.setattr("app.db.engine._SQLITE_BUSY_SECONDS", 0.05)
+    monkeypatch.setattr(migrate, "time", clock)
+    (tmp_path / "var").mkdir()
+    with closing(sqlite3.connect(tmp_path / "var" / "photo-api.db", isolation_level=None)) as other:
+        other.execute("PRAGMA journal_mode=WAL")
+        other.execute("BEGIN IMMEDIATE")
+
+        done = run("migrate", "--json")
+
+    assert done[0] == code, done[1]
+    assert len(clock.slept) == min(looks, 6)
 
 
 @pytest.fixture
