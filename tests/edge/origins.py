@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -83,13 +84,14 @@ class Origin:
             threading.Thread(target=self._serve, args=(connection, self.connections), daemon=True).start()
 
     def _serve(self, connection: socket.socket, number: int) -> None:
+        with suppress(OSError):  # nginx has gone, or the block has ended
+            self._converse(connection, number)
+
+    def _converse(self, connection: socket.socket, number: int) -> None:
         received = b""
         served = 0
         while True:
-            try:
-                piece = connection.recv(65_536)
-            except OSError:
-                return
+            piece = connection.recv(65_536)
             if not piece:
                 return
             received += piece
