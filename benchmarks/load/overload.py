@@ -41,12 +41,14 @@ class Plan:
         warm_seconds: At half of capacity, before.
         overload_seconds: At the multiple.
         recovery_seconds: At half of capacity, after.
+        probe_timeout_seconds: When a probe is given up.
     """
 
     capacity_seconds: float = 4.0
     warm_seconds: float = 2.0
     overload_seconds: float = 8.0
     recovery_seconds: float = 4.0
+    probe_timeout_seconds: float = 1.0
 
     @property
     def seconds(self) -> float:
@@ -189,7 +191,7 @@ def overload(served: Served, work: Work, factor: float, plan: Plan, *, way: str,
         for seed, (traffic, share) in enumerate(work.mix)
     ]
     generator = Generator(served.target, traffics, sources=_SOURCES)
-    with probing(served.target, plan.seconds) as probes:
+    with probing(served.target, plan.seconds, plan.probe_timeout_seconds) as probes:
         before = served.cpu_seconds()
         records = generator.run()
         used = served.cpu_seconds() - before

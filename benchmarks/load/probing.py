@@ -1,7 +1,7 @@
 """Probes as a load balancer sends them, from a process of their own, so that no other traffic delays them.
 
-``python -m benchmarks.load.probing HOST PORT SECONDS`` says on standard output when it begins, and at the end what
-came of it.
+``python -m benchmarks.load.probing HOST PORT SECONDS TIMEOUT`` says on standard output when it begins, and at the end
+what came of it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,16 @@ class Probes:
 
 
 @contextmanager
-def probing(target: Target, seconds: float) -> Iterator[Probes]:
+def probing(target: Target, seconds: float, timeout_seconds: float) -> Iterator[Probes]:
     """Ask for the health every 50 ms, for so long; the first probe is on its way when the block begins.
 
     Args:
         target: Whom.
         seconds: From now.
+        timeout_seconds: When a probe is given up.
     """
-    command = [sys.executable, "-m", __spec__.name, target.host, str(target.port), str(seconds)]
+    numbers = map(str, (target.port, seconds, timeout_seconds))
+    command = [sys.executable, "-m", __spec__.name, target.host, *numbers]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
@@ -56,12 +58,13 @@ def probing(target: Target, seconds: float) -> Iterator[Probes]:
         process.communicate()
 
 
-def main(host: str, port: str, seconds: str) -> None:
+def main(host: str, port: str, seconds: str, timeout_seconds: str) -> None:
     """Send the probes and print what came of them."""
     due = steady(1 / EVERY_SECONDS, float(seconds))
-    generator = Generator(
-        Target(host, int(port)), [Traffic(path, path, due, keeps_connections=False) for path in PATHS]
-    )
+    traffics = [
+        Traffic(path, path, due, timeout_seconds=float(timeout_seconds), keeps_connections=False) for path in PATHS
+    ]
+    generator = Generator(Target(host, int(port)), traffics)
     sys.stdout.write(_BEGUN)
     sys.stdout.flush()
     json.dump([_facts(record) for record in generator.run()], sys.stdout)

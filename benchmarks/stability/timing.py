@@ -97,26 +97,28 @@ def calls_per_second(functions: Mapping[str, Function], effort: Effort) -> dict[
 
 
 def _rate(function: Function, seconds: float) -> float:
-    gate, over = threading.Barrier(THREADS + 1), threading.Event()
+    began: list[float] = []
+    gate, over = threading.Barrier(THREADS + 1, lambda: began.append(perf_counter())), threading.Event()
     counts = [0] * THREADS
 
     def work(number: int) -> None:
         gate.wait()
-        while not over.is_set():
+        while True:  # once at least, on a machine whose other work leaves no turn before it is over
             for _ in repeat(None, _CALLS_BETWEEN_LOOKS):
                 function()
             counts[number] += _CALLS_BETWEEN_LOOKS
+            if over.is_set():
+                return
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(THREADS)]
     for thread in threads:
         thread.start()
     gate.wait()
-    began = perf_counter()
     over.wait(seconds)
     over.set()
     for thread in threads:
         thread.join()
-    return sum(counts) / (perf_counter() - began)
+    return sum(counts) / (perf_counter() - began[0])
 
 
 def running_at_once(guarded: Mapping[str, tuple[Function, list[float]]], effort: Effort) -> dict[str, list[float]]:
@@ -136,7 +138,8 @@ def running_at_once(guarded: Mapping[str, tuple[Function, list[float]]], effort:
 
 
 def _together(function: Function, calls: int) -> float:
-    gate = threading.Barrier(THREADS + 1)
+    began: list[float] = []
+    gate = threading.Barrier(THREADS + 1, lambda: began.append(perf_counter()))  # before anybody goes through
 
     def work() -> None:
         gate.wait()
@@ -147,10 +150,9 @@ def _together(function: Function, calls: int) -> float:
     for thread in threads:
         thread.start()
     gate.wait()
-    began = perf_counter()
     for thread in threads:
         thread.join()
-    return perf_counter() - began
+    return perf_counter() - began[0]
 
 
 def blocking(seconds: float) -> tuple[Function, list[float]]:

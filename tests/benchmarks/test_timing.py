@@ -18,12 +18,12 @@ def test_every_contender_has_a_cost_per_round() -> None:
 
 def test_eight_threads_call_and_all_of_them_end() -> None:
     seen: set[int] = set()
-    before = threading.active_count()
+    before = set(threading.enumerate())
 
     rates = calls_per_second({"a": lambda: seen.add(threading.get_ident())}, LITTLE)
 
     assert all(rate > 0 for rate in rates["a"])
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before  # others of this process may have ended, too
 
 
 def test_calls_at_once_are_the_time_they_took_by_the_time_that_passed() -> None:
