@@ -17,6 +17,7 @@ START_SECONDS_MAX: Final = 60.0
 
 _LONGEST_WAIT_SECONDS: Final = 5.0
 _WELL_AFTER_SECONDS: Final = 10.0  # who has lived that long did not fail at its start
+_LATE_SECONDS: Final = 3600.0  # no look takes as long; the wall clock is decades ahead of the monotonic one
 
 
 class ManagementProcess:
@@ -133,10 +134,10 @@ def has_begun(worker: Any, now: float) -> bool:
 
     Args:
         worker: Gunicorn's, made by this process.
-        now: The monotonic clock.
+        now: The monotonic clock a moment ago: the worker may have given a sign since.
     """
     with suppress(OSError, ValueError):
-        return bool(worker.tmp.last_update() <= now)
+        return bool(worker.tmp.last_update() <= now + _LATE_SECONDS)
     return False
 
 

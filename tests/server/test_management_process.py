@@ -125,6 +125,18 @@ def test_one_that_never_gets_through_its_start_is_killed(world: World) -> None:
     assert world.bury(world.pid)
 
 
+def test_a_sign_of_life_while_it_is_looked_at_is_no_start_that_never_ends(world: World) -> None:
+    world.look()
+    assert world.process.worker is not None
+    world.clock.advance(START_SECONDS_MAX + 1)
+    world.process.worker.tmp.at = world.clock.monotonic() + 0.001
+
+    world.look()
+
+    assert os.waitpid(world.pid, os.WNOHANG) == (0, 0)
+    assert has_begun(world.process.worker, world.clock.monotonic())
+
+
 def test_in_a_reload_the_one_before_goes_when_the_new_one_has_begun(world: World) -> None:
     world.look()
     before = world.pid
