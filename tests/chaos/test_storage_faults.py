@@ -24,7 +24,9 @@ from tests.servers.product import Product, until
 from tests.servers.stacks import cloud_stack
 from tests.servers.swift import SwiftServer
 
-UPLOAD_SECONDS = 1.0
+UPLOAD_SECONDS = 4.0
+"""Longer than a busy machine lets a process stand still: what is well is never given up."""
+
 SIZE_BYTES = 100 * 1024
 WRONG_ETAG = '"00000000000000000000000000000000"'
 
@@ -41,6 +43,7 @@ def hasty(
         settings = {
             "PHOTO_API_STORAGE__UPLOAD_TIMEOUT_SECONDS": str(UPLOAD_SECONDS),
             "PHOTO_API_STABILITY__PIPELINES_FILE": str(pipelines),
+            "PHOTO_API_UPLOADS__LEASE_SECONDS": "30",
         }
         product = Product(stack, folder, workers=2, settings=settings)
         with closing(product):
