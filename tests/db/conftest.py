@@ -76,14 +76,14 @@ class Words:
 
     Attributes:
         limit: A SELECT of the time that a statement has.
-        three_and_five: How that says 3 and 5 seconds.
+        thirty_and_fifty: How that says 30 and 50 seconds.
         connection: A SELECT of the number of the present connection.
         sleep: A SELECT that takes half a minute.
         isolation: A SELECT of the isolation of transactions.
     """
 
     limit: str
-    three_and_five: tuple[str, str]
+    thirty_and_fifty: tuple[str, str]
     connection: str
     sleep: str
     isolation: str
@@ -92,14 +92,14 @@ class Words:
 WORDS = {
     "postgresql": Words(
         limit="SELECT current_setting('statement_timeout')",
-        three_and_five=("3s", "5s"),
+        thirty_and_fifty=("30s", "50s"),
         connection="SELECT pg_backend_pid()",
         sleep="SELECT pg_sleep(30)",
         isolation="SELECT lower(current_setting('transaction_isolation'))",
     ),
     "mysql": Words(
         limit="SELECT @@session.max_statement_time",
-        three_and_five=("3.0", "5.0"),
+        thirty_and_fifty=("30.0", "50.0"),
         connection="SELECT connection_id()",
         sleep="SELECT sleep(30)",
         isolation="SELECT replace(lower(@@session.tx_isolation), '-', ' ')",

@@ -156,6 +156,7 @@ def test_a_migration_that_fails_can_be_done_again_and_leaves_no_trace_where_a_sc
 def test_a_migration_may_take_longer_than_a_statement_of_a_request(
     server_url: str, observer: Observer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    settings = DatabaseSettings(url=SecretStr(server_url), pool_size=1, statement_timeout_seconds=50)
     found: list[tuple[float, float]] = []
 
     def look(config: Config, _revision: str) -> None:
@@ -164,13 +165,13 @@ def test_a_migration_may_take_longer_than_a_statement_of_a_request(
         found.append((float(limit), answer_seconds_left(5)))
 
     monkeypatch.setattr("alembic.command.upgrade", look)
-    with closing(Database(DatabaseSettings(url=SecretStr(server_url), pool_size=1), observer)) as database:
+    with closing(Database(settings, observer)) as database:
         migrate.upgrade(database)
         words = WORDS[database.dialect]
         after = str(ask(database, words.limit))
 
     assert found == [(0, 86_400)]  # neither the server nor who waits for it ends a statement
-    assert after == words.three_and_five[1]
+    assert after == words.thirty_and_fifty[1]
 
 
 OWNER = UUID(int=99)

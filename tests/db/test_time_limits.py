@@ -76,17 +76,17 @@ def limit_of(database: Database) -> str:
 
 
 def test_a_statement_gets_what_the_request_has_left_and_the_next_one_its_own_limit_again(server_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(server_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
+    settings = DatabaseSettings(url=SecretStr(server_url), pool_size=1, max_overflow=0, statement_timeout_seconds=50)
     with closing(Database(settings, Observer())) as database:
-        with deadline_scope(Deadline(3.0, HandClock())):
+        with deadline_scope(Deadline(30.0, HandClock())):
             short = limit_of(database)
         long = limit_of(database)
 
-        assert (short, long) == WORDS[database.dialect].three_and_five
+        assert (short, long) == WORDS[database.dialect].thirty_and_fifty
 
 
 def test_a_limit_set_in_a_transaction_ends_with_it_even_when_it_is_rolled_back(server_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(server_url), pool_size=1, max_overflow=0, statement_timeout_seconds=5)
+    settings = DatabaseSettings(url=SecretStr(server_url), pool_size=1, max_overflow=0, statement_timeout_seconds=50)
     with closing(Database(settings, Observer())) as database:
 
         def fail() -> None:
@@ -95,16 +95,16 @@ def test_a_limit_set_in_a_transaction_ends_with_it_even_when_it_is_rolled_back(s
                 raise RuntimeError
 
         seen: list[str] = []
-        with deadline_scope(Deadline(3.0, HandClock())), pytest.raises(RuntimeError):
+        with deadline_scope(Deadline(30.0, HandClock())), pytest.raises(RuntimeError):
             fail()
 
-        assert (*seen, limit_of(database)) == WORDS[database.dialect].three_and_five
+        assert (*seen, limit_of(database)) == WORDS[database.dialect].thirty_and_fifty
 
 
 def test_a_short_limit_does_not_keep_a_failed_statement_from_being_taken_back(server_url: str) -> None:
-    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=5)
+    settings = DatabaseSettings(url=SecretStr(server_url), statement_timeout_seconds=50)
     with closing(Database(settings, Observer())) as database:
-        with deadline_scope(Deadline(3.0, HandClock())), database.write() as connection:
+        with deadline_scope(Deadline(30.0, HandClock())), database.write() as connection:
             connection.execute(text("CREATE TABLE things (id INTEGER PRIMARY KEY)"))
             connection.execute(text("INSERT INTO things VALUES (1)"))
             with pytest.raises(IntegrityError), connection.begin_nested():
