@@ -50,7 +50,9 @@ class DeliveryPlan:
         photos: How many photos they look at.
         stage_seconds: How long everybody reads before a stage is judged.
         news_seconds: How long the product may take to notice that something is away, or back.
-        redis_ms: What a silent Redis may add to a usual answer; half of what waiting for it once would.
+        redis_seconds: The time-out of Redis: what each request waits for a silent one that nobody has given up.
+        retakes: How often a stage is judged anew in which links have left their way for a moment. On a busy machine
+            a look at the CDN or the store may be late, and links lead past who is late.
     """
 
     name: str
@@ -58,11 +60,17 @@ class DeliveryPlan:
     photos: int = 6
     stage_seconds: float
     news_seconds: float = 45.0
-    redis_ms: float = 25.0
+    redis_seconds: float = 0.05
+    retakes: int = 0
+
+    @property
+    def redis_ms(self) -> float:
+        """What a silent Redis may add to a usual answer; half of what waiting for it once would."""
+        return 1000 * self.redis_seconds / 2
 
 
 FULL = DeliveryPlan(name="half a minute at each stage", stage_seconds=30.0)
-SHORT = DeliveryPlan(name="2 s at each stage", stage_seconds=2.0)
+SHORT = DeliveryPlan(name="2 s at each stage", stage_seconds=2.0, redis_seconds=0.2, retakes=2)
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ class DeliveryDrill:
         self._photos = [(str(user.upload(one)["id"]), one) for one in map(new_photo, [PHOTO_BYTES] * plan.photos)]
         self._readers = Readers(user, self._photos, plan.readers)
         self._watch = BreakerWatch(scene.product, user)
-        self._usual_ms = 0.0
+        self._usual_ms = self._usual_list_ms = 0.0
 
     def run(self) -> None:
         """Run all steps.
@@ -139,18 +147,18 @@ class DeliveryDrill:
         """Step 1: everything is there, and the edge has its copies in the end."""
         self._journal.step("1. All is well")
         self._come_to("cdn", "all is well", lambda: None)
-        seen = self._stage("all is well")
+        seen = self._stage("all is well", "cdn")
         self._check_all_good(seen, *OF_THE_API, *OF_BYTES)
         self._check_via(seen, "cdn")
         self._usual_ms = _milliseconds(_of(seen, "metadata"), 0.5)
-        states = self._watch.states(REDIS)
-        self._journal.check("open" not in states, f"Redis is asked, its breakers are {', '.join(sorted(states))}")
+        self._usual_list_ms = _milliseconds(_of(seen, "list"), 0.5)
+        self._wait(lambda: {"open", "half_open"}.isdisjoint(self._watch.states(REDIS)), "Redis is asked")
 
     def cut_cdn(self) -> None:
         """Step 2: the edge refuses connections."""
         self._journal.step("2. The CDN is cut: links lead to storage")
         self._come_to("storage", "the CDN goes", self._scene.edge.refuse)
-        seen = self._stage("without CDN")
+        seen = self._stage("without CDN", "storage")
         self._check_all_good(seen, *OF_THE_API, *OF_BYTES)
         self._check_via(seen, "storage")
 
@@ -173,7 +181,7 @@ class DeliveryDrill:
 
     def silence_redis(self) -> list[Seen]:
         """Let Redis say nothing any more, and return what was seen once that was known."""
-        before = self._watch.calls(REDIS, "failed")
+        before, began = self._watch.calls(REDIS, "failed"), time.monotonic()
         self._readers.begin("Redis goes")
         self._scene.redis.freeze()
         self._wait(lambda: "closed" not in self._watch.states(REDIS), "every worker to give Redis up")
@@ -182,13 +190,16 @@ class DeliveryDrill:
         failed = {pid: count - before.get(pid, 0) for pid, count in self._watch.calls(REDIS, "failed").items()}
         asked = len(self._readers.seen("Redis goes", *OF_THE_API)) + len(_of(seen, *OF_THE_API))
         self._journal.check(
-            max(failed.values()) <= self._most_calls_of_redis(),
+            max(failed.values()) <= self._most_calls_of_redis(time.monotonic() - began),
             f"of {asked} requests, {' + '.join(map(str, failed.values()))} calls of Redis failed, by worker",
         )
         median, slowest = _milliseconds(_of(seen, "metadata"), 0.5), _milliseconds(_of(seen, "metadata"), 0.99)
+        # A list has nothing to do with Redis: it tells how busy this machine is now.
+        busy = max(1.0, _milliseconds(_of(seen, "list"), 0.5) / self._usual_list_ms)
         self._journal.check(
-            median <= self._usual_ms + self._plan.redis_ms,
-            f"metadata in {median:.1f} ms (median; p99 {slowest:.1f}), {self._usual_ms:.1f} ms when all was well",
+            median <= busy * self._usual_ms + self._plan.redis_ms,
+            f"metadata in {median:.1f} ms (median; p99 {slowest:.1f}; lists took {busy:.1f} times as long), "
+            f"{self._usual_ms:.1f} ms when all was well",
         )
         return seen
 
@@ -196,7 +207,7 @@ class DeliveryDrill:
         """Step 5: the edge is back; it has its copies, and its origin is still away."""
         self._journal.step("5. The CDN is back, first of all: its copies are all that there is")
         self._come_to("cdn", "the CDN comes", self._scene.edge.heal)
-        seen = self._stage("with the CDN alone")
+        seen = self._stage("with the CDN alone", "cdn")
         self._check_all_good(seen, *OF_THE_API, "followed")
         self._check_via(seen, "cdn")
         self._check_good_or_refused(seen, "original")
@@ -207,7 +218,7 @@ class DeliveryDrill:
         self._readers.begin("Redis comes")
         self._scene.redis.heal()
         self._wait(lambda: self._watch.states(REDIS) == {"closed"}, "every worker to use Redis again")
-        seen = self._stage("without storage")
+        seen = self._stage("without storage", "cdn")
         self._check_all_good(seen, *OF_THE_API, "followed")
         self._check_good_or_refused(seen, "original")
 
@@ -217,7 +228,7 @@ class DeliveryDrill:
         self._readers.begin("storage comes")
         self._scene.storage.heal()
         self._wait(lambda: self._watch.states(STORAGE) == {"closed"}, "every worker to use storage again")
-        seen = self._stage("all is well again")
+        seen = self._stage("all is well again", "cdn")
         self._check_all_good(seen, *OF_THE_API, *OF_BYTES)
         self._check_via(seen, "cdn")
         told = {
@@ -235,8 +246,25 @@ class DeliveryDrill:
         self._journal.did(f"waited {time.monotonic() - began:.1f} s for that")
         self._check_no_lie(stage)
 
-    def _stage(self, stage: str) -> list[Seen]:
-        """Let everybody read for a while as things are now, and return what they saw."""
+    def _stage(self, stage: str, way: str | None = None) -> list[Seen]:
+        """Let everybody read for a while as things are now, and return what they saw.
+
+        Args:
+            stage: Its name.
+            way: By which links lead; a stage in which they did not is taken again, as often as the plan allows.
+        """
+        seen = self._taken(stage)
+        for number in range(self._plan.retakes):
+            if way is None or _ways(seen) == {way}:
+                break
+            self._journal.did(f"links led by {dict(Counter(one.via for one in _of(seen, 'links')))}: once more")
+            self._wait(
+                lambda: self._readers.last_ways(_AGREED) == {way}, f"the last {_AGREED} links to lead by {way}"
+            )
+            seen = self._taken(f"{stage}, take {number + 2}")
+        return seen
+
+    def _taken(self, stage: str) -> list[Seen]:
         self._readers.begin(stage)
         ends = time.monotonic() + self._plan.stage_seconds
         least = self._plan.readers * self._plan.photos
@@ -251,9 +279,9 @@ class DeliveryDrill:
             holds = condition()
         self._journal.check(holds, what)
 
-    def _most_calls_of_redis(self) -> int:
+    def _most_calls_of_redis(self, seconds: float) -> int:
         """Return how many calls one worker may lose: three that open the breaker while others run, then trials."""
-        trials = 2 + round(self._plan.stage_seconds / _REDIS_WAIT_SECONDS)
+        trials = 2 + round(seconds / _REDIS_WAIT_SECONDS)
         return self._plan.readers * _CALLS_TO_OPEN + trials
 
     def _check_all_good(self, seen: Sequence[Seen], *kinds: Kind) -> None:
@@ -284,6 +312,10 @@ class DeliveryDrill:
 
 def _of(seen: Sequence[Seen], *kinds: Kind) -> list[Seen]:
     return [one for one in seen if one.kind in kinds]
+
+
+def _ways(seen: Sequence[Seen]) -> set[str | None]:
+    return {one.via for one in _of(seen, "links")}
 
 
 def _told(seen: Sequence[Seen]) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.drills.breaker_drill import MISSING, conduct
-from tests.drills.delivery import FULL, SHORT, DeliveryDrill, Scene
+from tests.drills.delivery import FULL, SHORT, DeliveryDrill, DeliveryPlan, Scene
 from tests.drills.journal import Journal
 from tests.drills.plan import SHORT as TIMES
 from tests.drills.plan import WORKERS, product_settings
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
     journal = Journal()
     journal.say("Starting PostgreSQL, OpenStack Swift, Redis, the edge of a CDN, proxies, and the product.")
     try:
-        with running_scene() as scene:
+        with running_scene(plan) as scene:
             return conduct(DeliveryDrill(scene, plan, journal).run, journal)
     except MISSING as reason:
         journal.say(f"The drill cannot run: {reason.msg}")
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 @contextmanager
-def running_scene() -> Iterator[Scene]:
+def running_scene(plan: DeliveryPlan) -> Iterator[Scene]:
     """Start everything in a temporary folder; end it afterwards."""
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="photo-api-delivery-")))
@@ -78,6 +78,7 @@ def running_scene() -> Iterator[Scene]:
             "PHOTO_API_CDN__BASE_URL": edge_proxy.url,
             "PHOTO_API_CDN__SECURE_LINK_SECRET": secret,
             "PHOTO_API_REDIS__URL": f"redis://127.0.0.1:{redis_proxy.port}/0",
+            "PHOTO_API_REDIS__TIMEOUT_SECONDS": f"{plan.redis_seconds:g}",
             "PHOTO_API_CACHE__MEMORY_SECONDS": "0.2",  # so that Redis is asked all the time
         }
         product = Product(stack, home, workers=WORKERS, settings=settings)

@@ -12,14 +12,14 @@ from tests.drills.delivery import REDIS, SHORT, DeliveryDrill, Scene
 from tests.drills.delivery_drill import running_scene
 from tests.drills.journal import DrillFailedError, Journal
 
-IMPATIENT = replace(SHORT, news_seconds=8.0)
+IMPATIENT = replace(SHORT, news_seconds=20.0)
 """Longer than the product needs to notice anything."""
 
 
 @pytest.fixture(scope="module")
 def scene() -> Iterator[Scene]:
     """What all tests of this file share; the last one leaves it with other settings."""
-    with running_scene() as running:
+    with running_scene(SHORT) as running:
         yield running
 
 
