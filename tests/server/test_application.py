@@ -74,6 +74,7 @@ def test_a_name_that_is_none_is_told_in_gunicorns_way(server: PhotoServer) -> No
 def test_wrong_settings_make_no_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PHOTO_API_SERVER__THREADS", "none")
+    monkeypatch.delenv(STATE_VARIABLE, raising=False)
     before = os.umask(0o022)
 
     with pytest.raises(ConfigurationError):
