@@ -65,7 +65,7 @@ class Admission(Protocol):
 
 
 class EngineObserver(Protocol):
-    """Who hears of the engine's work. Thread-safe."""
+    """Who hears of the engine's work. Thread-safe, and quick."""
 
     def engine_job(self, outcome: JobOutcome, seconds: float) -> None:
         """A job has ended, after so many seconds, waiting included."""
@@ -306,9 +306,9 @@ class ImageEngine:
         raise error(_TRY_AGAIN, retry_after_seconds=_RETRY_SECONDS) from lost
 
     def _tell(self) -> tuple[int, int]:
-        with self._changed:
+        with self._changed:  # told in the order in which it was so: the last word stays
             alive, at_work = len(self._idle) + len(self._working), len(self._working)
-        self._observer.engine_processes(alive, at_work)
+            self._observer.engine_processes(alive, at_work)
         return alive, at_work
 
 

@@ -452,6 +452,33 @@ def test_a_job_that_does_not_end_is_ended_with_the_engine(
     assert heard.killed == ["closed"]
 
 
+def test_the_last_word_on_processes_is_how_they_stand_whoever_is_slow_to_tell(
+    new_engine: EngineMaker,
+    heard: Listener,
+    in_thread: Callable[[ImageEngine, bytes], Future[Rendered]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    telling, overtaken, tell = threading.Event(), threading.Event(), heard.engine_processes
+
+    def tell_slowly(alive: int, at_work: int) -> None:
+        if (alive, at_work) == (1, 0):
+            telling.set()
+            overtaken.wait(0.5)
+        tell(alive, at_work)
+        if not alive:
+            overtaken.set()
+
+    monkeypatch.setattr(heard, "engine_processes", tell_slowly)
+    engine = new_engine()
+    answer = in_thread(engine, b"a photo")
+    assert telling.wait(PATIENCE)
+
+    engine.close()
+    answer.result(PATIENCE)
+
+    assert heard.processes == (0, 0)
+
+
 def test_a_job_asks_for_a_turn_and_for_its_pixels_in_its_class(new_engine: EngineMaker) -> None:
     turns, budget = OpenAdmission(), OpenAdmission()
     engine = new_engine(turns=turns, budget=budget)
