@@ -80,7 +80,11 @@ class Product:
         self._clients: list[Client] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._migrate()
-        self.start()
+        try:
+            self.start()
+        except BaseException:  # nobody has it yet who could close it: it would run beside all tests that follow
+            self.stop()
+            raise
 
     def _migrate(self) -> None:
         """Make the tables that ``python -m app migrate`` makes, without the second in which a process starts."""
