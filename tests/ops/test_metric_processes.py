@@ -40,7 +40,8 @@ def collected(collector: ProcessCollector, processes: Sequence[tuple[str, int]],
 
 
 _GROWS = """
-import mmap, os, threading
+import mmap, os, threading, time
+while time.process_time() < 0.05: pass
 print("before", flush=True)
 input()
 files = [os.open(os.devnull, os.O_RDONLY) for _ in range(5)]
