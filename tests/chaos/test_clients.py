@@ -29,6 +29,7 @@ def test_row_45_a_client_that_leaves_mid_upload_leaves_nothing(
     start = b'--b\r\nContent-Disposition: form-data; name="file"; filename="x"\r\n\r\n' if form else b""
 
     for _ in range(4):
+        until(lambda: not product.spooled_files(), "the spool of the one before to be gone")
         with socket.create_connection(("127.0.0.1", product.port), 30) as connection:
             connection.sendall(
                 head_of(user, "/api/v1/photos", f"Content-Type: {kind}", f"Content-Length: {len(content) + 500}")
@@ -64,7 +65,7 @@ def test_row_46_clients_that_leave_mid_download_leave_nothing_open(product: Prod
     proxy = product.stack.proxy
     if proxy is not None:
         # What stays open towards storage is the pool's, not a client's.
-        assert proxy.open_connections <= 2 * 16 * product.workers
+        until(lambda: proxy.open_connections <= 2 * 16 * product.workers, "the others to be closed")
     assert user.original(photo).content == content
 
 
