@@ -9,12 +9,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.load.traffic import Target
+from tests.chaos.unguarded import without
 from tests.servers.haproxy import Haproxy, Probing
 from tests.servers.postgres import PostgresServer
-from tests.servers.product import Product, until
+from tests.servers.product import START_SECONDS, Product, until
 from tests.servers.stacks import Stack, embedded_stack
 
 INSTANCES, WORKERS = 2, 2
+IDLE_LINGER_SECONDS = 2.0
+"""The product's; it is no setting."""
+
+_LINGERS = """
+from app.server import worker
+
+worker._IDLE_LINGER_SECONDS = {seconds}
+"""
 
 
 @dataclass(frozen=True)
@@ -36,7 +45,7 @@ class Group:
 
     def wait_until_up(self) -> None:
         """Wait until the balancer sends requests to every instance."""
-        until(self.balancer.are_all_up, "the balancer to see every instance")
+        until(self.balancer.are_all_up, "the balancer to see every instance", START_SECONDS)
 
     def restart(self, number: int, **settings: str) -> None:
         """Stop an instance and start it with other settings."""
@@ -46,17 +55,25 @@ class Group:
 
 
 @contextmanager
-def running_group(probing: Probing, settings: Mapping[str, str]) -> Iterator[Group]:
+def running_group(
+    probing: Probing, settings: Mapping[str, str], linger_seconds: float = IDLE_LINGER_SECONDS
+) -> Iterator[Group]:
     """Start everything in a temporary folder; end it afterwards.
 
     Args:
         probing: How the balancer probes.
         settings: Of both instances.
+        linger_seconds: How long a worker that ends leaves idle connections to the balancer. One that stands still for
+            longer sends requests to who has gone, and repeats none.
     """
     with ExitStack() as closing:
         folder = Path(closing.enter_context(tempfile.TemporaryDirectory(prefix="photo-api-drain-")))
         postgres = PostgresServer()
         closing.callback(postgres.remove)
+        if linger_seconds != IDLE_LINGER_SECONDS:
+            begins = folder / "begins"
+            begins.mkdir()
+            settings = {**settings, **without(begins, _LINGERS.format(seconds=linger_seconds))}
         stack = _shared_stack(folder, closing.enter_context(postgres.database()))
         instances = []
         for number in range(INSTANCES):

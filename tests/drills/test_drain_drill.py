@@ -18,7 +18,7 @@ from tests.servers.base import skip_without
 
 @pytest.fixture(scope="module")
 def group() -> Iterator[Group]:
-    with running_group(SHORT.probing, SHORT.settings()) as running:
+    with running_group(SHORT.probing, SHORT.settings(), SHORT.linger_seconds) as running:
         yield running
 
 
@@ -30,7 +30,7 @@ def test_no_request_is_lost_when_instances_stop_in_turn_and_reload(group: Group)
 
     assert code == 0, "\n".join(lines)
     assert [number for number in range(1, 4) if any(f"s] {number}. " in line for line in lines)] == [1, 2, 3]
-    assert sum("its exit code: 0" in line for line in lines) == 2 * SHORT.stops == 6
+    assert sum("its exit code: 0" in line for line in lines) == 2 * SHORT.stops == 4
     assert sum("all workers are new" in line for line in lines) == SHORT.reloads == 2
 
 
