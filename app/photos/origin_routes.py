@@ -6,14 +6,13 @@ from typing import Final
 
 from flask import Flask, Response, request
 
-from app.errors import NotFoundError
 from app.http import conditional
 from app.http.application import Answer
 from app.photos.originals import ServingObserver
 from app.photos.service import PhotoService
 from app.photos.serving_routes import PhotoServing, ServedPhoto
 from app.photos.signed_links import EXTENSIONS, LinkedObject, SignedLinks
-from app.storage.base import ObjectCorruptError, ObjectNotFoundError, ObjectStore
+from app.storage.base import ObjectCorruptError, ObjectStore
 
 
 class OriginLinks:
@@ -67,12 +66,8 @@ class OriginLinks:
         }
         if conditional.has_tags() and conditional.is_unchanged(linked.sha256):
             return Answer(304, None, {"ETag": conditional.quoted(linked.sha256), **caching})
-        try:
+        with self._photos.while_there(linked.object_key):
             reply = self._serving.answer(self._look_up(linked), caching)
-        except ObjectNotFoundError:
-            if self._photos.has_object(linked.object_key):
-                raise
-            raise NotFoundError("There is no such photo any more.") from None
         return reply if isinstance(reply, Response) else Answer(reply.status, None, reply.headers)
 
     def _look_up(self, linked: LinkedObject) -> ServedPhoto:

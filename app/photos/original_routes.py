@@ -51,4 +51,5 @@ class OriginalRoutes:
             modified_at=row.created_at,
             filename=row.original_filename or f"{row.id}.{serving.extension_of(row.content_type)}",
         )
-        return self._serving.answer(photo, _CACHING)
+        with self._photos.while_there(photo.object_key):
+            return self._serving.answer(photo, _CACHING)

@@ -56,7 +56,8 @@ class RenditionRoutes:
         if size is None:
             raise NotFoundError(f"There is no such size. There are {', '.join(each.name for each in self._presets)}.")
         photo = self._photos.get(principal.user_id, photo_id).original
-        return self._serving.answer(photo, size, _formats(query), self._caching(query, size))
+        with self._photos.while_there(photo.object_key):
+            return self._serving.answer(photo, size, _formats(query), self._caching(query, size))
 
     def _caching(self, query: RenditionQuery, size: Preset) -> dict[str, str]:
         is_present = query.v == self._presets.version(size.name)

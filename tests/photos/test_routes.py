@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from flask.testing import FlaskClient
@@ -44,7 +45,7 @@ class Album:
         self.client = self._client()
         ids = [str(self.world.upload(self.owner.id, image(number)).document["id"]) for number in range(2)]
         self.one = f"{LIST}/{ids[0]}"
-        self.original = f"{self.one}/original"
+        self.original, self.other = f"{self.one}/original", f"{LIST}/{ids[1]}"
 
     def _client(self) -> FlaskClient:
         app = Application("photos", static_folder=None)
@@ -164,6 +165,19 @@ def test_a_condition_is_counted_by_whether_the_copy_was_current(album: Album) ->
         album.ask(album.one, given)
 
     assert (heard["current"], heard["stale"]) == (3, 1)
+
+
+def test_a_known_photo_that_was_removed_elsewhere_is_gone_and_one_that_lost_its_bytes_is_an_outage(
+    album: Album,
+) -> None:
+    ids = [UUID(path.split("/")[4]) for path in (album.original, album.other)]
+    before = [album.ask(f"{LIST}/{photo_id}/original")[0] for photo_id in ids]
+    album.world.remove_elsewhere(album.owner.id, ids[0])
+    album.world.store.delete(album.world.photos.get(album.owner.id, ids[1]).original.object_key)
+
+    after = [album.ask(f"{LIST}/{photo_id}/original")[0] for photo_id in ids]
+
+    assert (before, after) == ([200, 200], [404, 502])
 
 
 def test_a_photo_that_is_not_there_is_404_with_and_without_a_condition(album: Album) -> None:

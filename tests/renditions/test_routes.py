@@ -331,6 +331,13 @@ def test_what_cannot_be_made_says_why_and_is_not_kept(album: Album, case: str) -
     assert album.maker.anew == []
 
 
+def test_a_known_photo_that_was_removed_elsewhere_is_gone(album: Album) -> None:
+    album.world.remove_elsewhere(album.owner_id, album.photo_id)
+    album.maker.failure = ObjectNotFoundError("lost")
+
+    assert slug(album.get()) == (404, "not-found")
+
+
 def test_the_document_lists_the_sizes_that_there_are() -> None:
     document = build_document(declared_operations(RenditionRoutes), version="1")
 
