@@ -10,7 +10,7 @@ from app.http import conditional
 from app.http.application import Answer
 from app.photos.originals import ServingObserver
 from app.photos.service import PhotoService
-from app.photos.serving_routes import PhotoServing, ServedPhoto
+from app.photos.serving_routes import PhotoServing, ServedPhoto, while_there
 from app.photos.signed_links import EXTENSIONS, LinkedObject, SignedLinks
 from app.storage.base import ObjectCorruptError, ObjectStore
 
@@ -66,7 +66,7 @@ class OriginLinks:
         }
         if conditional.has_tags() and conditional.is_unchanged(linked.sha256):
             return Answer(304, None, {"ETag": conditional.quoted(linked.sha256), **caching})
-        with self._photos.while_there(linked.object_key):
+        with while_there(linked.object_key, self._photos.has_object):
             reply = self._serving.answer(self._look_up(linked), caching)
         return reply if isinstance(reply, Response) else Answer(reply.status, None, reply.headers)
 

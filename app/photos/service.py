@@ -5,8 +5,7 @@ Ownership is part of every query: another owner's id finds nothing, exactly as a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -37,7 +36,6 @@ from app.photos.schemas import (
     CheckItem,
     PhotoChanges,
 )
-from app.storage.base import ObjectNotFoundError
 
 if TYPE_CHECKING:
     from app.photos.photo_cache import KnownPhoto, PhotoCache
@@ -76,25 +74,7 @@ class PhotoService:
         found = self._database.run_read(lambda connection: connection.execute(FIND_ORIGINALS, wanted).all())
         return {row.id: row for row in found}
 
-    @contextmanager
-    def while_there(self, object_key: str) -> Iterator[None]:
-        """Surround the reading of bytes that may be known for longer than they are there.
-
-        Args:
-            object_key: Of the photo, or of its rendition.
-
-        Raises:
-            NotFoundError: The store has no such object, and no photo has its bytes there any more.
-            ObjectNotFoundError: The store has lost the bytes of a photo that is there.
-        """
-        try:
-            yield
-        except ObjectNotFoundError:
-            if self._has_object(object_key):
-                raise
-            raise NotFoundError("There is no such photo any more.") from None
-
-    def _has_object(self, object_key: str) -> bool:
+    def has_object(self, object_key: str) -> bool:
         """Tell whether a photo or a rendition, whoever owns it, has its bytes under a key."""
         asked = (SHOW_STORED, SHOW_STORED_RENDITION)
         return any(self._database.ask(query, {"object_key": object_key}) for query in asked)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -163,6 +164,26 @@ class PhotoServing:
             stream.close()
             raise
         return stream
+
+
+@contextmanager
+def while_there(object_key: str, has_object: Callable[[str], bool]) -> Iterator[None]:
+    """Surround an answer with bytes that may be remembered for longer than they are there.
+
+    Args:
+        object_key: Of the photo.
+        has_object: Tells from the database whether a photo has its bytes under a key.
+
+    Raises:
+        NotFoundError: The store has no such object, and no photo has its bytes there any more.
+        ObjectNotFoundError: The store has lost the bytes of a photo that is there.
+    """
+    try:
+        yield
+    except ObjectNotFoundError:
+        if has_object(object_key):
+            raise
+        raise NotFoundError("There is no such photo any more.") from None
 
 
 def extension_of(content_type: str) -> str:

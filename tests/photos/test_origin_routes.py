@@ -47,7 +47,7 @@ LIFE_SECONDS = 3000
 class DeadDatabase(PhotoService):
     """What knows of photos, while the database does not answer."""
 
-    def _has_object(self, object_key: str) -> bool:
+    def has_object(self, object_key: str) -> bool:
         raise DatabaseUnavailableError(f"No answer about {object_key[:0]}it.")
 
 
