@@ -497,7 +497,7 @@ class _Photos:
         decoder = runtime.renditions.decoder if settings.uploads.decode_first else None
         uploads = UploadService(ledger, store, runtime.keeper, limits=limits, observer=metrics, decoder=decoder)
         receiver = UploadReceiver(settings.uploads.spool_dir, settings.uploads.max_bytes)
-        serving = PhotoServing(store, metrics)
+        serving = PhotoServing(store, metrics, photos.has_object)
         signed = SignedLinks(rings, files=find_capability(store, FileStore), public_url=settings.links.public_url)
         ways = find_ways(
             signed,
@@ -508,7 +508,7 @@ class _Photos:
         )
         links = LinkService(ways, window_seconds=settings.links.window_seconds)
         metrics.stability.add_source(links.figures)
-        self.origin = OriginLinks(signed, store, serving, photos, metrics)
+        self.origin = OriginLinks(signed, store, serving, metrics)
         self.routes: list[object] = [
             UploadRoutes(uploads, receiver, metrics),
             PhotoRoutes(photos, PhotoLists(database, cursors), runtime.documents, metrics),

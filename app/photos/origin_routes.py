@@ -9,8 +9,7 @@ from flask import Flask, Response, request
 from app.http import conditional
 from app.http.application import Answer
 from app.photos.originals import ServingObserver
-from app.photos.service import PhotoService
-from app.photos.serving_routes import PhotoServing, ServedPhoto, while_there
+from app.photos.serving_routes import PhotoServing, ServedPhoto
 from app.photos.signed_links import EXTENSIONS, LinkedObject, SignedLinks
 from app.storage.base import ObjectCorruptError, ObjectStore
 
@@ -24,7 +23,6 @@ class OriginLinks:
         links: Who judges them.
         store: Where the bytes are.
         serving: Who answers with them.
-        photos: Who knows, while the database answers, whether there is still such a photo.
         observer: Who hears of damage.
     """
 
@@ -35,13 +33,11 @@ class OriginLinks:
         links: SignedLinks,
         store: ObjectStore,
         serving: PhotoServing,
-        photos: PhotoService,
         observer: ServingObserver,
     ) -> None:
         self._links = links
         self._store = store
         self._serving = serving
-        self._photos = photos
         self._observer = observer
 
     def mount(self, app: Flask) -> None:
@@ -66,7 +62,7 @@ class OriginLinks:
         }
         if conditional.has_tags() and conditional.is_unchanged(linked.sha256):
             return Answer(304, None, {"ETag": conditional.quoted(linked.sha256), **caching})
-        with while_there(linked.object_key, self._photos.has_object):
+        with self._serving.while_there(linked.object_key):
             reply = self._serving.answer(self._look_up(linked), caching)
         return reply if isinstance(reply, Response) else Answer(reply.status, None, reply.headers)
 

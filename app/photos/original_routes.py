@@ -51,5 +51,5 @@ class OriginalRoutes:
             modified_at=row.created_at,
             filename=row.original_filename or f"{row.id}.{serving.extension_of(row.content_type)}",
         )
-        with serving.while_there(photo.object_key, self._photos.has_object):
+        with self._serving.while_there(photo.object_key):
             return self._serving.answer(photo, _CACHING)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,11 +93,13 @@ class PhotoServing:
     Args:
         store: Where the bytes are.
         observer: Who hears of what is served.
+        has_object: Tells from the database whether a photo has its bytes under a key.
     """
 
-    def __init__(self, store: ObjectStore, observer: ServingObserver) -> None:
+    def __init__(self, store: ObjectStore, observer: ServingObserver, has_object: Callable[[str], bool]) -> None:
         self._store = store
         self._observer = observer
+        self._has_object = has_object
         self._small = SmallOriginals(store, observer)
         self._acceleration = Acceleration(store)
 
@@ -135,6 +137,24 @@ class PhotoServing:
             response.response = body
         return response
 
+    @contextmanager
+    def while_there(self, object_key: str) -> Iterator[None]:
+        """Surround an answer with bytes that may be remembered for longer than they are there.
+
+        Args:
+            object_key: Of the photo.
+
+        Raises:
+            NotFoundError: The store has no such object, and no photo has its bytes there any more.
+            ObjectNotFoundError: The store has lost the bytes of a photo that is there.
+        """
+        try:
+            yield
+        except ObjectNotFoundError:
+            if self._has_object(object_key):
+                raise
+            raise NotFoundError("There is no such photo any more.") from None
+
     def _named(self, photo: ServedPhoto, headers: Mapping[str, str], *, is_partial: bool) -> dict[str, str] | None:
         """Return the headers by which nginx sends the bytes, or None where they are to be sent from here."""
         if photo.content is not None:
@@ -164,26 +184,6 @@ class PhotoServing:
             stream.close()
             raise
         return stream
-
-
-@contextmanager
-def while_there(object_key: str, has_object: Callable[[str], bool]) -> Iterator[None]:
-    """Surround an answer with bytes that may be remembered for longer than they are there.
-
-    Args:
-        object_key: Of the photo.
-        has_object: Tells from the database whether a photo has its bytes under a key.
-
-    Raises:
-        NotFoundError: The store has no such object, and no photo has its bytes there any more.
-        ObjectNotFoundError: The store has lost the bytes of a photo that is there.
-    """
-    try:
-        yield
-    except ObjectNotFoundError:
-        if has_object(object_key):
-            raise
-        raise NotFoundError("There is no such photo any more.") from None
 
 
 def extension_of(content_type: str) -> str:

@@ -13,7 +13,6 @@ from app.http.identity import Principal
 from app.http.operations import Reply, get
 from app.images.presets import Format, Preset, Presets
 from app.photos.service import PhotoService
-from app.photos.serving_routes import while_there
 from app.renditions import serving_routes as serving
 from app.renditions.negotiation import rank_formats
 from app.renditions.schemas import RenditionQuery
@@ -57,8 +56,7 @@ class RenditionRoutes:
         if size is None:
             raise NotFoundError(f"There is no such size. There are {', '.join(each.name for each in self._presets)}.")
         photo = self._photos.get(principal.user_id, photo_id).original
-        with while_there(photo.object_key, self._photos.has_object):
-            return self._serving.answer(photo, size, _formats(query), self._caching(query, size))
+        return self._serving.answer(photo, size, _formats(query), self._caching(query, size))
 
     def _caching(self, query: RenditionQuery, size: Preset) -> dict[str, str]:
         is_present = query.v == self._presets.version(size.name)

@@ -138,7 +138,14 @@ class RenditionServing:
             UndecodableImageError: The photo's pixels cannot be decoded.
             UnavailableError: It cannot be made now.
             StorageError: The original, or the rendition, cannot be read.
+            NotFoundError: The photo has been removed elsewhere.
         """
+        with self._serving.while_there(photo.object_key):
+            return self._answer(photo, size, formats, caching)
+
+    def _answer(
+        self, photo: Original, size: Preset, formats: Sequence[Format], caching: Mapping[str, str]
+    ) -> Reply | Response:
         chosen, made = self._renditions.get_best(photo, size, formats)
         kept = caching if chosen is formats[0] else {**caching, **_ASKED_AGAIN}
         try:
@@ -151,7 +158,7 @@ class RenditionServing:
             others = formats[formats.index(chosen) + 1 :]
             if not others:
                 raise
-            return self.answer(photo, size, others, {**caching, **_ASKED_AGAIN})
+            return self._answer(photo, size, others, {**caching, **_ASKED_AGAIN})
         return self._serving.answer(_served(photo, size, chosen, made), kept)
 
 

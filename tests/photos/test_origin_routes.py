@@ -78,7 +78,7 @@ class Origin:
         problems.install(app)
         store = self.world.store if store is None else store
         observer = self.world.observer
-        OriginLinks(links or self.links, store, PhotoServing(store, observer), photos, observer).mount(app)
+        OriginLinks(links or self.links, store, PhotoServing(store, observer, photos.has_object), observer).mount(app)
         return app.test_client()
 
 

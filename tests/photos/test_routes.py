@@ -52,7 +52,9 @@ class Album:
         context.install(app, RememberingObserver(), deadline_seconds=28, allowed_hosts=[])
         problems.install(app)
         routes = PhotoRoutes(self.world.photos, self.world.lists, DOCUMENTS, self.world.observer)
-        originals = OriginalRoutes(self.world.photos, PhotoServing(self.world.store, self.world.observer))
+        originals = OriginalRoutes(
+            self.world.photos, PhotoServing(self.world.store, self.world.observer, self.world.photos.has_object)
+        )
         for mounted in (routes, originals):
             mount(app, mounted, self.accounts.authenticator)
         return app.test_client()

@@ -123,7 +123,7 @@ class Album:
         app = Application("renditions", static_folder=None)
         context.install(app, RememberingObserver(), deadline_seconds=28, allowed_hosts=[])
         problems.install(app)
-        serving = RenditionServing(self.maker, PhotoServing(store, self.world.observer))
+        serving = RenditionServing(self.maker, PhotoServing(store, self.world.observer, self.world.photos.has_object))
         mount(app, RenditionRoutes(self.world.photos, PRESETS, serving), self)
         return app.test_client()
 

@@ -44,7 +44,9 @@ class Gallery:
         app = Application("renditions", static_folder=None)
         context.install(app, RememberingObserver(), deadline_seconds=28, allowed_hosts=[])
         problems.install(app)
-        serving = RenditionServing(self.here.service, PhotoServing(store, self.here.world.observer))
+        serving = RenditionServing(
+            self.here.service, PhotoServing(store, self.here.world.observer, self.here.world.photos.has_object)
+        )
         mount(app, RenditionRoutes(self.here.world.photos, PRESETS, serving), self)
         return app.test_client()
 
