@@ -216,9 +216,10 @@ def test_a_waiting_thread_takes_the_place_of_one_that_could_not_be_opened(
             raise queue.Empty  # its time is over as the other one has just failed
 
         get = pooled.pool._pool.get
-        monkeypatch.setattr(pooled.pool._pool, "get", wait_in_vain)
+        with monkeypatch.context() as patch:
+            patch.setattr(pooled.pool._pool, "get", wait_in_vain)
 
-        assert threads.submit(pooled.ask).result(20) == 1
+            assert threads.submit(pooled.ask).result(20) == 1
         assert isinstance(doomed.exception(20), OperationalError)
         assert (len(pooled.heard.waits), pooled.heard.timeouts) == (1, 0)
 
