@@ -279,6 +279,7 @@ def reconcile(product: Product, *arguments: str) -> tuple[int, dict[str, Any]]:
     let_objects_age(product.stack)
     done = product.command("reconcile", "--grace-seconds", "0", "--json", *arguments, check=False)
     assert done.returncode in {0, 1}, done.stderr
+    assert done.stdout, done.stderr
     document: dict[str, Any] = json.loads(done.stdout)
     return done.returncode, document
 

@@ -57,7 +57,11 @@ NEWS_OF_A_READY_PHOTO = '{"owner_id":'  # its payload: no other transaction send
 def world(
     s3_server: SwiftServer, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[World]:
-    settings = {"PHOTO_API_UPLOADS__LEASE_SECONDS": str(LEASE_SECONDS)}
+    settings = {
+        "PHOTO_API_UPLOADS__LEASE_SECONDS": str(LEASE_SECONDS),
+        # Making a connection may take as long: a command that stands still meanwhile would give up.
+        "PHOTO_API_DATABASE__POOL_TIMEOUT_SECONDS": "10",
+    }
     with open_world(s3_server, postgres_server, tmp_path_factory.mktemp("killed"), settings) as opened:
         yield opened
 
