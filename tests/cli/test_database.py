@@ -33,6 +33,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     for name in list(os.environ):
         if name.startswith("PHOTO_API"):
             monkeypatch.delenv(name)
+    # A server that is slow to take a connection, or to answer, is waited for.
+    monkeypatch.setenv("PHOTO_API_DATABASE__POOL_TIMEOUT_SECONDS", "30")
+    monkeypatch.setenv("PHOTO_API_DATABASE__STATEMENT_TIMEOUT_SECONDS", "60")
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments: str) -> tuple[int, str]:
