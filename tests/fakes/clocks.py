@@ -1,8 +1,10 @@
-"""A clock that stands still until a test moves it: monotonic and wall time together."""
+"""Clocks that stand still: until a test moves them, or until something has happened."""
 
 from __future__ import annotations
 
 import datetime as dt
+import time
+from collections.abc import Callable
 
 
 class HandClock:
@@ -30,3 +32,20 @@ class HandClock:
     def advance(self, seconds: float) -> None:
         self._wall += dt.timedelta(seconds=seconds)
         self._monotonic += seconds
+
+
+class WaitingClock:
+    """Stands still until something has happened, and then runs."""
+
+    def __init__(self, has_happened: Callable[[], bool]) -> None:
+        self._has_happened = has_happened
+        self._since = time.monotonic()
+
+    def monotonic(self) -> float:
+        now = time.monotonic()
+        if not self._has_happened():
+            self._since = now
+        return now - self._since
+
+    def sleep(self, seconds: float, /) -> None:
+        raise NotImplementedError

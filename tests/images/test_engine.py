@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -27,6 +26,7 @@ from app.images.jobs import HeifNotInstalledError, Rendered, RenderingFaultError
 from app.images.presets import Format
 from app.stability import Deadline, DeadlineExceededError, deadline_scope
 from tests.fakes.admission import ClosedAdmission, OpenAdmission
+from tests.fakes.clocks import WaitingClock
 from tests.fakes.memory_body import MemoryBody
 from tests.fakes.renderers import LIES, MODULE, job, pid_of
 from tests.house.source import ROOT
@@ -99,23 +99,6 @@ def hasten(engine: ImageEngine, job_seconds: float) -> None:
     """Let the one idle process have less time for its next job; another one has as much as the engine gives."""
     (process,) = engine._idle
     process._options = replace(process._options, job_seconds=job_seconds)
-
-
-class WaitingClock:
-    """Stands still until something has happened, and then runs."""
-
-    def __init__(self, has_happened: Callable[[], bool]) -> None:
-        self._has_happened = has_happened
-        self._since = time.monotonic()
-
-    def monotonic(self) -> float:
-        now = time.monotonic()
-        if not self._has_happened():
-            self._since = now
-        return now - self._since
-
-    def sleep(self, seconds: float, /) -> None:
-        raise NotImplementedError
 
 
 @pytest.fixture
