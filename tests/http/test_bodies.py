@@ -216,7 +216,9 @@ def test_a_spool_without_room_is_told_and_nothing_stays(inbox: Inbox) -> None:
         inbox.receive(bytes(1_500_000))
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(
+    max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None
+)
 @given(st.data())
 def test_whatever_comes_as_a_form_is_one_of_our_errors(inbox: Inbox, data: st.DataObject) -> None:
     whole = form(part("title", b"x"), part("file", b"abc" * 20, "a.jpg"), part("tags", b"y"))

@@ -321,7 +321,9 @@ def test_the_quota_is_right_after_every_short_sequence_of_steps(world: World) ->
 
 
 @given(st.lists(st.tuples(st.sampled_from(STEPS), st.integers(0, 2)), max_size=25))
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 def test_the_quota_is_right_after_any_sequence_of_steps(world: World, steps: list[tuple[str, int]]) -> None:
     run = Run(world)
 

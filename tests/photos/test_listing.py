@@ -28,7 +28,9 @@ LATER = START + dt.timedelta(hours=1)
 WORDS = ["sea", "SEA", "Ärger", "ärger", "100%", "100x", "a_b", "a-b", "back\\slash", "a/b"]
 SORTS = ["-created_at", "created_at", "-taken_at", "taken_at"]
 TYPES = ["image/png", "image/jpeg"]
-SETTINGS = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SETTINGS = settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 def add(world: World, owner_id: UUID, **facts: Any) -> dict[str, Any]:
