@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import requests
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from app.accounts.models import User
 from app.pipelines import NAMES
@@ -289,6 +289,14 @@ def at_once(client: Client, count: int, call: Callable[[Client], T]) -> list[T]:
     """Return what so many clients of one account get when they ask at the same time."""
     with ThreadPoolExecutor(count) as pool:
         return list(pool.map(call, [client.twin() for _ in range(count)]))
+
+
+def end_connections(stack: Stack) -> int:
+    """End every connection of the product, and return how many there were."""
+    ending = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
+    with stack.database() as connection:
+        ours = text(f"{ending} AND application_name = 'photo-api'")
+        return int(connection.execute(ours).scalar_one())
 
 
 def retry_after(answer: requests.Response) -> int:

@@ -31,6 +31,7 @@ from tests.chaos.guarded import (
     Figures,
     World,
     at_once,
+    end_connections,
     left_as_found,
     photo_of,
     retry_after,
@@ -366,14 +367,6 @@ def test_without_a_retry_a_lost_transaction_is_the_clients(bare: World, unguarde
 
 def status_of(path: str, twin: Client) -> int:
     return twin.get(path).status_code
-
-
-def end_connections(stack: Stack) -> int:
-    """End every connection of the product, and return how many there were."""
-    ending = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
-    with stack.database() as connection:
-        ours = text(f"{ending} AND application_name = 'photo-api'")
-        return int(connection.execute(ours).scalar_one())
 
 
 def read_while_connections_end(world: World, user: Client) -> list[int]:

@@ -5,9 +5,6 @@ Each promise is shown twice: with its guard, and with the guard off, where it mu
 
 from __future__ import annotations
 
-import os
-import signal
-import sqlite3
 import statistics
 import threading
 from collections.abc import Callable, Iterator
@@ -43,15 +40,24 @@ from app.stability import (
     State,
 )
 from app.stability.outcome import EVERY_ERROR_FAILS
-from tests.chaos.guarded import MINIMUM, WITH_GUARDS, WITHOUT_GUARDS, World, at_once, running_world, timed
+from tests.chaos.guarded import (
+    MINIMUM,
+    WITH_GUARDS,
+    WITHOUT_GUARDS,
+    World,
+    at_once,
+    end_connections,
+    running_world,
+    timed,
+)
 from tests.fakes.postgres_proxy import PostgresProxy
 from tests.house.source import write_tree
 from tests.integration.judging import assert_problem
-from tests.servers.base import find_free_port, stand_still
+from tests.servers.base import find_free_port
 from tests.servers.client import Client, new_photo
 from tests.servers.postgres import PostgresServer
 from tests.servers.product import Product, until
-from tests.servers.stacks import Stack, cloud_stack, embedded_stack
+from tests.servers.stacks import Stack, cloud_stack
 from tests.servers.swift import SwiftServer
 
 CONNECTIONS = 6
@@ -377,14 +383,6 @@ def guarded_database(url: str, classification: Classification) -> Iterator[tuple
         yield database, breaker
 
 
-def end_connections(stack: Stack) -> int:
-    """End every connection of the product, and return how many there were."""
-    ending = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
-    with stack.database() as connection:
-        ours = text(f"{ending} AND application_name = 'photo-api'")
-        return int(connection.execute(ours).scalar_one())
-
-
 @contextmanager
 def read_only(stack: Stack) -> Iterator[None]:
     """Let the database take no changes for a while, as after a failover to a standby; all connections are new."""
@@ -570,70 +568,3 @@ def test_row_40_memory_takes_this_host_out_when_it_is_almost_gone_and_only_then(
     assert probes.answer("/health/liveness").status == 200
     word = orjson.loads(probes.answer("/health").body)["checks"]["memory"][0]["status"]
     assert word == {50: "pass", 8: "warn", 2: "fail"}[available]
-
-
-def management(product: Product, path: str) -> requests.Response:
-    return requests.get(product.management_url + path, timeout=10)
-
-
-def said_of_workers(product: Product) -> str:
-    return str(management(product, "/health/detailed").json()["checks"]["workers"][0].get("output"))
-
-
-def test_workers_that_hang_are_named_and_a_server_of_hanging_workers_is_dead(tmp_path: Path) -> None:
-    with closing(Product(embedded_stack(tmp_path), tmp_path, workers=2)) as product:
-        first, second = sorted(product.worker_pids())
-        until(lambda: management(product, "/health").json()["status"] == "pass", "everything to pass")
-
-        stand_still(first)
-        try:
-            until(lambda: str(first) in said_of_workers(product), "a worker to be missed")
-            word = management(product, "/health").json()["status"]
-            one_hangs = management(product, "/health/readiness").status_code
-            stand_still(second)
-            until(lambda: management(product, "/health/readiness").status_code == 503, "a dead server")
-            details = management(product, "/health/detailed")
-            alive = management(product, "/health/liveness")
-        finally:
-            for pid in (first, second):
-                os.kill(pid, signal.SIGCONT)
-        until(lambda: management(product, "/health").json()["status"] == "pass", "everything to pass again")
-
-        assert (word, one_hangs, alive.status_code, details.status_code) == ("warn", 200, 503, 503)
-        assert details.json()["checks"]["workers"][0]["status"] == "fail"
-        assert {worker["pid"] for worker in details.json()["workers"]} == {first, second}
-        assert product.worker_pids() == {first, second}
-
-
-def test_row_25_on_sqlite_a_full_pool_refuses_soon_and_recovers_at_once(tmp_path: Path) -> None:
-    settings = {
-        "PHOTO_API_DATABASE__POOL_SIZE": "1",
-        "PHOTO_API_DATABASE__MAX_OVERFLOW": "0",
-        "PHOTO_API_DATABASE__POOL_TIMEOUT_SECONDS": "0.3",
-    }
-    with closing(Product(embedded_stack(tmp_path), tmp_path, workers=1, settings=settings)) as product:
-        user = product.new_user()
-        photo = user.upload()
-        asked: list[tuple[requests.Response, float]] = []
-
-        def is_refused() -> bool:
-            asked.append(timed(lambda: user.twin().get(PHOTOS)))
-            return asked[-1][0].status_code != 200
-
-        with ThreadPoolExecutor(1) as threads:
-            with sqlite3.connect(product.stack.database_url.removeprefix("sqlite:///"), timeout=30) as other:
-                other.execute("BEGIN IMMEDIATE")
-                held = threads.submit(user.twin().patch, f"{PHOTOS}/{photo['id']}", json={"title": "waits"})
-                until(is_refused, "the pool to be full")
-                shown = requests.get(f"{product.url}/health", timeout=10)
-                other.rollback()
-            refused, seconds = asked[-1]
-            changed = held.result().status_code
-        after = user.get(PHOTOS).status_code
-        until(lambda: requests.get(f"{product.url}/health", timeout=10).json()["status"] == "pass", "all to pass")
-
-        assert_problem(refused, 503)
-        assert (seconds < FRESH_SECONDS, int(refused.headers["Retry-After"]) >= 1) == (True, True)
-        assert (shown.status_code, shown.json()["checks"]["pool"][0]["status"]) == (200, "warn")
-        assert (changed, after) == (200, 200)
-        assert product.metric("photo_api_db_pool_waiting_requests") == 0
