@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,24 +21,14 @@ from app.cdn import verify
 from app.db.engine import MANAGEMENT_CONNECTIONS, Database, SilentObserver
 from app.db.migrate import current_revision, head_revision
 from app.errors import ConfigurationError, DatabaseUnavailableError
-from app.stability import Deadline, deadline_scope
-from app.storage import probe
-from app.storage.base import (
-    DenialReason,
-    ObjectCorruptError,
-    ObjectStore,
-    StorageDeniedError,
-    StorageError,
-    StorageFullError,
-)
-from app.storage.build import build_store
+from app.startup_files import find_file_mistakes
+from app.startup_storage import find_storage_mistakes
 
 if TYPE_CHECKING:
     from app.settings import Settings
 
 _log = logging.getLogger(__name__)
 
-_STORAGE_SECONDS = 10.0
 _URL = "PHOTO_API_DATABASE__URL"
 _CONNECTIONS_ALLOWED = {
     "postgresql": text(
@@ -60,16 +50,16 @@ def verify_startup(settings: Settings) -> None:
     Raises:
         ConfigurationError: With every mistake found; no value of a setting is repeated.
     """
-    mistakes = [*_database_mistakes(settings), *_folder_mistakes(settings)]
-    # A local store is a folder; a remote one is asked where a wrong answer would reach users.
+    mistakes = [*_database_mistakes(settings), *_folder_mistakes(settings), *find_file_mistakes(settings)]
+    of_storage = list(find_storage_mistakes(settings))
     if settings.profile == "production" or settings.storage.backend == "local":
-        mistakes += _storage_mistakes(settings, probe.verify, probe.verify_links)
-    elif settings.storage.backend == "swift":
-        # Links with a key that stands on no container would be broken, and nobody would say so.
-        for mistake in _storage_mistakes(settings, probe.verify_links):
+        mistakes += of_storage
+    else:
+        # Links that are broken or open to all, and nobody would say so.
+        for mistake in of_storage:
             _log.warning("%s", mistake)
-    if settings.profile == "production":
-        mistakes += verify.find_mistakes(settings.cdn)
+    if settings.profile == "production":  # a key's file may have been told of already
+        mistakes += [mistake for mistake in verify.find_mistakes(settings.cdn) if mistake not in mistakes]
     if mistakes:
         raise ConfigurationError(mistakes)
 
@@ -126,17 +116,3 @@ def _folder_mistakes(settings: Settings) -> Iterator[str]:
                 pass
         except OSError as error:
             yield f"{variable}: the folder cannot be written ({error.strerror})"
-
-
-def _storage_mistakes(settings: Settings, *questions: Callable[[ObjectStore], None]) -> Iterator[str]:
-    backend = settings.storage.backend
-    variable = "PHOTO_API_STORAGE__LOCAL_ROOT" if backend == "local" else f"PHOTO_API_STORAGE__{backend.upper()}_…"
-    try:
-        with closing(build_store(settings.storage)) as store, deadline_scope(Deadline(_STORAGE_SECONDS)):
-            for ask in questions:
-                ask(store)
-    except (StorageDeniedError, StorageFullError, ObjectCorruptError) as error:
-        reason = error.__cause__ if isinstance(error.__cause__, DenialReason) else error.detail
-        yield f"{variable}: {reason}"
-    except StorageError:
-        _log.warning("the object store does not answer at start; starting without it")

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from app.db import migrate
 from app.errors import ConfigurationError
 from app.settings import DatabaseSettings, Settings, UploadSettings
-from app.settings_delivery import CdnSettings, StorageSettings
+from app.settings_delivery import CdnSettings, LinksSettings, StorageSettings
 from app.settings_edge import ServerSettings
 from app.settings_renditions import RenditionSettings
 from app.startup import verify_startup
@@ -28,7 +28,7 @@ from tests.servers.base import find_free_port
 from tests.servers.mariadb import MariadbServer
 from tests.servers.nhn_cdn import APP_KEY, ENCRYPT_KEY, NhnCdn
 from tests.servers.postgres import PostgresServer
-from tests.servers.swift import STRANGER_ACCESS_KEY_ID
+from tests.servers.swift import STRANGER_ACCESS_KEY_ID, SwiftServer
 
 Profile = Literal["development", "production", "test"]
 SECRET = "a-secret-that-nobody-repeats"
@@ -88,7 +88,7 @@ def mistakes(given: Settings) -> list[str]:
 @pytest.fixture(autouse=True)
 def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let servers be as slow as they like: who does not answer in time is passed over."""
-    monkeypatch.setattr("app.startup._STORAGE_SECONDS", 120.0)
+    monkeypatch.setattr("app.startup_storage._SECONDS", 120.0)
     monkeypatch.setattr("app.db.mariadb._CONNECT_SECONDS", 60)
 
 
@@ -231,6 +231,7 @@ def test_a_store_that_refuses_is_a_mistake_in_production_only(
     (said,) = mistakes(settings(tmp_path, sqlite_url, storage=storage))
 
     assert said.startswith("PHOTO_API_STORAGE__S3_")
+    assert "PHOTO_API_STORAGE__S3_BUCKET" in said
     assert SECRET not in said
     assert mistakes(settings(tmp_path, sqlite_url, storage=storage, profile="development")) == []
 
@@ -261,8 +262,9 @@ def test_a_cdn_that_refuses_is_a_mistake_in_production_only(tmp_path: Path, sqli
         ({"swift_container": "no-such-container"}, "PHOTO_API_STORAGE__SWIFT_CONTAINER"),
         ({"swift_password": SecretStr("wrong")}, "PHOTO_API_STORAGE__SWIFT_AUTH_URL"),
         ({"swift_username": STRANGER_ACCESS_KEY_ID}, "answered 403"),
+        ({"swift_username": STRANGER_ACCESS_KEY_ID}, "PHOTO_API_STORAGE__SWIFT_USERNAME"),
     ],
-    ids=["container", "password", "rights"],
+    ids=["container", "password", "rights", "user"],
 )
 def test_a_swift_that_refuses_is_a_mistake_that_says_what_to_mend(
     tmp_path: Path, sqlite_url: str, swift_config: SwiftConfig, changes: dict[str, Any], told: str
@@ -272,6 +274,78 @@ def test_a_swift_that_refuses_is_a_mistake_that_says_what_to_mend(
     assert said.startswith("PHOTO_API_STORAGE__SWIFT_…: ")
     assert told in said
     assert SECRET not in said
+
+
+@pytest.mark.parametrize("is_production", [False, True])
+@pytest.mark.parametrize("path", ["", "/v1", "/v1/AUTH_nobody", "/nothing/AUTH_test"])
+def test_a_wrong_address_of_swifts_account_is_told_by_its_setting_not_taken_for_a_store_that_is_down(
+    tmp_path: Path,
+    sqlite_url: str,
+    swift_config: SwiftConfig,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    path: str,
+    is_production: bool,
+) -> None:
+    address = swift_config.identity.auth_url.removesuffix("/auth/v1.0")
+    storage = swift(swift_config, swift_storage_url=f"{address}{path}")
+
+    profile: Profile = "production" if is_production else "development"
+    told = mistakes(settings(tmp_path, sqlite_url, storage=storage, profile=profile))
+
+    logged = [record.getMessage() for record in caplog.records if record.name.startswith("app.startup")]
+    (said,) = told if is_production else logged
+    assert said.startswith("PHOTO_API_STORAGE__SWIFT_…: ")
+    assert "PHOTO_API_STORAGE__SWIFT_STORAGE_URL" in said
+    assert "PHOTO_API_STORAGE__SWIFT_CONTAINER" in said
+    assert (logged if is_production else told) == []
+
+
+@pytest.mark.parametrize(
+    ("readers", "is_open"),
+    [
+        (".r:*", True),
+        ("test:tester,.rlistings,.r:*", True),
+        (".r:.example.org", True),
+        (".r:-.example.org", False),
+        ("test:tester", False),
+    ],
+)
+def test_links_to_a_container_that_anybody_may_read_are_a_mistake_in_production_and_one_warning_in_development(
+    tmp_path: Path,
+    sqlite_url: str,
+    swift_config: SwiftConfig,
+    s3_server: SwiftServer,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    readers: str,
+    is_open: bool,
+) -> None:
+    s3_server.ask("POST", swift_config.container, headers={"X-Container-Read": readers})
+    storage = swift(swift_config)
+
+    said = mistakes(settings(tmp_path, sqlite_url, storage=storage))
+    in_development = mistakes(settings(tmp_path, sqlite_url, storage=storage, profile="development"))
+
+    logged = [record for record in caplog.records if record.name.startswith("app.startup")]
+    assert len(said) == is_open
+    assert in_development == []
+    assert [record.getMessage() for record in logged] == said
+    for mistake in said:
+        assert mistake.startswith("PHOTO_API_LINKS__PRESIGNED: anybody may read the container")
+        assert "Set it to false, or take .r:* away" in mistake
+        assert "\n" not in mistake
+
+
+def test_a_container_that_anybody_may_read_is_no_mistake_without_links_to_it(
+    tmp_path: Path, sqlite_url: str, swift_config: SwiftConfig, s3_server: SwiftServer
+) -> None:
+    s3_server.ask("POST", swift_config.container, headers={"X-Container-Read": ".r:*"})
+    given = settings(tmp_path, sqlite_url, storage=swift(swift_config))
+    unlinked = swift(swift_config, swift_temp_url_key=None)
+
+    assert mistakes(given.model_copy(update={"links": LinksSettings(presigned=False)})) == []
+    assert mistakes(settings(tmp_path, sqlite_url, storage=unlinked)) == []
 
 
 def test_key_of_temporary_urls_is_put_there_in_development_too_and_another_key_is_only_logged(

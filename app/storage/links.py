@@ -80,6 +80,19 @@ class LinkCheck(Protocol):
         ...
 
 
+@runtime_checkable
+class PublicityCheck(Protocol):
+    """A store that can tell whether its objects need no link."""
+
+    def is_public(self) -> bool:
+        """Tell whether who knows an object's name may read it without credentials; False where that is not told.
+
+        Raises:
+            StorageError: The store does not answer, or refuses.
+        """
+        ...
+
+
 def find_capability(store: object, capability: Callable[..., CapabilityT]) -> CapabilityT | None:
     """Return the outermost store that can do something, looking through what wraps it; None when none can.
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import BinaryIO
 
 from app.storage.base import ObjectCorruptError, ObjectNotFoundError, ObjectStore
-from app.storage.links import LinkCheck, find_capability
+from app.storage.links import LinkCheck, PublicityCheck, find_capability
 
 PROBE_PREFIX = "probe/"
 """Keys under this prefix belong to :func:`verify`; the reconciler leaves them alone."""
@@ -96,3 +96,13 @@ def verify_links(store: ObjectStore) -> None:
     links = find_capability(store, LinkCheck)
     if links is not None:
         links.check_links()
+
+
+def is_public(store: ObjectStore) -> bool:
+    """Tell whether anybody may read what the store's links lead to, without their signature, as far as it says so.
+
+    Raises:
+        StorageError: The store does not answer, or refuses.
+    """
+    check = find_capability(store, PublicityCheck)
+    return check is not None and check.is_public()

@@ -58,8 +58,8 @@ _GOOD: Final = frozenset(
 )
 _NOT_HONOURED: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN})
 _NO_CONTAINER = (
-    "the account has no such container; check PHOTO_API_STORAGE__SWIFT_CONTAINER and make the container if it is not "
-    "there"
+    "the account has no such container; check PHOTO_API_STORAGE__SWIFT_CONTAINER and, where it is set, the account "
+    "in PHOTO_API_STORAGE__SWIFT_STORAGE_URL, and make the container if it is not there"
 )
 
 

@@ -10,6 +10,7 @@ Source: *Temporary URL middleware*, OpenStack Swift; *Object Storage API guide, 
 from __future__ import annotations
 
 import hmac
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 from urllib.parse import quote, unquote, urlsplit
@@ -22,7 +23,11 @@ from app.storage.swift_identity import DENIED, token_error
 _PROBE_KEY: Final = "probe/link"
 _PROBE_SECONDS = 60
 _KEY_HEADERS: Final = ("X-Container-Meta-Temp-Url-Key", "X-Container-Meta-Temp-Url-Key-2")
+_READERS: Final = "X-Container-Read"
 _KEY = "PHOTO_API_STORAGE__SWIFT_TEMP_URL_KEY"
+
+# .r:* and .r:example.org, in the spellings that Swift reads; a minus forbids.
+_OPEN: Final = re.compile(r"\.r(?:ef|eferr?er)?:(?!\s*-)", re.IGNORECASE)
 
 Method = Literal["GET", "PUT"]
 Digest = Literal["sha1", "sha256", "sha512"]
@@ -123,6 +128,14 @@ class LinkingSwiftStore(SwiftObjectStore):
                 "the object store refuses its own temporary URLs. Does the cluster allow the digest that "
                 "PHOTO_API_STORAGE__SWIFT_TEMP_URL_DIGEST names, and is this host's clock right?"
             )
+
+    def is_public(self) -> bool:
+        """Tell whether a link's name is enough; see :meth:`app.storage.links.PublicityCheck.is_public`.
+
+        Swift tells the container's owner alone. Readers by referrer count: anybody can say where they come from.
+        """
+        readers = self._container_headers().get(_READERS, "").split(",")
+        return any(_OPEN.match(reader.strip()) for reader in readers)
 
     def _presign(self, method: Method, key: str, expires_at: datetime) -> str:
         storage_url = self._storage_url

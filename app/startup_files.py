@@ -1,0 +1,67 @@
+"""The files that settings name, as far as each worker will read them: can they be used?
+
+They are looked at together with the settings and again at start, and nothing is written. Not here: secrets given as
+files (``settings_sources``), ``stability.toml`` (``pipelines``), folders (``startup``), and nginx's certificate,
+which only nginx reads.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.errors import ConfigurationError
+from app.settings import DEFAULT_KEY_RING_FILE
+
+if TYPE_CHECKING:
+    from app.settings import Settings
+    from app.settings_delivery import CdnSettings
+
+_RING = "PHOTO_API_AUTH__KEY_RING_FILE"
+
+
+def find_file_mistakes(settings: Settings) -> Iterator[str]:
+    """Yield what is wrong with files, one line each, without anything that stands in them.
+
+    Args:
+        settings: Whose single values are sound.
+    """
+    yield from _ring_mistakes(settings)
+    yield from _key_mistakes(settings.cdn)
+
+
+def _ring_mistakes(settings: Settings) -> Iterator[str]:
+    auth = settings.auth
+    if auth.jwt_secret is not None or auth.key_ring_file is None:
+        return
+    if settings.profile != "production" and not os.path.lexists(auth.key_ring_file):
+        # Of var, where it is by default, the start says by itself that it cannot be written.
+        is_default = auth.key_ring_file.parts[-len(DEFAULT_KEY_RING_FILE.parts) :] == DEFAULT_KEY_RING_FILE.parts
+        if not is_default and not _can_be_made(auth.key_ring_file):
+            yield f"{_RING}: the file cannot be made there. Name a folder that the server may write to"
+        return
+    from app.accounts.ring_file import read_ring_file  # noqa: PLC0415  # loads SQLAlchemy
+
+    try:
+        read_ring_file(auth.key_ring_file)
+    except ConfigurationError as error:
+        yield from error.mistakes
+
+
+def _can_be_made(file: Path) -> bool:
+    # A path through a file, or into a folder that may not be looked into, exists nowhere.
+    folder = next(parent for parent in file.parents if os.path.lexists(parent))
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)
+
+
+def _key_mistakes(cdn: CdnSettings) -> Iterator[str]:
+    if cdn.backend != "cloudfront" or cdn.cloudfront_private_key_file is None:  # that it must be set is a rule
+        return
+    from app.cdn.cloudfront import load_private_key  # noqa: PLC0415  # boto3 takes a while and much memory
+
+    try:
+        load_private_key(cdn.cloudfront_private_key_file)
+    except ConfigurationError as error:
+        yield from error.mistakes
