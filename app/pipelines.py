@@ -5,7 +5,7 @@ Mistakes in that file and in the settings are told together, before anything lis
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -114,6 +114,7 @@ def load_configuration(
     *,
     working_folder: Path | None = None,
     config_folder: Path = CONFIG_FOLDER,
+    look_further: Callable[[Settings], Iterable[str]] = lambda _settings: (),
 ) -> Configuration:
     """Load and judge all that is configured: the settings and the pipelines.
 
@@ -121,18 +122,20 @@ def load_configuration(
         environ: The environment; default: that of this process.
         working_folder: Where ``.env`` lies and relative paths start; default: the process's.
         config_folder: Where the profile files and ``stability.toml`` lie.
+        look_further: Finds mistakes in what the settings name, which have the defaults in place of wrong values.
 
     Raises:
-        ConfigurationError: With every mistake of both.
+        ConfigurationError: With every mistake of all.
     """
     judged = judge_settings(environ, working_folder=working_folder, config_folder=config_folder)
     settings = judged.loaded.settings
+    mistakes = [*judged.mistakes, *look_further(settings)]
     try:
         pipelines = load_pipelines(settings, config_folder=config_folder)
     except ConfigurationError as error:
-        raise ConfigurationError([*judged.mistakes, *error.mistakes], profile=judged.profile) from error
-    if judged.mistakes:
-        raise ConfigurationError(judged.mistakes, profile=judged.profile)
+        raise ConfigurationError([*mistakes, *error.mistakes], profile=judged.profile) from error
+    if mistakes:
+        raise ConfigurationError(mistakes, profile=judged.profile)
     about_settings = [f"{names_of(caution)}: {caution.text}" for caution in find_cautions(settings)]
     about_pipelines = [f"{_place(settings)}: {caution}" for caution in pipelines.cautions]
     cautions = (*about_settings, *about_pipelines)

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 DATABASE_DRIVERS = ("sqlite", "postgresql+psycopg", "mysql+pymysql")
 MASK = "********"
@@ -227,6 +227,8 @@ def check_http_url(text: str) -> None:
         raise ValueError("no query and no fragment")
     if re.search(r"[\s\x00-\x1f\\]", text):
         raise ValueError("no spaces, backslashes or control characters")
+    if not {".", ".."}.isdisjoint(unquote(parts.path).split("/")):
+        raise ValueError("no . and no .. in its path; browsers leave them out, signatures do not")
 
 
 def check_redis_url(url: str) -> None:

@@ -87,10 +87,12 @@ def load_private_key(file: Path | None) -> rsa.RSAPrivateKey:
             content = opened.read(_FILE_BYTES_MAX)
         key = serialization.load_pem_private_key(content, password=None)
     except OSError as error:
-        raise ConfigurationError([f"{_FILE}: the file cannot be read ({error.strerror})"]) from None
+        mend = "Name the key's file, and let the server's user read it"
+        raise ConfigurationError([f"{_FILE}: the file cannot be read ({error.strerror}). {mend}"]) from None
     except (ValueError, TypeError, UnsupportedAlgorithm):
         # Without a cause: what the parser says may show a piece of the key.
-        raise ConfigurationError([f"{_FILE}: the file holds no private key in PEM without a password"]) from None
+        none = "the file holds no private key in PEM without a password. Name that of openssl genrsa"
+        raise ConfigurationError([f"{_FILE}: {none}"]) from None
     if not isinstance(key, rsa.RSAPrivateKey) or key.key_size < _KEY_BITS:
         raise ConfigurationError([f"{_FILE}: CloudFront needs an RSA key of {_KEY_BITS} bits"])
     return key

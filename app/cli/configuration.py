@@ -19,10 +19,10 @@ def register(subparsers: Subparsers[argparse.ArgumentParser]) -> None:
     check = subparsers.add_parser(
         "check-config",
         help="say whether settings and pipelines are right, with every mistake",
-        description="Judge all settings and the pipelines of config/stability.toml as a start would, those of the "
-        "other profiles too, without touching database or storage, and print the pipelines as they will run and "
-        "the timing inequalities with their numbers. What works and is probably not meant is a warning on standard "
-        "error.",
+        description="Judge all settings, the files that they name and the pipelines of config/stability.toml as a "
+        "start would, those of the other profiles too, without touching database or storage, and print the pipelines "
+        "as they will run and the timing inequalities with their numbers. What works and is probably not meant is a "
+        "warning on standard error.",
         epilog="exit codes: 0 right; 78 wrong, with every mistake on standard error, with --json on standard output",
     )
     check.add_argument(
@@ -49,9 +49,10 @@ def _check(arguments: argparse.Namespace) -> int:
     from app.pipelines import load_configuration
     from app.settings_timing import format_times, judge_times
     from app.stability.description import format_pipelines
+    from app.startup_files import find_file_mistakes
 
     try:
-        configuration = load_configuration()
+        configuration = load_configuration(look_further=find_file_mistakes)
     except ConfigurationError as error:
         if not arguments.json:
             raise

@@ -44,8 +44,9 @@ def serve(_arguments: argparse.Namespace) -> NoReturn:
         UnavailableError: An address is taken.
     """
     from app.pipelines import load_configuration
+    from app.startup_files import find_file_mistakes
 
-    configuration = load_configuration()
+    configuration = load_configuration(look_further=find_file_mistakes)
     for caution in configuration.cautions:
         print(f"Warning: {caution}", file=sys.stderr)
     if os.environ.get("LISTEN_PID") != str(os.getpid()):  # else systemd holds them, for this process

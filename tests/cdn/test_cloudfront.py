@@ -54,9 +54,9 @@ def test_what_is_no_key_is_refused_without_being_shown(tmp_path: Path, key: rsa.
     ):
         told = refused(tmp_path, content)
 
-        assert (
-            told
-            == "PHOTO_API_CDN__CLOUDFRONT_PRIVATE_KEY_FILE: the file holds no private key in PEM without a password"
+        assert told == (
+            "PHOTO_API_CDN__CLOUDFRONT_PRIVATE_KEY_FILE: the file holds no private key in PEM without a password. "
+            "Name that of openssl genrsa"
         )
 
 

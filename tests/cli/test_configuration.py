@@ -69,6 +69,22 @@ def test_mistakes_of_settings_and_pipelines_are_told_together(tmp_path: Path) ->
     assert "PHOTO_API_STABILITY__PIPELINES_FILE: pipelines.storage_raed is no pipeline of this program" in done.stderr
 
 
+def test_a_file_that_cannot_be_used_is_a_mistake_here_and_at_the_start(tmp_path: Path) -> None:
+    cdn = {"BACKEND": "cloudfront", "BASE_URL": "https://cdn.example.org", "CLOUDFRONT_KEY_PAIR_ID": "K1"}
+    given = {f"PHOTO_API_CDN__{name}": text for name, text in cdn.items()}
+    bucket = {"BACKEND": "s3", "S3_BUCKET": "photos", "S3_ACCESS_KEY_ID": "key", "S3_SECRET_ACCESS_KEY": "secret"}
+    given |= {f"PHOTO_API_STORAGE__{name}": text for name, text in bucket.items()}
+    given["PHOTO_API_CDN__CLOUDFRONT_PRIVATE_KEY_FILE"] = "none.pem"
+
+    for command in ("check-config", "serve"):
+        done = run(tmp_path, command, **given)
+
+        assert (done.returncode, done.stdout) == (78, "")
+        heading, mistake = done.stderr.splitlines()
+        assert heading == "The configuration is wrong:"
+        assert mistake.startswith("  PHOTO_API_CDN__CLOUDFRONT_PRIVATE_KEY_FILE: the file cannot be read")
+
+
 def test_what_production_would_refuse_is_refused_in_development(tmp_path: Path) -> None:
     text = (ROOT / "config/stability.toml").read_text(encoding="utf-8")
     (tmp_path / "mine.toml").write_text(

@@ -217,6 +217,8 @@ DELIVERY = (
     ),
     one("CDN__NHN_APP_KEY", "cdnAppKey", "PHOTO_API_CDN__NHN_SECRET_KEY", "the two come together"),
     one("CDN__BASE_URL", "cdn.example.org", "must be an http:// or https:// URL"),
+    one("CDN__BASE_URL", "https://cdn.example.org/photos/..", "no . and no .. in its path"),
+    one("CDN__BASE_URL", "https://cdn.example.org/%2E%2e/photos", "no . and no .. in its path"),
     one("CDN__EDGE_AUTH_KEY", "52a152a152a152a1x", "hexadecimal digits"),
     one("CDN__PROBE_PATH", "alive?x", "must be a path"),
     one("LINKS__WINDOW_SECONDS", "3600", "whole number of seconds from 60 to 1800"),
