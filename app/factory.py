@@ -25,7 +25,7 @@ from app.accounts.sessions import SessionService
 from app.accounts.tokens import AccessTokens
 from app.admin.routes import BreakerRoutes, ModeRoutes
 from app.admin.service import BreakerService, ModeService
-from app.cache.build import TierSet, open_ping
+from app.cache.build import TierSet, open_ping, why_down
 from app.cache.tiers import TIER_CLASSIFICATION, TierDownError
 from app.cdn.base import UrlSigner
 from app.cdn.build import CDN_CLASSIFICATIONS, build_probe, build_purger, build_signer
@@ -554,7 +554,7 @@ def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
     monitor.register("log", checks.log_check(foundation.logs), local=False)
     ping = open_ping(foundation.settings.redis)
     if ping is not None:
-        check = checks.answers(ping, down=(TierDownError,), says="Redis does not answer")
+        check = checks.answers(ping, down=(TierDownError,), says=why_down)
         monitor.register("redis", check, local=False, gates=_gates(foundation, "redis"))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from app.cache.announcements import Announcer, StampSource
-from app.cache.tiers import ENTRY_BYTES_MAX, BriefMemory, Codec
+from app.cache.tiers import ENTRY_BYTES_MAX, BriefMemory, Codec, TierRefusedError
 from app.settings_delivery import CacheSettings, RedisSettings
 from app.stability import SYSTEM_CLOCK, Clock, GuardedTier, Pipeline, Tier
 
@@ -98,6 +98,11 @@ class TierSet:
 
     def _believed_seconds(self) -> float:
         return self._memory_seconds if self.hears else min(self._memory_seconds, UNHEARD_SECONDS)
+
+
+def why_down(error: Exception) -> str:
+    """Return what health says of Redis when its sign of life has failed."""
+    return str(error) if isinstance(error, TierRefusedError) else "Redis does not answer"
 
 
 def open_ping(redis: RedisSettings) -> Callable[[], None] | None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 from redis import Redis, RedisError
 
 from app.cache.announcements import Announcer
-from app.cache.redis_tier import CHANNEL
+from app.cache.redis_tier import CHANNEL, refusal_of
 from app.stability import SYSTEM_CLOCK, Clock
 
 _log = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class ChangeListener:
             try:
                 self._listen()
             except (RedisError, OSError) as error:
-                reason = type(error).__name__
+                reason = refusal_of(error) or type(error).__name__
             was_connected = self.is_connected
             failures = 1 if was_connected else failures + 1
             self._connected.clear()

@@ -27,7 +27,14 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from app.cache.tiers import ENTRY_BYTES_MAX, Codec, PoisonedEntryError, TierDownError, shared_name
+from app.cache.tiers import (
+    ENTRY_BYTES_MAX,
+    Codec,
+    PoisonedEntryError,
+    TierDownError,
+    TierRefusedError,
+    shared_name,
+)
 from app.stability import SYSTEM_CLOCK, Clock
 from app.stability.cache_tiers import Entry
 
@@ -74,9 +81,26 @@ def ping(client: redis.Redis) -> None:
     """Make one round trip.
 
     Raises:
-        TierDownError: Redis does not answer.
+        TierDownError: Redis does not answer, or refuses.
     """
     _asked(client.ping)
+
+
+def refusal_of(error: Exception) -> str | None:
+    """Return what Redis refuses and where to mend it, in words of ours; None when it does not answer.
+
+    Args:
+        error: What its library raised; what the server wrote is not repeated.
+    """
+    if isinstance(error, redis.AuthenticationError | redis.exceptions.AuthenticationWrongNumberOfArgsError):
+        what = "the user or the password"
+    elif isinstance(error, redis.exceptions.NoPermissionError):
+        what = "the rights of the user"
+    elif isinstance(error, redis.ResponseError):
+        what = "the number of the database" if "DB index" in str(error) else "which server it is"
+    else:
+        return None
+    return f"Redis answers and refuses ({type(error).__name__}); check {what} in PHOTO_API_REDIS__URL"
 
 
 class RedisTier:
@@ -217,6 +241,9 @@ def _asked(call: Callable[[], ResultT]) -> ResultT:
         # Of a type that is not ours, or of a server that takes no writes: this call came to nothing, Redis is alive.
         if "WRONGTYPE" in str(error):
             raise PoisonedEntryError("of another type") from error
-        raise TierDownError(type(error).__name__) from error
+        raise TierRefusedError(refusal_of(error)) from error
     except (redis.exceptions.RedisError, OSError) as error:
+        refusal = refusal_of(error)
+        if refusal is not None:
+            raise TierRefusedError(refusal) from None
         raise TierDownError(type(error).__name__) from None

@@ -24,6 +24,10 @@ class TierDownError(Exception):
     """A shared tier did not answer in time, or not at all."""
 
 
+class TierRefusedError(TierDownError):
+    """A shared tier answered, and lets this server do nothing there: its operator must act, and is told what."""
+
+
 class PoisonedEntryError(ValueError):
     """What a shared tier has under a key was not written by this product, or not for this key."""
 

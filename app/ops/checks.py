@@ -69,20 +69,25 @@ class LogFigures(Protocol):
         ...
 
 
-def answers(call: Callable[[], object], *, down: tuple[type[Exception], ...] = (), says: str = "") -> Check:
+def answers(
+    call: Callable[[], object],
+    *,
+    down: tuple[type[Exception], ...] = (),
+    says: Callable[[Exception], str] = lambda _error: "",
+) -> Check:
     """Return a check that passes when a call returns, whatever it returns.
 
     Args:
         call: For example a database's ping; needs its own time limit.
         down: What it raises when who was asked does not answer: that is no news that needs a traceback.
-        says: What is told then.
+        says: Returns what is told then.
     """
 
     def check() -> CheckResult:
         try:
             call()
-        except down:
-            return CheckResult(Status.FAIL, says)
+        except down as error:
+            return CheckResult(Status.FAIL, says(error))
         return CheckResult(Status.PASS)
 
     return check

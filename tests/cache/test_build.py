@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from app.cache.build import TierSet, open_ping
+from app.cache.build import TierSet, open_ping, why_down
 from app.cache.tiers import TierDownError
 from app.ops.stamps import Stamps
 from app.settings_delivery import CacheSettings, RedisSettings
@@ -77,10 +77,23 @@ def test_a_sign_of_life_is_asked_of_redis_alone(server: RedisServer) -> None:
     ping()
     server.kill()
 
-    with pytest.raises(TierDownError):
+    with pytest.raises(TierDownError) as down:
         ping()
     server.start()
+    assert why_down(down.value) == "Redis does not answer"
     assert open_ping(RedisSettings()) is None
+
+
+def test_a_redis_that_refuses_is_not_called_one_that_does_not_answer(server: RedisServer) -> None:
+    ping = open_ping(RedisSettings(url=SecretStr(server.url.replace("//", "//nobody:hunter2@")), timeout_seconds=5))
+    assert ping is not None
+
+    with pytest.raises(TierDownError) as refused:
+        ping()
+
+    said = why_down(refused.value)
+    assert said.startswith("Redis answers and refuses (AuthenticationError)")
+    assert "PHOTO_API_REDIS__URL" in said
 
 
 def test_the_library_is_loaded_only_where_there_is_redis() -> None:

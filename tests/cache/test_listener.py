@@ -124,3 +124,17 @@ def test_words_that_nobody_of_us_said_are_not_heard(here: Process, server: Redis
 )
 def test_names_are_read_from_what_is_ours_to_hear(raw: object, names: list[str]) -> None:
     assert names_of(raw, own="me") == names
+
+
+def test_a_redis_that_refuses_is_told_once_with_its_setting(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = server.url.replace("//", "//nobody:hunter2@")
+
+    with closing(Process(url)):
+        until(lambda: bool(caplog.records), "a line of the log")
+
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "app.cache.listener"]
+    assert said.startswith("changes by other instances are not heard of: Redis answers and refuses")
+    assert "PHOTO_API_REDIS__URL" in said
+    assert "hunter2" not in caplog.text

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.cache.redis_tier import CHANNEL, PREFIX, RedisTier, connect, ping
-from app.cache.tiers import ENTRY_BYTES_MAX, PoisonedEntryError, TierDownError, key_of
+from app.cache.tiers import ENTRY_BYTES_MAX, PoisonedEntryError, TierDownError, TierRefusedError, key_of
 from app.stability.cache_tiers import Entry
 from tests.fakes.clocks import HandClock
 from tests.servers.product import until
@@ -280,6 +280,45 @@ def test_no_secret_is_in_what_a_failure_says() -> None:
 
     assert failure.value.__cause__ is None
     assert "hunter2" not in f"{failure.value!r} {failure.value}"
+
+
+@pytest.fixture
+def users(server: RedisServer) -> Iterator[RedisServer]:
+    """The server with a user who may do all, and one who may do nothing."""
+    may_all: dict[str, Any] = {"keys": ["*"], "channels": ["*"], "categories": ["+@all"]}
+    server.client.acl_setuser("keeper", enabled=True, passwords=["+right"], **may_all)
+    server.client.acl_setuser("guest", enabled=True, passwords=["+right"], categories=["-@all"])
+    yield server
+    server.client.acl_deluser("keeper", "guest")
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("keeper:hunter2@127.0.0.1:{port}/0", "(AuthenticationError); check the user or the password"),
+        ("nobody:hunter2@127.0.0.1:{port}/0", "(AuthenticationError); check the user or the password"),
+        (":hunter2@127.0.0.1:{port}/0", "(AuthenticationError); check the user or the password"),
+        ("guest:right@127.0.0.1:{port}/0", "(NoPermissionError); check the rights of the user"),
+        ("keeper:right@127.0.0.1:{port}/99", "(ResponseError); check the number of the database"),
+    ],
+    ids=["password", "user", "needless", "rights", "number"],
+)
+def test_what_redis_refuses_is_told_with_its_setting_and_without_the_password(
+    users: RedisServer, clock: HandClock, address: str, told: str
+) -> None:
+    url = f"redis://{address.format(port=users.port)}"
+    with (
+        closing(connect(url, timeout_seconds=PATIENT_SECONDS, max_connections=1)) as client,
+        closing(tier_of(url, clock)) as tier,
+    ):
+        calls: list[Callable[[], None]] = [lambda: ping(client), lambda: keep(tier)]
+        for call in calls:
+            with pytest.raises(TierRefusedError) as failure:
+                call()
+
+            said = str(failure.value)
+            assert said == f"Redis answers and refuses {told} in PHOTO_API_REDIS__URL"
+            assert failure.value.__cause__ is None or "hunter2" not in str(failure.value.__cause__)
 
 
 def test_threads_do_not_write_over_what_others_have_seen(tier: RedisTier, other: RedisTier) -> None:

@@ -100,8 +100,8 @@ def test_a_call_that_answers_passes() -> None:
 
 
 def test_who_is_down_fails_in_words_and_any_other_error_is_the_checks_own() -> None:
-    down = checks.answers(lambda: next(iter(())), down=(StopIteration,), says="nobody answers")
-    broken = checks.answers(lambda: next(iter(())), down=(KeyError,), says="nobody answers")
+    down = checks.answers(lambda: next(iter(())), down=(StopIteration,), says=lambda _error: "nobody answers")
+    broken = checks.answers(lambda: next(iter(())), down=(KeyError,), says=lambda _error: "nobody answers")
 
     assert down() == CheckResult(Status.FAIL, "nobody answers")
     with pytest.raises(StopIteration):
