@@ -50,7 +50,7 @@ def verify_startup(settings: Settings) -> None:
     Raises:
         ConfigurationError: With every mistake found; no value of a setting is repeated.
     """
-    mistakes = [*_database_mistakes(settings), *_folder_mistakes(settings), *find_file_mistakes(settings)]
+    mistakes = [*_database_mistakes(settings), *_folder_mistakes(settings), *find_file_mistakes(settings, make=True)]
     of_storage = list(find_storage_mistakes(settings))
     if settings.profile == "production" or settings.storage.backend == "local":
         mistakes += of_storage

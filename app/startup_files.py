@@ -1,6 +1,6 @@
 """The files that settings name, as far as each worker will read them: can they be used?
 
-They are looked at together with the settings and again at start, and nothing is written. Not here: secrets given as
+They are looked at together with the settings, when nothing is written, and again at start. Not here: secrets given as
 files (``settings_sources``), ``stability.toml`` (``pipelines``), folders (``startup``), and nginx's certificate,
 which only nginx reads.
 """
@@ -22,29 +22,40 @@ if TYPE_CHECKING:
 _RING = "PHOTO_API_AUTH__KEY_RING_FILE"
 
 
-def find_file_mistakes(settings: Settings) -> Iterator[str]:
+def find_file_mistakes(settings: Settings, *, make: bool = False) -> Iterator[str]:
     """Yield what is wrong with files, one line each, without anything that stands in them.
 
     Args:
         settings: Whose single values are sound.
+        make: Make the key ring where the server makes it, so that it is known whether it can.
     """
-    yield from _ring_mistakes(settings)
+    yield from _ring_mistakes(settings, make=make)
     yield from _key_mistakes(settings.cdn)
 
 
-def _ring_mistakes(settings: Settings) -> Iterator[str]:
+def _ring_mistakes(settings: Settings, *, make: bool) -> Iterator[str]:
     auth = settings.auth
     if auth.jwt_secret is not None or auth.key_ring_file is None:
         return
-    if settings.profile != "production" and not os.path.lexists(auth.key_ring_file):
-        # Of var, where it is by default, the start says by itself that it cannot be written.
-        is_default = auth.key_ring_file.parts[-len(DEFAULT_KEY_RING_FILE.parts) :] == DEFAULT_KEY_RING_FILE.parts
-        if not is_default and not _can_be_made(auth.key_ring_file):
-            yield f"{_RING}: the file cannot be made there. Name a folder that the server may write to"
-        return
-    from app.accounts.ring_file import read_ring_file  # noqa: PLC0415  # loads SQLAlchemy
+    is_made = settings.profile != "production"
+    if not os.path.lexists(auth.key_ring_file):
+        if not is_made:
+            yield (
+                f"{_RING}: there is no such file, and in production nobody makes it. Copy that of another instance, "
+                "or take one that a start in the development profile has made"
+            )
+            return
+        if not make:
+            # Of var, where it is by default, the start says by itself that it cannot be written.
+            is_default = auth.key_ring_file.parts[-len(DEFAULT_KEY_RING_FILE.parts) :] == DEFAULT_KEY_RING_FILE.parts
+            if not is_default and not _can_be_made(auth.key_ring_file):
+                yield f"{_RING}: the file cannot be made there. Name a folder that the server may write to"
+            return
+    from app.accounts.ring_file import create_ring_file, read_ring_file  # noqa: PLC0415  # loads SQLAlchemy
 
     try:
+        if is_made and make:
+            create_ring_file(auth.key_ring_file)
         read_ring_file(auth.key_ring_file)
     except ConfigurationError as error:
         yield from error.mistakes

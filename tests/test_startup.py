@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from app.db import migrate
 from app.errors import ConfigurationError
-from app.settings import DatabaseSettings, Settings, UploadSettings
+from app.settings import AuthSettings, DatabaseSettings, Settings, UploadSettings
 from app.settings_delivery import CdnSettings, LinksSettings, StorageSettings
 from app.settings_edge import ServerSettings
 from app.settings_renditions import RenditionSettings
@@ -31,7 +31,7 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.swift import STRANGER_ACCESS_KEY_ID, SwiftServer
 
 Profile = Literal["development", "production", "test"]
-SECRET = "a-secret-that-nobody-repeats"
+SECRET = "a-secret-of-some-length-that-nobody-repeats"
 
 
 def settings(
@@ -46,6 +46,7 @@ def settings(
 ) -> Settings:
     return Settings(
         profile=profile,
+        auth=AuthSettings(jwt_secret=SecretStr(SECRET), key_ring_file=None),
         database=DatabaseSettings(url=SecretStr(url), pool_timeout_seconds=30, statement_timeout_seconds=60),
         storage=storage or StorageSettings(local_root=folder / "objects"),
         uploads=UploadSettings(spool_dir=spool_dir or folder / "spool"),
@@ -167,6 +168,23 @@ def test_a_folder_that_cannot_be_written_is_a_mistake(tmp_path: Path, sqlite_url
         "PHOTO_API_STORAGE__LOCAL_ROOT",
     ]
     assert str(tmp_path) not in "".join(said)
+
+
+@pytest.mark.parametrize("profile", ["development", "production"])
+def test_a_key_file_that_cannot_be_used_is_told_once_in_every_profile(
+    tmp_path: Path, sqlite_url: str, profile: Profile
+) -> None:
+    cdn = CdnSettings(
+        backend="cloudfront",
+        base_url="https://cdn.example.org",
+        cloudfront_key_pair_id="K1",
+        cloudfront_private_key_file=tmp_path / "none.pem",
+    )
+    given = settings(tmp_path, sqlite_url, profile=profile).model_copy(update={"cdn": cdn})
+
+    (said,) = mistakes(given)
+
+    assert said.startswith("PHOTO_API_CDN__CLOUDFRONT_PRIVATE_KEY_FILE: ")
 
 
 @pytest.fixture

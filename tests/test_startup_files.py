@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
-from app.accounts.ring_file import create_ring_file
+from app.accounts.ring_file import create_ring_file, read_ring_file
 from app.errors import ConfigurationError
 from app.pipelines import load_configuration
 from app.settings import AuthSettings, Settings
@@ -81,10 +81,24 @@ def test_a_key_ring_that_is_not_there_is_a_mistake_where_it_is_not_made(tmp_path
     (missing,) = find_file_mistakes(with_ring(tmp_path / "ring.json", "production"))
     (no_place,) = find_file_mistakes(with_ring(tmp_path / "file" / "keys" / "ring.json"))
 
-    assert missing.startswith(f"{RING}: the file cannot be read")
+    assert missing.startswith(f"{RING}: there is no such file")
     assert no_place.startswith(f"{RING}: the file cannot be made there")
     assert list(find_file_mistakes(with_ring(tmp_path / "keys" / "ring.json"))) == []
     assert not (tmp_path / "keys").exists()
+
+
+def test_a_start_makes_the_key_ring_and_tells_when_it_cannot(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    ring, no_place = tmp_path / "keys" / "ring.json", tmp_path / "file" / "var" / "keys" / "ring.json"
+
+    assert list(find_file_mistakes(with_ring(ring), make=True)) == []
+    assert read_ring_file(ring)
+    (said,) = find_file_mistakes(with_ring(no_place), make=True)
+
+    assert said.startswith(f"{RING}: the file cannot be made (")
+    (missing,) = find_file_mistakes(with_ring(tmp_path / "none.json", "production"), make=True)
+    assert missing.startswith(f"{RING}: there is no such file")
+    assert not (tmp_path / "none.json").exists()
 
 
 def test_mistakes_in_files_are_told_together_with_those_of_the_settings(tmp_path: Path) -> None:
