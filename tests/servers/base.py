@@ -21,7 +21,7 @@ from typing import NoReturn
 
 import pytest
 
-READY_SECONDS = 30.0
+READY_SECONDS = 90.0
 
 # Below those that Linux gives to who asks for none: no client's end and no listener on port 0 comes to sit there.
 _PORTS = range(20_000, 32_768)

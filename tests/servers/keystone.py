@@ -41,7 +41,7 @@ class _Child:
             )
         output = self._process.stdout
         assert output is not None
-        if not select.select([output], [], [], 4 * READY_SECONDS)[0] or not (line := output.readline()):
+        if not select.select([output], [], [], 2 * READY_SECONDS)[0] or not (line := output.readline()):
             self.stop()
             raise ServerStartError(self._log.read_text(errors="replace")[-4000:])
         self.url = f"http://127.0.0.1:{int(line)}"
