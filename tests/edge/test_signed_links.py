@@ -8,12 +8,14 @@ from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import requests
 
 from app.accounts.keyring import LINK
 from app.photos.signed_links import secret_of
+from app.server.edge import JSON_BYTES_MAX
 from tests.edge.conftest import NewEdge
 from tests.edge.deliveries import Delivery, bucket_delivery, container_delivery, folder_delivery
 from tests.edge.test_answers import answer_to
@@ -230,3 +232,33 @@ def test_links_are_limited_as_images_are(new_edge: NewEdge) -> None:
 
     assert answer.status_code in {403, 404}
     assert answer.headers["RateLimit-Policy"].startswith('"image";')
+
+
+@pytest.mark.parametrize("store", ["local", "swift"])
+def test_a_link_beyond_the_limit_is_refused_with_a_problem_document(
+    request: pytest.FixtureRequest, tmp_path: Path, store: str
+) -> None:
+    with ExitStack() as closing:
+        limited = {"EDGE__UNLIMITED_NETWORKS": "192.0.2.0/24"}
+        if store == "local":
+            delivery = folder_delivery(tmp_path, closing, **limited)
+        else:
+            delivery = container_delivery(tmp_path, closing, request.getfixturevalue("s3_server"), **limited)
+        link = delivery.link_to(delivery.client.upload(new_photo(SIZE))["id"])
+
+        with requests.Session() as session:
+            answers = (session.get(delivery.edge.url + link, timeout=20) for _ in range(2000))
+            refused = next(answer for answer in answers if answer.status_code != 200)
+
+    assert refused.status_code == 429
+    assert refused.headers["Content-Type"] == "application/problem+json"
+    assert refused.headers["Retry-After"] == str(refused.json()["retry_after_seconds"])
+    assert refused.headers["RateLimit"].startswith('"image";r=0')
+
+
+def test_a_link_with_a_large_body_is_refused_with_a_problem_document(delivery: Delivery, linked: Linked) -> None:
+    head = f"GET {linked.link} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {JSON_BYTES_MAX + 1}\r\n\r\n"
+
+    status, headers, _ = answer_to(delivery.edge, head)
+
+    assert (status, headers["content-type"]) == (413, "application/problem+json")
