@@ -49,7 +49,7 @@ _PLAIN_RANGE = re.compile(r"bytes=(?:\d{1,18}-\d{0,18}|-\d{1,18})", re.ASCII)
 
 
 class Acceleration:
-    """Names to nginx what it can send by itself. Thread-safe; makes no call.
+    """Names to nginx what it can send by itself. Thread-safe; makes no call but for a look at a file's size.
 
     Args:
         store: The object store; what it can do besides the port decides the way.
@@ -76,7 +76,7 @@ class Acceleration:
 
         Args:
             environ: Of the request (WSGI).
-            key: The object's key; whether there is an object is not looked at.
+            key: The object's key; of an object that is no file of this host nothing is looked at.
             headers: What the answer says besides length and range.
             sha256: The digest of the object, lower-case hex.
             content_type: Its media type.
@@ -86,6 +86,8 @@ class Acceleration:
         if not _is_for_nginx(environ, is_partial=is_partial):
             return None
         if self._files is not None:
+            if not self._files.holds(key, sha256=sha256, size_bytes=size_bytes):
+                return None  # nginx would send what there is as if it were whole
             place = quote(f"{LOCAL_PATH}{self._files.folder_of(key)}/{sha256}", safe="/,~")
             return {"X-Accel-Redirect": place, **_kept(headers, is_partial=is_partial)}
         query = self._query(key, content_type)

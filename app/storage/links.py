@@ -52,6 +52,19 @@ class FileStore(Protocol):
         """
         ...
 
+    def holds(self, key: str, *, sha256: str, size_bytes: int) -> bool:
+        """Tell whether an object's file is there and as long as it should be; one look at the disk, nothing is read.
+
+        Args:
+            key: Of the object.
+            sha256: Of all its bytes, lower-case hex.
+            size_bytes: How many.
+
+        Raises:
+            ValueError: The key breaks the grammar.
+        """
+        ...
+
     def key_in(self, folder: str) -> str | None:
         """Return the key whose :meth:`folder_of` this is; None when it is no key's."""
         ...

@@ -199,6 +199,19 @@ def test_what_clients_say_of_sending_files_is_not_passed_on(delivery: Delivery, 
     assert [name for name in answer.headers if "accel" in name.lower() or name.lower().startswith("x-photo")] == []
 
 
+@pytest.mark.parametrize("delivery", ["local"], indirect=True)
+@pytest.mark.parametrize("size_bytes", [0, 1000])
+def test_a_file_that_was_cut_off_is_not_sent_as_a_photo(delivery: Delivery, photo: Photo, size_bytes: int) -> None:
+    assert delivery.product.stack.objects_folder is not None
+    (file,) = delivery.product.stack.objects_folder.rglob(photo.etag.strip('"'))
+    os.truncate(file, size_bytes)
+
+    answers = [delivery.through.get(photo.path, headers=headers) for headers in ({}, {"Range": "bytes=0-9999"})]
+
+    assert [answer.status_code for answer in answers] == [502, 502]
+    assert {answer.headers["Cache-Control"] for answer in answers} == {"no-store"}
+
+
 def test_a_server_without_nginx_sends_the_bytes_to_whoever_claims_to_be_one(tmp_path: Path) -> None:
     nobody = {"PHOTO_API_SERVER__TRUSTED_PROXIES": "192.0.2.1"}
     with closing(Product(embedded_stack(tmp_path), tmp_path, workers=1, settings=nobody)) as product:

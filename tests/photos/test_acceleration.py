@@ -53,8 +53,26 @@ def named(
     )
 
 
+def store_with(folder: Path, size_bytes: int) -> LocalObjectStore:
+    """Return a store whose object has so many bytes, whatever its name says."""
+    store = LocalObjectStore(folder)
+    file = folder / "objects" / store.folder_of(KEY) / SHA256
+    file.parent.mkdir(parents=True)
+    file.write_bytes(bytes(size_bytes))
+    return store
+
+
+@pytest.mark.parametrize("size_bytes", [0, 6, 8])
+def test_a_file_of_another_size_is_not_named(tmp_path: Path, size_bytes: int) -> None:
+    assert named(store_with(tmp_path, size_bytes)) is None
+
+
+def test_a_file_that_is_not_there_is_not_named(tmp_path: Path) -> None:
+    assert named(LocalObjectStore(tmp_path)) is None
+
+
 def test_a_file_is_named_by_its_place_below_the_folder_of_objects(tmp_path: Path) -> None:
-    store = LocalObjectStore(tmp_path)
+    store = store_with(tmp_path, 7)
 
     found = named(Wrapper(Wrapper(store)))
 

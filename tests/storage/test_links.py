@@ -53,6 +53,17 @@ def test_a_local_object_lies_in_the_folder_that_its_key_tells(tmp_path: Path, ke
     assert store.key_in(store.folder_of(key)) == key
 
 
+def test_a_local_object_is_held_while_its_file_has_its_size(tmp_path: Path) -> None:
+    store, digest = LocalObjectStore(tmp_path), hashlib.sha256(b"bytes").hexdigest()
+    before = store.holds("a/b", sha256=digest, size_bytes=5)
+    store.put("a/b", BytesBody(b"bytes"), content_type="image/png")
+
+    asked = [store.holds("a/b", sha256=digest, size_bytes=size) for size in (4, 5, 6)]
+
+    assert (before, asked) == (False, [False, True, False])
+    assert not store.holds("a/b", sha256="0" * 64, size_bytes=5)
+
+
 def test_a_local_object_that_is_not_there_has_no_path(tmp_path: Path) -> None:
     assert LocalObjectStore(tmp_path).path_of("a/b") is None
 
@@ -83,5 +94,7 @@ def test_a_bad_key_has_neither_folder_nor_path(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="object key"):
         store.folder_of("../x")
+    with pytest.raises(ValueError, match="key"):
+        store.holds("../x", sha256="0" * 64, size_bytes=0)
     with pytest.raises(ValueError, match="object key"):
         store.path_of("../x")
