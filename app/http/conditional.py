@@ -1,4 +1,4 @@
-"""Conditional requests (RFC 9110 §13): entity tags, ``If-None-Match``, ``If-Modified-Since``, ``If-Match``."""
+"""Conditional requests (RFC 9110 §13): entity tags, and all headers that ask for an answer on a condition."""
 
 from __future__ import annotations
 
@@ -70,6 +70,29 @@ def require_match(prefix: str) -> None:
         return
     if not any(member == "*" or member.startswith(f'"{prefix}') for member in _members(named)):
         raise PreconditionFailedError("The resource has changed since you read it. Read it again, then change it.")
+
+
+def require_current(tag: str, modified_at: dt.datetime) -> None:
+    """Let a read pass only while the copy that it goes on with is the current one.
+
+    ``If-Match`` decides when it is there (strong comparison); else ``If-Unmodified-Since``, by the second.
+
+    Args:
+        tag: The current strong entity tag, without quotes.
+        modified_at: When the representation last changed.
+
+    Raises:
+        PreconditionFailedError: It is another one.
+    """
+    named, since = request.environ.get("HTTP_IF_MATCH"), request.if_unmodified_since
+    if named is not None:
+        is_current = not {"*", quoted(tag)}.isdisjoint(_members(named))
+    else:
+        is_current = since is None or modified_at.replace(microsecond=0) <= since
+    if not is_current:
+        raise PreconditionFailedError(
+            "The bytes are not those that you have. Ask for all of them without a condition."
+        )
 
 
 def is_range_current(tag: str, modified_at: dt.datetime) -> bool:

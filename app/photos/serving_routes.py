@@ -17,7 +17,7 @@ from urllib.parse import quote
 from flask import Response, request
 from werkzeug.http import http_date
 
-from app.errors import NotFoundError, PhotoApiError, RangeNotSatisfiableError
+from app.errors import NotFoundError, PhotoApiError, PreconditionFailedError, RangeNotSatisfiableError
 from app.http import conditional
 from app.http.operations import Media, Reply
 from app.http.ranges import ByteRange, parse_range
@@ -49,6 +49,7 @@ SENDS: Final[Mapping[int, tuple[str, ...]]] = {
 HEADERS: Final[Mapping[str, str]] = {
     "Range": "One range of bytes; several are answered with the whole.",
     "If-Range": "An ETag or date: the range only while the photo is still that one.",
+    "If-Match": "The ETag you go on with; 412 when the bytes are others.",
     "If-None-Match": "The ETag you have; 304 when nothing has changed.",
     "If-Modified-Since": "The date you have it from; 304 when nothing has changed.",
 }
@@ -56,6 +57,7 @@ HEADERS: Final[Mapping[str, str]] = {
 
 PROBLEMS: Final[tuple[type[PhotoApiError], ...]] = (
     NotFoundError,
+    PreconditionFailedError,
     RangeNotSatisfiableError,
     ObjectNotFoundError,
     ObjectCorruptError,
@@ -111,10 +113,12 @@ class PhotoServing:
             caching: ``Cache-Control`` and ``Vary`` of this route, and what it says otherwise than the others.
 
         Raises:
+            PreconditionFailedError: The client goes on with other bytes.
             RangeNotSatisfiableError: No byte of the range exists.
             StorageError: The store failed, or the photo is damaged as far as is known by now.
         """
         validators = {"ETag": conditional.quoted(photo.sha256), **caching}  # a 304 says them, too (RFC 9110, 15.4.5)
+        conditional.require_current(photo.sha256, photo.modified_at)  # before the others (RFC 9110, 13.2.2)
         if conditional.is_unchanged(photo.sha256, photo.modified_at):
             self._observer.conditional_request(current=True)
             return Reply(304, None, validators)

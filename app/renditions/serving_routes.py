@@ -134,6 +134,7 @@ class RenditionServing:
             caching: As of :meth:`app.photos.serving_routes.PhotoServing.answer`, for the best one.
 
         Raises:
+            PreconditionFailedError: The client goes on with other bytes.
             RangeNotSatisfiableError: No byte of the range exists.
             UndecodableImageError: The photo's pixels cannot be decoded.
             UnavailableError: It cannot be made now.

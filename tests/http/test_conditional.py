@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import nullcontext
 
 import pytest
 from flask import Flask
@@ -72,6 +73,32 @@ def test_a_change_passes_without_condition_or_with_a_current_version(headers: di
 def test_a_change_of_another_version_is_refused_also_by_a_weak_tag(tag: str) -> None:
     with APP.test_request_context(headers={"If-Match": tag}), pytest.raises(PreconditionFailedError):
         conditional.require_match("v1-")
+
+
+@pytest.mark.parametrize(
+    ("headers", "current"),
+    [
+        ({}, True),
+        ({"If-Match": '"abc"'}, True),
+        ({"If-Match": '"x", "abc"'}, True),
+        ({"If-Match": "*"}, True),
+        ({"If-Match": '"x"'}, False),
+        ({"If-Match": 'W/"abc"'}, False),
+        ({"If-Match": ""}, False),
+        ({"If-Unmodified-Since": SAME_SECOND}, True),
+        ({"If-Unmodified-Since": AFTER}, True),
+        ({"If-Unmodified-Since": BEFORE}, False),
+        ({"If-Unmodified-Since": "yesterday"}, True),
+        ({"If-Match": '"abc"', "If-Unmodified-Since": BEFORE}, True),
+        ({"If-Match": '"x"', "If-Unmodified-Since": AFTER}, False),
+    ],
+)
+def test_a_read_goes_on_with_the_current_copy_alone(headers: dict[str, str], current: bool) -> None:
+    with (
+        APP.test_request_context(headers=headers),
+        nullcontext() if current else pytest.raises(PreconditionFailedError),
+    ):
+        conditional.require_current("abc", CHANGED)
 
 
 @pytest.mark.parametrize(

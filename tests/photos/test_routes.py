@@ -159,6 +159,15 @@ def test_what_is_known_to_be_unchanged_follows_every_change(album: Album, what: 
     assert len(set(tags)) == len(tags)
 
 
+def test_who_goes_on_with_other_bytes_is_told_so_before_anything_else(album: Album) -> None:
+    other = {"If-Match": '"x"', "If-None-Match": "*", "Range": "bytes=0-1"}
+
+    answer = album.client.get(album.original, headers={**album.identity, **other})
+
+    assert answer.status_code == 412
+    assert answer.get_json()["type"].endswith(":precondition-failed")
+
+
 def test_a_condition_is_counted_by_whether_the_copy_was_current(album: Album) -> None:
     _, tag, _ = album.ask(album.one)
     heard = album.world.observer.heard

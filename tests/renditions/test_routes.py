@@ -248,7 +248,10 @@ def test_nginx_sends_what_the_store_has_and_this_server_what_is_in_hand(
     album: Album, tmp_path: Path, *, in_hand: bool
 ) -> None:
     album.maker.in_hand = in_hand
-    album.client = album.client_of(LocalObjectStore(tmp_path / "objects"))
+    store = LocalObjectStore(tmp_path / "objects")
+    key = f"renditions/{album.photo_id.hex}/thumbnail-{PRESETS.version('thumbnail')}.{Format.JPEG.extension}"
+    store.put(key, BytesBody(album.content("thumbnail", "jpeg")), content_type="image/jpeg")
+    album.client = album.client_of(store)
 
     answer = album.get(X_Sendfile_Type="X-Accel-Redirect")
 
