@@ -6,6 +6,7 @@ With pytest-xdist every worker has its own. A server that is not installed skips
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -45,6 +46,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Let the longest tests begin first, so that all processes end at about the same time."""
     items.sort(key=lambda item: _rank_of(item.nodeid))
+
+
+@pytest.fixture(autouse=True)
+def _log_levels_of_one_test() -> Iterator[None]:
+    """Take back what a test makes of the level of all logs: others count what is logged."""
+    root = logging.getLogger()
+    level = root.level
+    yield
+    root.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ from app.renditions.routes import RenditionRoutes
 from app.renditions.serving_routes import RenditionServing
 from app.storage.base import ObjectStore
 from app.storage.local import LocalObjectStore
+from app.storage.probe import BytesBody
 from tests.http.edge import RememberingObserver
 from tests.photos.world import PRESETS
 from tests.renditions.world import Instance, preset
@@ -57,6 +58,14 @@ class Gallery:
     def store(self, *formats: Format) -> None:
         for image_format in formats:
             self.elsewhere.service.get(self.photo, preset(), image_format)
+
+    def as_files(self, folder: Path) -> LocalObjectStore:
+        """Return a store that has all objects as files."""
+        files, keys = LocalObjectStore(folder), self.here.world.store.keys()
+        for key in keys:
+            with self.here.world.store.open(key) as content:
+                files.put(key, BytesBody(b"".join(content)), content_type="image/jpeg")
+        return files
 
     def lose(self, image_format: Format) -> None:
         """Let the store lose a rendition that is written down."""
@@ -194,7 +203,7 @@ def test_nginx_is_told_of_the_same_rendition_and_how_long_it_is_kept(
     gallery: Gallery, tmp_path: Path, stored: Format, expected: str, caching: str
 ) -> None:
     gallery.store(stored)
-    gallery.client = gallery.client_of(LocalObjectStore(tmp_path / "objects"))
+    gallery.client = gallery.client_of(gallery.as_files(tmp_path / "objects"))
     gallery.here.pressure.level = Level.ORIGINALS_ONLY
 
     answer = gallery.ask(X_Sendfile_Type="X-Accel-Redirect")
