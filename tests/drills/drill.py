@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import islice
+from typing import TypeVar
 
 from sqlalchemy import update
 
@@ -34,6 +35,8 @@ _WARM_UP = 8
 _FEW_REFUSALS = 20
 _LEAST_REFUSALS = 5
 _METHODS = {READ: "GET", WRITE: "PUT"}
+
+_SeenT = TypeVar("_SeenT")
 
 
 class BreakerDrill:
@@ -181,7 +184,7 @@ class BreakerDrill:
             until(lambda: self._upstream(READ) - before >= permitted, "the trial calls to reach the store")
             self._journal.did(f"{len(asked)} downloads at once over all workers, the store holds its answers back")
             # Not by what the workers publish: trial calls that are held back for long are slow calls.
-            state = self._watch.state(READ)
+            state = self._followed(lambda: self._watch.state(READ), "half_open")
             calls, refused = self._upstream(READ) - before, [one.result() for one in asked if one.done()]
             barrier.release()
             answers = _answers(asked)
@@ -300,10 +303,15 @@ class BreakerDrill:
 
     def _check_state(self, name: str, state: str) -> None:
         """All workers come to a state within the time that news may take."""
-        ends = time.monotonic() + self._plan.longest_spread_seconds
-        while (states := self._watch.states(name)) != {state} and time.monotonic() < ends:
-            time.sleep(0.02)  # between two looks, not instead of one
+        states = self._followed(lambda: self._watch.states(name), {state})
         self._journal.check(states == {state}, f"{name} in all workers: {', '.join(sorted(states))}")
+
+    def _followed(self, look: Callable[[], _SeenT], wanted: _SeenT) -> _SeenT:
+        """Look until what is wanted is there, for as long as news may take; return what was seen last."""
+        ends = time.monotonic() + self._plan.longest_spread_seconds
+        while (seen := look()) != wanted and time.monotonic() < ends:
+            time.sleep(0.02)  # between two looks, not instead of one
+        return seen
 
     def _check_opening(self, name: str, cause: str) -> None:
         """One worker opened for this cause, and the others followed in time."""
