@@ -34,31 +34,35 @@ def find_file_mistakes(settings: Settings, *, make: bool = False) -> Iterator[st
 
 
 def _ring_mistakes(settings: Settings, *, make: bool) -> Iterator[str]:
-    auth = settings.auth
-    if auth.jwt_secret is not None or auth.key_ring_file is None:
+    file = settings.auth.key_ring_file
+    if settings.auth.jwt_secret is not None or file is None:
         return
-    is_made = settings.profile != "production"
-    if not os.path.lexists(auth.key_ring_file):
-        if not is_made:
-            yield (
-                f"{_RING}: there is no such file, and in production nobody makes it. Copy that of another instance, "
-                "or take one that a start in the development profile has made"
-            )
-            return
-        if not make:
-            # Of var, where it is by default, the start says by itself that it cannot be written.
-            is_default = auth.key_ring_file.parts[-len(DEFAULT_KEY_RING_FILE.parts) :] == DEFAULT_KEY_RING_FILE.parts
-            if not is_default and not _can_be_made(auth.key_ring_file):
-                yield f"{_RING}: the file cannot be made there. Name a folder that the server may write to"
-            return
+    is_made_here = settings.profile != "production"
+    if os.path.lexists(file) or (is_made_here and make):
+        yield from _reading_mistakes(file, make=is_made_here and make)
+    elif not is_made_here:
+        yield (
+            f"{_RING}: there is no such file, and in production nobody makes it. Copy that of another instance, "
+            "or take one that a start in the development profile has made"
+        )
+    elif not _is_default(file) and not _can_be_made(file):
+        yield f"{_RING}: the file cannot be made there. Name a folder that the server may write to"
+
+
+def _reading_mistakes(file: Path, *, make: bool) -> Iterator[str]:
     from app.accounts.ring_file import create_ring_file, read_ring_file  # noqa: PLC0415  # loads SQLAlchemy
 
     try:
-        if is_made and make:
-            create_ring_file(auth.key_ring_file)
-        read_ring_file(auth.key_ring_file)
+        if make:
+            create_ring_file(file)
+        read_ring_file(file)
     except ConfigurationError as error:
         yield from error.mistakes
+
+
+def _is_default(file: Path) -> bool:
+    # Of var, where it is by default, the start says by itself that it cannot be written.
+    return file.parts[-len(DEFAULT_KEY_RING_FILE.parts) :] == DEFAULT_KEY_RING_FILE.parts
 
 
 def _can_be_made(file: Path) -> bool:

@@ -72,7 +72,7 @@ def require_match(prefix: str) -> None:
         raise PreconditionFailedError("The resource has changed since you read it. Read it again, then change it.")
 
 
-def require_current(tag: str, modified_at: dt.datetime) -> None:
+def require_current(tag: str, modified_at: dt.datetime | None = None) -> None:
     """Let a read pass only while the copy that it goes on with is the current one.
 
     ``If-Match`` decides when it is there (strong comparison); else ``If-Unmodified-Since``, by the second.
@@ -88,7 +88,7 @@ def require_current(tag: str, modified_at: dt.datetime) -> None:
     if named is not None:
         is_current = not {"*", quoted(tag)}.isdisjoint(_members(named))
     else:
-        is_current = since is None or modified_at.replace(microsecond=0) <= since
+        is_current = since is None or modified_at is None or modified_at.replace(microsecond=0) <= since
     if not is_current:
         raise PreconditionFailedError(
             "The bytes are not those that you have. Ask for all of them without a condition."

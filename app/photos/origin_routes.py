@@ -51,6 +51,7 @@ class OriginLinks:
 
         Raises:
             LinkNotValidError: The link does not hold.
+            PreconditionFailedError: The client goes on with other bytes.
             NotFoundError: The photo was removed.
             StorageError: The store failed, or has lost the photo's bytes.
         """
@@ -60,6 +61,7 @@ class OriginLinks:
             "Cache-Control": f"private, max-age={linked.seconds_left}, no-transform",
             "Cross-Origin-Resource-Policy": "cross-origin",  # links are made for pages of any place
         }
+        conditional.require_current(linked.sha256)
         if conditional.has_tags() and conditional.is_unchanged(linked.sha256):
             return Answer(304, None, {"ETag": conditional.quoted(linked.sha256), **caching})
         with self._serving.while_there(linked.object_key):

@@ -208,6 +208,12 @@ def test_a_link_that_has_ended_is_refused(origin: Origin) -> None:
     assert slug(origin.client_of(origin.world.photos, links=ended).get(origin.link)) == (403, "link-not-valid")
 
 
+def test_who_goes_on_with_other_bytes_is_told_so_before_anything_else(origin: Origin) -> None:
+    answer = origin.client.get(origin.link, headers={"If-Match": '"x"', "If-None-Match": "*"})
+
+    assert slug(answer) == (412, "precondition-failed")
+
+
 def test_a_removed_photo_is_gone_and_one_that_lost_its_bytes_is_an_outage(origin: Origin) -> None:
     origin.world.store.delete(origin.row.object_key)
     lost = origin.client.get(origin.link)
