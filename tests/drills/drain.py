@@ -27,6 +27,7 @@ _SERIES_SECONDS = 880.0
 _SHOWN_LOSSES = 8
 _ERROR = 500
 _LOG_SECONDS = 10.0
+_MOST_EXCUSED = 0.02
 _IN_FLIGHT, _LEAST_IN_FLIGHT = "photo_api_in_flight_requests", 2
 _LONGEST_STOP_SECONDS = 60.0
 
@@ -43,8 +44,6 @@ class DrainPlan:
         lame_duck_seconds: How long an instance serves on after its readiness is gone.
         linger_seconds: How long a worker that ends leaves idle connections to who may be about to use them.
         probing: How the balancer probes.
-        most_excused: Which share of all requests may be refused because a queue stood; what a process or the clients
-            have missed while they stood still comes at once.
     """
 
     name: str
@@ -54,7 +53,6 @@ class DrainPlan:
     lame_duck_seconds: float = 1.5
     linger_seconds: float = IDLE_LINGER_SECONDS
     probing: Probing = field(default_factory=Probing)
-    most_excused: float = 0.02
 
     def settings(self) -> dict[str, str]:
         """Return the settings of the instances."""
@@ -76,7 +74,6 @@ SHORT = DrainPlan(
     stream_seconds=2.0,
     lame_duck_seconds=4.0,
     linger_seconds=5.0,
-    most_excused=0.2,
 )
 
 
@@ -191,7 +188,7 @@ class DrainDrill:
         while refused > self._excused() - self._excused_before and time.monotonic() < ends:
             time.sleep(0.1)  # the log tells of refusals once a second
         excused = self._excused() - self._excused_before
-        unexcused = refused - min(refused, excused, int(clients.ended() * self._plan.most_excused))
+        unexcused = refused - min(refused, excused, int(clients.ended() * _MOST_EXCUSED))
         if lost or unexcused:
             self._tell_of_losses(clients)
             lost |= {"refused": unexcused} if unexcused else {}

@@ -29,8 +29,6 @@ class Plan:
         name: For its first line.
         times: What differs from the configuration of production: seconds by option, by policy.
         slow_answer_seconds: How long the slow store takes; longer than a slow call, shorter than any timeout.
-        longest_spread_seconds: When the last worker has to follow the one that opened a breaker; the machine of a
-            test suite may stand still for some of it.
         refusals: How many downloads, and how many uploads, are refused by an open breaker and timed.
         longest_refusal_ms: What 99 of 100 refusals may take; a test suite keeps the machine busy.
         control_downloads: How many downloads fail while the breaker is disabled.
@@ -39,7 +37,6 @@ class Plan:
     name: str
     times: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     slow_answer_seconds: float
-    longest_spread_seconds: float
     refusals: int
     longest_refusal_ms: float
     control_downloads: int
@@ -48,7 +45,6 @@ class Plan:
 FULL = Plan(
     name="the values of production",
     slow_answer_seconds=6.0,
-    longest_spread_seconds=2.0,
     refusals=300,
     longest_refusal_ms=100,
     control_downloads=50,
@@ -64,7 +60,6 @@ SHORT = Plan(
         },
     },
     slow_answer_seconds=4.5,
-    longest_spread_seconds=8.0,
     refusals=50,
     longest_refusal_ms=500,
     control_downloads=20,

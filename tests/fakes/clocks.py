@@ -48,4 +48,4 @@ class WaitingClock:
         return now - self._since
 
     def sleep(self, seconds: float, /) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # who waits on this clock waits for an event, never for the clock

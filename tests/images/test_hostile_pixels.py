@@ -22,7 +22,7 @@ from tests.fakes.photos import photos
 TYPES = ("image/jpeg", "image/png", "image/webp", "image/gif", "image/avif", "image/heic", "image/heif")
 MEMORY_BYTES = 1 << 30
 LITTLE_MEMORY_BYTES = 350 << 20
-SECONDS = 15.0  # of a processor; less than what a job may take
+SECONDS = 8.0  # of a processor
 GROWTH_MIB = 256
 DAMAGES = 4
 
