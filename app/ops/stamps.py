@@ -25,8 +25,8 @@ import stat
 import tempfile
 import threading
 import zlib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -185,25 +185,43 @@ def _group_of(key: str) -> int:
 def _open_or_make(path: Path) -> _Opened:
     try:
         return _Opened(path)
+    except FileNotFoundError:
+        return _made(path)
     except OSError:
         return _replaced(path)
 
 
+def _made(path: Path) -> _Opened:
+    """Put a file of new stamps where none is, unless another process has just done so, and open what is there."""
+    with _new_stamps(path.parent) as new:
+        try:
+            os.link(new, path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            new.replace(path)
+    return _Opened(path)
+
+
 def _replaced(path: Path) -> _Opened:
     """Put a file of new stamps in place of whatever is there, at once, and open it."""
+    with _new_stamps(path.parent) as new:
+        new.replace(path)
+    return _Opened(path)
+
+
+@contextmanager
+def _new_stamps(folder: Path) -> Iterator[Path]:
+    """Yield a whole file of new stamps under a name that ends with the block."""
     raw = bytearray(os.urandom(FILE_BYTES))
     raw[STAMP_BYTES - 1 :: STAMP_BYTES] = raw[STAMP_BYTES - 1 :: STAMP_BYTES].translate(_AS_SETTLED)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{STAMPS_NAME}-", dir=path.parent)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{STAMPS_NAME}-", dir=folder)
     try:
-        os.pwrite(descriptor, raw, 0)
-        Path(temporary).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(temporary).unlink()
-        raise
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(raw)
+        yield Path(temporary)
     finally:
-        os.close(descriptor)
-    return _Opened(path)
+        Path(temporary).unlink(missing_ok=True)
 
 
 class _Opened:

@@ -6,8 +6,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,6 +183,37 @@ def test_a_restart_keeps_the_file_and_forgets_nothing_that_was_told(path: Path, 
 
     assert Stamps(path, clock=clock).stamp(KEY) == told
     assert path.stat().st_ino == inode
+
+
+def test_of_two_processes_that_start_at_once_the_first_makes_the_file(
+    stamps: Stamps, others: Stamps, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int | None] = []
+
+    def late(*arguments: Any, **named: Any) -> tuple[int, str]:
+        monkeypatch.undo()
+        seen.append(others.stamp(KEY))
+        return tempfile.mkstemp(*arguments, **named)
+
+    monkeypatch.setattr("app.ops.stamps.tempfile.mkstemp", late)
+
+    seen += [stamps.stamp(KEY), others.stamp(KEY)]
+
+    assert seen[0] is not None
+    assert set(seen) == {seen[0]}
+    assert (stamps.losses, others.losses) == (0, 0)
+
+
+def test_a_file_system_without_hard_links_serves_too(
+    stamps: Stamps, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any) -> None:
+        raise PermissionError("no hard links")
+
+    monkeypatch.setattr("app.ops.stamps.os.link", refused)
+
+    assert stamps.stamp(KEY) is not None
+    assert [each.name for each in path.parent.iterdir()] == [STAMPS_NAME]
 
 
 _WRITER = """
