@@ -527,15 +527,9 @@ def test_row_35_a_full_spool_is_this_host_s_own_trouble_from_the_second_sample_o
 
 
 def test_row_36_a_spool_that_cannot_be_written_warns_and_names_uploads(faulty: Faulty) -> None:
-    folder = faulty.product.spool_folder
-    folder.rmdir()
-    folder.write_text("")  # also root can make no folder there
-    try:
+    with faulty.product.spool_blocked():
         shown = faulty.wait_for("spool", "warn")
         sampled = faulty.sampled("spool")
-    finally:
-        folder.unlink()
-        folder.mkdir()
 
     assert shown["affectedEndpoints"] == [PHOTOS]
     assert sampled["output"].startswith("the spool folder cannot be written")

@@ -159,21 +159,17 @@ def test_row_36_a_spool_that_cannot_be_written_refuses_large_uploads_and_warns(n
     product = new_product()
     user = product.new_user()
     photo = user.upload()
-    # Gone and not to be made again: also root, who may write everywhere, cannot spool there.
-    product.spool_folder.rmdir()
-    product.spool_folder.write_text("")
 
-    refused = user.twin().send(new_photo(3_000_000))
-    small = user.send(new_photo())
+    with product.spool_blocked():
+        refused = user.twin().send(new_photo(3_000_000))
+        small = user.send(new_photo())
 
-    assert_problem(refused, 503, "spool-full")
-    assert small.status_code == 201
-    assert user.original(photo).status_code == 200
-    until(lambda: requests.get(f"{product.url}/health", timeout=10).json()["status"] == "warn", "a warning")
-    assert requests.get(f"{product.url}/health/readiness", timeout=10).status_code == 200
-    assert stored(product, user) == (2, 2)
-    product.spool_folder.unlink()
-    product.spool_folder.mkdir()
+        assert_problem(refused, 503, "spool-full")
+        assert small.status_code == 201
+        assert user.original(photo).status_code == 200
+        until(lambda: requests.get(f"{product.url}/health", timeout=10).json()["status"] == "warn", "a warning")
+        assert requests.get(f"{product.url}/health/readiness", timeout=10).status_code == 200
+        assert stored(product, user) == (2, 2)
     assert user.twin().send(new_photo(3_000_000)).status_code == 201
 
 

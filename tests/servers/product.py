@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import quote
@@ -280,6 +280,27 @@ class Product:
         folder = str(self.spool_folder)
         named = [str(path) for path in self.spool_folder.glob("*")]
         return named + [target for target in self.open_files() if target.startswith(folder)]
+
+    @contextmanager
+    def spool_blocked(self) -> Iterator[None]:
+        """Let a file stand where the spool folder is: even root can make no folder there.
+
+        Health makes the folder, and a file in it, at any moment; so it is tried until it works.
+        """
+
+        def is_blocked() -> bool:
+            with suppress(OSError):
+                self.spool_folder.rmdir()
+            with suppress(OSError):
+                self.spool_folder.write_text("")
+            return self.spool_folder.is_file()
+
+        until(is_blocked, "a file in the place of the spool folder")
+        try:
+            yield
+        finally:
+            self.spool_folder.unlink()
+            self.spool_folder.mkdir(exist_ok=True)
 
     def reset_peak_memory(self) -> dict[int, int]:
         """Return each worker's resident bytes, and let its peak start from there."""
