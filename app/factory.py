@@ -547,6 +547,9 @@ def _register_checks(monitor: HealthMonitor, foundation: Foundation) -> None:
             "cdn", look, local=False, interval_seconds=2.0, endpoints=_endpoints(LinkRoutes), gates=gates
         )
     monitor.register("spool", foundation.host_modes.spool, local=True, endpoints=_UPLOAD_ENDPOINTS)
+    scratch, largest = foundation.settings.renditions.scratch_dir, foundation.settings.uploads.max_bytes
+    room = checks.room_check("scratch", scratch, purpose="renditions", needed_bytes=largest)
+    monitor.register("scratch", room, local=False, endpoints=_endpoints(RenditionRoutes))
     monitor.register(
         "memory", foundation.host_modes.memory, local=True, interval_seconds=2.0, endpoints=_EVERY_ENDPOINT
     )

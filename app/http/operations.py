@@ -42,6 +42,7 @@ from app.ops.requests import identify
 _JSON_BYTES_MAX = 256 * 1024
 _OPERATION = "__photo_api_operation__"
 _NOT_CACHED = "private, no-store"
+_UNKNOWN_PARAMETER = "This route does not know this parameter."
 _CACHING = dict.fromkeys(("GET", "HEAD"), "private, no-cache")
 
 
@@ -264,14 +265,18 @@ def _query(model: type[BaseModel] | None) -> dict[str, BaseModel]:
         raise ValidationFailedError("A query parameter is given more than once.", mistakes)
     if model is None:
         if raw:
-            unknown = [{"parameter": name, "detail": "This route does not know this parameter."} for name in raw]
+            unknown = [{"parameter": name, "detail": _UNKNOWN_PARAMETER} for name in raw]
             raise ValidationFailedError("This route takes no query parameters.", unknown)
         return {}
     try:
         return {"query": model.model_validate({name: values[0] for name, values in raw.items()})}
     except ValidationError as error:
+        known = f"{_UNKNOWN_PARAMETER} It knows: {', '.join(model.model_fields)}."
         mistakes = [
-            {"parameter": str(item["loc"][0]) if item["loc"] else "", "detail": mistake_of(item)}
+            {
+                "parameter": str(item["loc"][0]) if item["loc"] else "",
+                "detail": known if item["type"] == "extra_forbidden" else mistake_of(item),
+            }
             for item in error.errors(include_input=False, include_url=False)
         ]
         raise ValidationFailedError("Some query parameters are wrong.", mistakes) from None
@@ -309,6 +314,8 @@ def _require_strict_numbers(raw: bytes) -> None:
 
 def mistake_of(item: Mapping[str, Any]) -> str:
     """Return what one of pydantic's errors says, without the words it puts before ours."""
+    if item["type"] == "extra_forbidden":
+        return "There is no such field."
     return str(item["msg"]).removeprefix("Value error, ")
 
 

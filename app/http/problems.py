@@ -72,7 +72,7 @@ PROBLEMS: dict[type[Exception], Problem] = {
     errors.OverloadedError: Problem(503, "overloaded", "Too much work here", retryable=True),
     errors.DatabaseReadOnlyError: Problem(503, "read-only", "No changes for the moment", retryable=True),
     errors.ReadOnlyError: Problem(503, "read-only", "No changes for the moment", retryable=True),
-    errors.SpoolFullError: Problem(503, "spool-full", "No room for uploads on this host", retryable=True),
+    errors.SpoolFullError: Problem(503, "spool-full", "No room on this host", retryable=True),
     errors.UnavailableError: Problem(503, "unavailable", "Temporarily not available", retryable=True),
     DeadlineExceededError: Problem(504, "deadline-exceeded", "The request took too long", retryable=True),
 }

@@ -178,15 +178,17 @@ def memory_check(usage: _Gauge | None = None, memory: MemoryFigures | None = Non
     return check
 
 
-def spool_check(folder: Path, *, needed_bytes: int, free: _Gauge | None = None) -> Check:
-    """Return a local check of the folder where uploads are spooled.
+def room_check(name: str, folder: Path, *, purpose: str, needed_bytes: int, free: _Gauge | None = None) -> Check:
+    """Return a check of a folder of this host where bytes wait.
 
     A full disk fails; a folder that cannot be written for another reason only warns, because what needs no
-    spool still works.
+    room there still works.
 
     Args:
+        name: What the folder is called.
         folder: It need not exist yet.
-        needed_bytes: Room for at least one more upload; less is full.
+        purpose: What the room is for.
+        needed_bytes: Room for at least one more; less is full.
         free: The gauge that follows the room left, in bytes.
     """
 
@@ -201,11 +203,11 @@ def spool_check(folder: Path, *, needed_bytes: int, free: _Gauge | None = None) 
                 probe.write(_PROBE_BYTES)
         except OSError as error:
             if error.errno in _NO_ROOM:
-                return CheckResult(Status.FAIL, "no room for uploads")
-            return CheckResult(Status.WARN, "the spool folder cannot be written")
+                return CheckResult(Status.FAIL, f"no room for {purpose}")
+            return CheckResult(Status.WARN, f"the {name} folder cannot be written")
         observed = {"free_bytes": float(room)}
         if room < needed_bytes:
-            return CheckResult(Status.FAIL, "no room for another upload", observed)
+            return CheckResult(Status.FAIL, f"too little room for {purpose}", observed)
         return CheckResult(Status.PASS, observed=observed)
 
     return check

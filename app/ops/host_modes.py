@@ -66,7 +66,13 @@ class HostModes:
         self.board = None if page is None else HostBoard(page, prefix=MODES)
         self.operator_word, self.database_word = OperatorWord(self.board), DatabaseWord(self.board)
         self.spool = LastResult(
-            checks.spool_check(uploads.spool_dir, needed_bytes=2 * uploads.max_bytes, free=metrics.spool_free)
+            checks.room_check(
+                "spool",
+                uploads.spool_dir,
+                purpose="uploads",
+                needed_bytes=2 * uploads.max_bytes,
+                free=metrics.spool_free,
+            )
         )
         self.memory = LastResult(checks.memory_check(metrics.memory_usage))
         sources: list[Source] = [self.operator_word, self.database_word]

@@ -2,9 +2,9 @@
 
 AVIF and WebP are for clients that name them. ``image/*`` and ``*/*`` stand for JPEG alone: programs send them that
 read neither, and so do browsers besides the formats that they do read. Of what a client names, what it prefers by
-its q-values comes first; among equals the smaller format. JPEG is the answer to everything else: no header, one that
-cannot be read, one that accepts none of the three. An image that a client may be unable to show helps it more than
-a 406, which is what the RFC suggests, too.
+its q-values comes first; among equals the smaller format. An element that cannot be read says nothing, and the others
+count. JPEG is the answer to everything else: no header, one that is too long, one that accepts none of the three. An
+image that a client may be unable to show helps it more than a 406, which is what the RFC suggests, too.
 
 The three buckets keep caches small: however many headers there are, each photo has three answers. A client gets the
 format that it likes best; only while memory is short may it be one of the others
@@ -27,16 +27,11 @@ _IN_DOUBT: Final = (Format.JPEG,)
 
 _TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"
 _PARAMETER = rf"{_TOKEN}=(?:{_TOKEN}|\"(?:[^\"\\]|\\.)*+\")"
-# Possessive throughout: nothing is read twice, whatever comes.
-_MEMBER = re.compile(
-    rf"[ \t]*+(?:(?P<kind>{_TOKEN}/{_TOKEN})(?P<parameters>(?:[ \t]*+;[ \t]*+(?:{_PARAMETER})?+)*+))?+[ \t]*+(?:,|$)"
-)
+# Possessive throughout: nothing is read twice but an element that cannot be read.
+_RANGE = rf"(?P<kind>{_TOKEN}/{_TOKEN})(?P<parameters>(?:[ \t]*+;[ \t]*+(?:{_PARAMETER})?+)*+)"
+_ELEMENT = re.compile(rf"[ \t]*+(?:{_RANGE})?+[ \t]*+(?P<end>,|$)|[^,]*+,?+")
 _EACH_PARAMETER = re.compile(rf";[ \t]*+(?P<name>{_TOKEN})=(?P<value>{_TOKEN}|\"(?:[^\"\\]|\\.)*+\")")
 _WEIGHT = re.compile(r"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?", re.ASCII)
-
-
-class _UnreadableError(ValueError):
-    """A header that follows no grammar."""
 
 
 def rank_formats(accept: str | None) -> tuple[Format, ...]:
@@ -52,10 +47,7 @@ def rank_formats(accept: str | None) -> tuple[Format, ...]:
 
 @lru_cache(_HEADERS_REMEMBERED)
 def _ranked(accept: str) -> tuple[Format, ...]:
-    try:
-        weights = dict(_weights(accept))
-    except _UnreadableError:
-        return _IN_DOUBT
+    weights = dict(_weights(accept))
     jpeg = next((weights[kind] for kind in ("image/jpeg", "image/*", "*/*") if kind in weights), 0.0)
     accepted = {each: weights.get(each.content_type, 0.0) for each in (Format.AVIF, Format.WEBP)} | {
         Format.JPEG: jpeg
@@ -66,34 +58,19 @@ def _ranked(accept: str) -> tuple[Format, ...]:
 
 
 def _weights(accept: str) -> Iterator[tuple[str, float]]:
-    """Yield the media ranges of a header, in lower case, with their q-values.
-
-    Raises:
-        _UnreadableError: It follows no grammar.
-    """
-    position = 0
-    while position < len(accept):
-        member = _MEMBER.match(accept, position)
-        if member is None:
-            raise _UnreadableError
-        position = member.end()
-        if member["kind"] is None:  # an empty member, which a list may have
+    """Yield the media ranges of a header that can be read, in lower case, with their q-values."""
+    for element in _ELEMENT.finditer(accept):
+        if element["end"] is None or element["kind"] is None:  # unreadable, or empty, as one of a list may be
             continue
-        weight = _weight_of(member["parameters"])
+        weight = _weight_of(element["parameters"])
         if weight is not None:
-            yield member["kind"].lower(), weight
+            yield element["kind"].lower(), weight
 
 
 def _weight_of(parameters: str) -> float | None:
-    """Return a range's q-value; None where it asks for a special kind of its type, which no rendition is.
-
-    Raises:
-        _UnreadableError: The q-value is none.
-    """
+    """Return a range's q-value; None where it is none, or a special kind is asked for, which no rendition is."""
     for parameter in _EACH_PARAMETER.finditer(parameters):
-        if parameter["name"].lower() != "q":
+        if parameter["name"].lower() != "q" or not _WEIGHT.fullmatch(parameter["value"]):
             return None
-        if not _WEIGHT.fullmatch(parameter["value"]):
-            raise _UnreadableError
         return float(parameter["value"])  # what comes behind it is an extension that nobody has defined
     return 1.0

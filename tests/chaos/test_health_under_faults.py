@@ -512,7 +512,9 @@ def test_row_35_a_full_spool_is_this_host_s_own_trouble_from_the_second_sample_o
     local: bool,
     statuses: list[int],
 ) -> None:
-    monitor = monitor_of("spool", checks.spool_check(tmp_path, needed_bytes=2**62), local=local)
+    monitor = monitor_of(
+        "spool", checks.room_check("spool", tmp_path, purpose="uploads", needed_bytes=2**62), local=local
+    )
     probes = ProbeAnswers(monitor, find_instance("10.0.0.7", "node-7"))
     seen = []
 
@@ -527,13 +529,23 @@ def test_row_35_a_full_spool_is_this_host_s_own_trouble_from_the_second_sample_o
 
 
 def test_row_36_a_spool_that_cannot_be_written_warns_and_names_uploads(faulty: Faulty) -> None:
-    with faulty.product.spool_blocked():
+    with faulty.product.blocked(faulty.product.spool_folder):
         shown = faulty.wait_for("spool", "warn")
         sampled = faulty.sampled("spool")
 
     assert shown["affectedEndpoints"] == [PHOTOS]
     assert sampled["output"].startswith("the spool folder cannot be written")
     faulty.wait_for("spool", "pass")
+
+
+def test_a_scratch_folder_that_cannot_be_written_warns_and_names_renditions(faulty: Faulty) -> None:
+    with faulty.product.blocked(faulty.product.scratch_folder):
+        shown = faulty.wait_for("scratch", "warn")
+        sampled = faulty.sampled("scratch")
+
+    assert shown["affectedEndpoints"] == [RENDITION]
+    assert sampled["output"].startswith("the scratch folder cannot be written")
+    faulty.wait_for("scratch", "pass")
 
 
 @pytest.mark.parametrize(

@@ -160,7 +160,7 @@ def test_row_36_a_spool_that_cannot_be_written_refuses_large_uploads_and_warns(n
     user = product.new_user()
     photo = user.upload()
 
-    with product.spool_blocked():
+    with product.blocked(product.spool_folder):
         refused = user.twin().send(new_photo(3_000_000))
         small = user.send(new_photo())
 

@@ -313,6 +313,16 @@ def test_an_operation_without_query_takes_none(client: FlaskClient) -> None:
     assert slug(answer) == (422, "validation-failed")
 
 
+def test_who_names_something_unknown_is_told_what_is_known(client: FlaskClient) -> None:
+    query = problem(client.get("/notes?offset=1"))["errors"]
+    body = problem(client.patch("/pets", json={"kind": "cat", "tricks": 1, "lives": 9}))["errors"]
+
+    assert query == [
+        {"parameter": "offset", "detail": "This route does not know this parameter. It knows: limit, flag."}
+    ]
+    assert body == [{"pointer": "/tricks", "detail": "There is no such field."}]
+
+
 def test_the_caller_is_judged_before_the_query_and_the_body(client: FlaskClient, routes: NoteRoutes) -> None:
     unknown = client.post("/notes?x=1", data=b"{", content_type="application/json")
     lacking = client.delete(f"/notes/{ID}?x=1", headers=bearer(KEY))

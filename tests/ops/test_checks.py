@@ -46,10 +46,13 @@ class Level:
 def test_a_spool_with_too_little_room_fails_and_its_room_is_measured(tmp_path: Path) -> None:
     metrics = Metrics(version="1")
 
-    enough = checks.spool_check(tmp_path / "spool", needed_bytes=1, free=metrics.spool_free)()
-    short = checks.spool_check(tmp_path, needed_bytes=2**62)()
+    enough = checks.room_check(
+        "spool", tmp_path / "spool", purpose="uploads", needed_bytes=1, free=metrics.spool_free
+    )()
+    short = checks.room_check("spool", tmp_path, purpose="uploads", needed_bytes=2**62)()
 
     assert (enough.status, short.status) == (Status.PASS, Status.FAIL)
+    assert short.output == "too little room for uploads"
     assert metrics.spool_free._value.get() > 0
 
 
@@ -70,7 +73,7 @@ def test_a_spool_that_cannot_be_written_fails_only_for_want_of_room(
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
 
-    assert checks.spool_check(tmp_path, needed_bytes=1)().status is status
+    assert checks.room_check("spool", tmp_path, purpose="uploads", needed_bytes=1)().status is status
 
 
 def test_the_memory_check_measures_this_process() -> None:

@@ -65,9 +65,9 @@ def test_without_a_header_it_is_jpeg() -> None:
     assert rank_formats(None) == (Format.JPEG,)
 
 
-MALFORMED = {
-    "no subtype": "image/avif, image",
-    "no type": "image/avif, /webp",
+UNREADABLE = {
+    "no subtype": "image",
+    "no type": "/avif",
     "weight above one": "image/avif;q=1.1",
     "weight below zero": "image/avif;q=-1",
     "weight without a digit": "image/avif;q=.5",
@@ -76,17 +76,21 @@ MALFORMED = {
     "weight in quotes": 'image/avif;q="1"',
     "no weight": "image/avif;q=",
     "no equals sign": "image/avif;q",
-    "two types": "image/avif image/webp",
-    "open quote": 'image/avif, text/html;x="',
-    "control character": "image/avif, image/webp\x00",
+    "two types": "image/avif image/avif",
+    "open quote": 'image/avif;x="',
+    "control character": "image/avif\x00",
     "other digits": "image/avif;q=\u0661",
-    "three parts": "image/avif/webp",
+    "three parts": "image/avif/avif",
 }
 
 
-@pytest.mark.parametrize("case", MALFORMED)
-def test_a_header_that_cannot_be_read_gets_jpeg(case: str) -> None:
-    assert rank_formats(MALFORMED[case]) == (Format.JPEG,)
+@pytest.mark.parametrize("case", UNREADABLE)
+def test_an_element_that_cannot_be_read_says_nothing_and_the_others_count(case: str) -> None:
+    element = UNREADABLE[case]
+
+    assert rank_formats(element) == (Format.JPEG,)
+    assert rank_formats(f"image/webp, {element}") == (Format.WEBP, Format.JPEG)
+    assert rank_formats(f"{element}, image/webp;q=0.1") == (Format.WEBP, Format.JPEG)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +118,9 @@ def test_whatever_comes_has_an_answer(accept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit", ["; ", ";  \t", " ,", 'a/b;x="\\"', "a/b;x=y ", ";q=1 ", "image/webp;"], ids=range(7)
+    "unit",
+    ["; ", ";  \t", " ,", 'a/b;x="\\"', "a/b;x=y ", ";q=1 ", "image/webp;", 'a/b;x=",', '\\",', ',a/b;x="\\"'],
+    ids=range(10),
 )
 def test_a_hostile_header_costs_no_more_than_its_length(unit: str) -> None:
     accept = ("image/webp" + unit * 2000)[:2047] + "\x00"
@@ -122,7 +128,7 @@ def test_a_hostile_header_costs_no_more_than_its_length(unit: str) -> None:
     started = time.thread_time()
     ranked = rank_formats(accept)
 
-    assert ranked == (Format.JPEG,)
+    assert ranked[-1] is Format.JPEG
     assert time.thread_time() - started < 0.5
 
 

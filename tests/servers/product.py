@@ -117,6 +117,11 @@ class Product:
         return self.folder / "var" / "spool"
 
     @property
+    def scratch_folder(self) -> Path:
+        """Where originals of more than 1 MiB wait while they are decoded."""
+        return self.folder / "var" / "scratch"
+
+    @property
     def log_path(self) -> Path:
         """What it printed to standard output."""
         return self.folder / "product.log"
@@ -282,25 +287,25 @@ class Product:
         return named + [target for target in self.open_files() if target.startswith(folder)]
 
     @contextmanager
-    def spool_blocked(self) -> Iterator[None]:
-        """Let a file stand where the spool folder is: even root can make no folder there.
+    def blocked(self, folder: Path) -> Iterator[None]:
+        """Let a file stand where a folder of the product is: even root can make no folder there.
 
         Health makes the folder, and a file in it, at any moment; so it is tried until it works.
         """
 
         def is_blocked() -> bool:
             with suppress(OSError):
-                self.spool_folder.rmdir()
+                folder.rmdir()
             with suppress(OSError):
-                self.spool_folder.write_text("")
-            return self.spool_folder.is_file()
+                folder.write_text("")
+            return folder.is_file()
 
-        until(is_blocked, "a file in the place of the spool folder")
+        until(is_blocked, f"a file in the place of {folder}")
         try:
             yield
         finally:
-            self.spool_folder.unlink()
-            self.spool_folder.mkdir(exist_ok=True)
+            folder.unlink()
+            folder.mkdir(exist_ok=True)
 
     def reset_peak_memory(self) -> dict[int, int]:
         """Return each worker's resident bytes, and let its peak start from there."""
