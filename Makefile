@@ -69,7 +69,9 @@ run: $(RUN_READY) ## Install, migrate and serve on http://127.0.0.1:8000 (PORT= 
 	$(BIN)/python -m app migrate
 	exec $(BIN)/python -m app serve
 
+# Hundreds of processes of the product import the same modules: they are compiled once, whatever the environment says.
 .PHONY: test
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(TEST_READY) servers ## Install what the tests need, then run every test (ARGS='-k name' picks some)
 	@$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup $(ARGS)
 
