@@ -321,5 +321,5 @@ def test_a_full_scratch_folder_refuses_for_now_and_touches_nothing_else(
         assert stored.status_code == HTTPStatus.OK
         assert original.content == content
         assert_whole(made)
-        assert list((disk / "scratch").iterdir()) == []
+        until(lambda: list((disk / "scratch").iterdir()) == [], "the scratch folder to be empty")
         product.stop()

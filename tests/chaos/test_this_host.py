@@ -69,7 +69,7 @@ def test_row_35_a_full_spool_refuses_uploads_and_then_the_host_is_not_ready(
         until(lambda: requests.get(f"{product.url}/health/readiness", timeout=10).status_code == 200, "ready again")
         assert user.twin().send(new_photo(3_000_000)).status_code == 201
         assert product.worker_pids() == workers
-        assert [path.name for path in (disk / "spool").iterdir()] == []
+        until(lambda: list((disk / "spool").iterdir()) == [], "the spool to be empty")
         require_consistency(product, user)
         require_whole(user, {photo["id"]: kept})
         product.stop()
