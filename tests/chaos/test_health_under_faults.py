@@ -528,24 +528,17 @@ def test_row_35_a_full_spool_is_this_host_s_own_trouble_from_the_second_sample_o
     )
 
 
-def test_row_36_a_spool_that_cannot_be_written_warns_and_names_uploads(faulty: Faulty) -> None:
-    with faulty.product.blocked(faulty.product.spool_folder):
-        shown = faulty.wait_for("spool", "warn")
-        sampled = faulty.sampled("spool")
+@pytest.mark.parametrize(("name", "suffering"), [("spool", PHOTOS), ("scratch", RENDITION)])
+def test_row_36_a_folder_that_cannot_be_written_warns_and_names_what_suffers(
+    faulty: Faulty, name: str, suffering: str
+) -> None:
+    with faulty.product.blocked(faulty.product.folder / "var" / name):
+        shown = faulty.wait_for(name, "warn")
+        sampled = faulty.sampled(name)
 
-    assert shown["affectedEndpoints"] == [PHOTOS]
-    assert sampled["output"].startswith("the spool folder cannot be written")
-    faulty.wait_for("spool", "pass")
-
-
-def test_a_scratch_folder_that_cannot_be_written_warns_and_names_renditions(faulty: Faulty) -> None:
-    with faulty.product.blocked(faulty.product.scratch_folder):
-        shown = faulty.wait_for("scratch", "warn")
-        sampled = faulty.sampled("scratch")
-
-    assert shown["affectedEndpoints"] == [RENDITION]
-    assert sampled["output"].startswith("the scratch folder cannot be written")
-    faulty.wait_for("scratch", "pass")
+    assert shown["affectedEndpoints"] == [suffering]
+    assert sampled["output"].startswith(f"the {name} folder cannot be written")
+    faulty.wait_for(name, "pass")
 
 
 @pytest.mark.parametrize(

@@ -117,11 +117,6 @@ class Product:
         return self.folder / "var" / "spool"
 
     @property
-    def scratch_folder(self) -> Path:
-        """Where originals of more than 1 MiB wait while they are decoded."""
-        return self.folder / "var" / "scratch"
-
-    @property
     def log_path(self) -> Path:
         """What it printed to standard output."""
         return self.folder / "product.log"
