@@ -42,8 +42,8 @@ from app.ops.requests import identify
 _JSON_BYTES_MAX = 256 * 1024
 _OPERATION = "__photo_api_operation__"
 _NOT_CACHED = "private, no-store"
-_UNKNOWN_PARAMETER = "This route does not know this parameter."
 _CACHING = dict.fromkeys(("GET", "HEAD"), "private, no-cache")
+_UNKNOWN_PARAMETER = "This route does not know this parameter."
 
 
 class RequestModel(BaseModel):

@@ -41,6 +41,9 @@ STAMPS_NAME: Final = "stamps-1"
 GROUPS: Final = 65_536
 """How many stamps there are; keys of one group are forgotten together."""
 
+TEMPORARY_PREFIX: Final = f".{STAMPS_NAME}-"
+"""How the names of unfinished files begin; one that is left was made by a process that died over it."""
+
 STAMP_BYTES: Final = 8
 
 FILE_BYTES: Final = GROUPS * STAMP_BYTES
@@ -215,7 +218,7 @@ def _new_stamps(folder: Path) -> Iterator[Path]:
     """Yield a whole file of new stamps under a name that ends with the block."""
     raw = bytearray(os.urandom(FILE_BYTES))
     raw[STAMP_BYTES - 1 :: STAMP_BYTES] = raw[STAMP_BYTES - 1 :: STAMP_BYTES].translate(_AS_SETTLED)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{STAMPS_NAME}-", dir=folder)
+    descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY_PREFIX, dir=folder)
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(raw)

@@ -24,6 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from app.ops import stamps
 from app.ops.host_board import BREAKERS, MODES, HostBoard, operators_entries
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage
 from app.ops.state_file import TEMPORARY_PREFIX, make_page
@@ -116,8 +117,9 @@ def _is_alone(lock: int) -> bool:
 
 
 def _renew(folder: Path) -> None:
-    for left in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        left.unlink(missing_ok=True)
+    for prefix in (TEMPORARY_PREFIX, stamps.TEMPORARY_PREFIX):
+        for left in folder.glob(f"{prefix}*"):
+            left.unlink(missing_ok=True)
     old = StatePage(folder / PAGE_NAME, writable=False)
     kept = operators_entries(old, time.monotonic()) if (folder / PAGE_NAME).exists() else {}
     make_page(folder / PAGE_NAME, kept)

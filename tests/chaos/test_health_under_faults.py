@@ -538,6 +538,7 @@ def test_row_36_a_folder_that_cannot_be_written_warns_and_names_what_suffers(
 
     assert shown["affectedEndpoints"] == [suffering]
     assert sampled["output"].startswith(f"the {name} folder cannot be written")
+    assert sampled["local"] is (name == "spool")  # what is stored is served without the other: no reason to leave
     faulty.wait_for(name, "pass")
 
 

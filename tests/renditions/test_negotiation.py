@@ -118,17 +118,23 @@ def test_whatever_comes_has_an_answer(accept: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "unit",
-    ["; ", ";  \t", " ,", 'a/b;x="\\"', "a/b;x=y ", ";q=1 ", "image/webp;", 'a/b;x=",', '\\",', ',a/b;x="\\"'],
+    ("unit", "expected"),
+    [
+        *(
+            (unit, "jpeg")
+            for unit in ("; ", ";  \t", 'a/b;x="\\"', "a/b;x=y ", ";q=1 ", "image/webp;", 'a/b;x=",', '\\",')
+        ),
+        *((unit, "webp") for unit in (" ,", ',a/b;x="\\"')),  # the first element can be read
+    ],
     ids=range(10),
 )
-def test_a_hostile_header_costs_no_more_than_its_length(unit: str) -> None:
+def test_a_hostile_header_costs_no_more_than_its_length(unit: str, expected: str) -> None:
     accept = ("image/webp" + unit * 2000)[:2047] + "\x00"
 
     started = time.thread_time()
     ranked = rank_formats(accept)
 
-    assert ranked[-1] is Format.JPEG
+    assert ranked == tuple(dict.fromkeys((Format(expected), Format.JPEG)))
     assert time.thread_time() - started < 0.5
 
 

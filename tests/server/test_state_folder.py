@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from app.ops import stamps
 from app.ops.host_board import MODES, HostBoard
 from app.ops.state import PAGE_NAME, VARIABLE, StatePage, find_page
 from app.ops.state_file import TEMPORARY_PREFIX
@@ -101,7 +102,8 @@ def test_the_next_start_keeps_what_operators_said_and_tells_it(
     first = start_elsewhere(folder)
     board_at(folder).decide("a", FORCED)
     board_at(folder).decide("b", TRIPPED)
-    (folder / f"{TEMPORARY_PREFIX}left").touch()
+    for prefix in (TEMPORARY_PREFIX, stamps.TEMPORARY_PREFIX):
+        (folder / f"{prefix}left").touch()
     first.communicate()
 
     open_state_folder(folder, {})
