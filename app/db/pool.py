@@ -97,8 +97,8 @@ class WatchedPool(QueuePool):
         again = super().recreate()
         assert isinstance(again, WatchedPool)  # noqa: S101  # it is made of our class
         again.observer = self.observer
-        again._timeout = self._own_timeout  # noqa: SLF001  # one of us
-        again._timeouts = self._timeouts  # noqa: SLF001  # one of us
+        again._timeout = self._own_timeout  # noqa: SLF001  # another pool of this class
+        again._timeouts = self._timeouts  # noqa: SLF001  # another pool of this class
         return again
 
     def figures(self) -> PoolFigures:

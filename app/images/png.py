@@ -91,7 +91,7 @@ def png_colours(source: Source, limits: ImageLimits) -> NamedColours | None:
     """
     source.kind = _KIND
     for name, position, length in _before_pixels(source, limits):
-        if name == b"cICP" and length == 4:  # noqa: PLR2004  four numbers
+        if name == b"cICP" and length == 4:  # noqa: PLR2004  four numbers of a byte
             primaries, transfer, matrix, full_range = source.read(position, length)
             is_of_photo = (matrix, full_range) == (0, 1)
             return NamedColours(primaries, transfer, outranks_profile=True) if is_of_photo else None
@@ -219,7 +219,7 @@ class _Walk:
     def _animation(self, offset: int, length: int) -> None:
         if self._picture_data:
             return  # too late to make an animation; decoders ignore it
-        if length != 8 or self._frames_announced:  # noqa: PLR2004  two numbers
+        if length != 8 or self._frames_announced:  # noqa: PLR2004  acTL: two numbers of 4 bytes
             raise damaged(_KIND, "its animation chunk is wrong")
         self._frames_announced = self._source.uint(offset, 4)
         if not self._frames_announced:

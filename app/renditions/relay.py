@@ -233,4 +233,4 @@ class RenditionRelay:
                 _log.exception("the relay of renditions failed; it goes on")
             if not goes_on:
                 # Not all workers at once.
-                self._closed.wait(_PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  # no secret
+                self._closed.wait(_PAUSE_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  # keeps workers apart; no secret

@@ -49,7 +49,7 @@ class CircuitBreakerOptions(Options):
         choices=("count_based", "time_based"),
     )
     sliding_window_size: int = option(100, "Calls or seconds in the window", unit="calls or s", low=1, high=_MANY)
-    wait_duration_in_open_state_seconds: float | Callable[[int], float] = option(  # noqa: RUF009  # it is a field
+    wait_duration_in_open_state_seconds: float | Callable[[int], float] = option(  # noqa: RUF009  # option() gives a field
         60.0,
         "How long it stays open; in code also a function of how often it has opened since it was last closed",
         unit="seconds",

@@ -214,7 +214,7 @@ class Spool:
             raise ValueError(message)
 
     def _roll_to_disk(self) -> None:
-        file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115 - lives on
+        file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115  # the body closes it
         self._file = file
         for chunk in self._chunks:
             _write_all(file, chunk)

@@ -91,7 +91,7 @@ class BudgetedSocketReader(io.RawIOBase):
         """Return True."""
         return True
 
-    def readinto(self, buffer: bytearray | memoryview, /) -> int | None:  # type: ignore[override]  # any Buffer
+    def readinto(self, buffer: bytearray | memoryview, /) -> int | None:  # type: ignore[override]  # typeshed asks for any Buffer
         """Receive once.
 
         Raises:

@@ -139,7 +139,7 @@ def test_whoever_waits_for_idle_is_told_with_the_last_request() -> None:
     lifecycle.enter()
     waiter = threading.Thread(target=lifecycle.wait_idle, args=(600,), daemon=True)
     waiter.start()
-    until(lambda: bool(lifecycle._idle._waiters), "somebody to wait")  # type: ignore[attr-defined]  # it has them
+    until(lambda: bool(lifecycle._idle._waiters), "somebody to wait")  # type: ignore[attr-defined]  # not in typeshed
 
     lifecycle.leave()
     waits_on = waiter.is_alive()

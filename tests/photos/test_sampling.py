@@ -114,7 +114,7 @@ def test_damage_is_counted_logged_with_its_photo_and_changes_nothing(
 
     read = sampling.run_for(600)
 
-    found = {record.photo_id for record in caplog.records if record.levelname == "ERROR"}  # type: ignore[attr-defined]  # an extra
+    found = {record.photo_id for record in caplog.records if record.levelname == "ERROR"}  # type: ignore[attr-defined]  # from `extra`
     assert found == {str(altered.id)}
     assert world.observer.heard["sampled damaged"] + world.observer.heard["sampled sound"] == read
     assert world.observer.heard["sampled damaged"] > 0

@@ -79,7 +79,8 @@ def test_the_signature_is_the_one_that_nginx_computes(links: SignedLinks, rings:
     exp = int(clock().timestamp()) + LIFE_SECONDS
     path = f"/o/{KEY}/{SHA256}.jpg"
     signed = f"{secret_of(signing)} {exp} {path} {secret_of(signing)}"
-    sig = base64.urlsafe_b64encode(hashlib.md5(signed.encode()).digest()).decode().rstrip("=")  # noqa: S324  # nginx's
+    digest = hashlib.md5(signed.encode()).digest()  # noqa: S324  # what nginx's secure_link takes
+    sig = base64.urlsafe_b64encode(digest).decode().rstrip("=")
 
     assert made(links, clock) == f"{path}?exp={exp}&kid={signing.kid}&sig={sig}"
 

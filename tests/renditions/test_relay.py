@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -237,9 +238,9 @@ def test_one_rendition_that_cannot_be_made_does_not_fail_a_photo_that_was_decode
     assert here.queued() == []
 
 
-def queue(instance: Instance, photo_id: object, payload: dict[str, object]) -> None:
+def queue(instance: Instance, photo_id: UUID, payload: dict[str, object]) -> None:
     with instance.world.database.write() as connection:
-        outbox.add(connection, outbox.PHOTO_RENDER, photo_id, payload)  # type: ignore[arg-type]  # a test's id
+        outbox.add(connection, outbox.PHOTO_RENDER, photo_id, payload)
 
 
 def test_a_photo_that_is_gone_leaves_no_work(here: Instance) -> None:

@@ -125,7 +125,7 @@ class Instance:
             self.maker,
             PRESETS,
             eager or Eager(("thumbnail", "preview"), (Format.WEBP,)),
-            makes=lambda image_format: self.pressure.level.makes(image_format),  # noqa: PLW0108  # of that moment
+            makes=lambda image_format: self.pressure.level.makes(image_format),  # noqa: PLW0108  # the level of that moment
             may_work=self._may_work,
             work_seconds=30.0,
             rests=self.has_rested.set,

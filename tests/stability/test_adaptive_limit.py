@@ -278,7 +278,7 @@ def test_what_is_usual_is_the_mean_of_all_calls_of_a_window_and_then_of_the_long
 
     for first, last in [(0.01, 0.09)] * 11 + [(0.02, 0.1)]:
         for seconds in [first] * 5 + [last] * 5 + [(first + last) / 2]:
-            run(policy, lambda seconds=seconds: clock.advance(seconds))  # type: ignore[misc]  # bound now
+            run(policy, lambda seconds=seconds: clock.advance(seconds))  # type: ignore[misc]  # binds the loop's value
         clock.advance(1.0)
         assert policy.in_use == 0
         policy._close_window(clock.monotonic())
@@ -319,7 +319,7 @@ def test_a_call_whose_end_no_clock_has_seen_says_nothing() -> None:
 
     for reading in (None, float("nan"), float("inf"), 4.0):
         clock.reading = 5.0
-        run(policy, lambda reading=reading: setattr(clock, "reading", reading))  # type: ignore[misc]  # bound now
+        run(policy, lambda reading=reading: setattr(clock, "reading", reading))  # type: ignore[misc]  # binds the loop's value
 
     assert policy.in_use == 0
     assert (policy._successes, policy._failures) == (0, 0)

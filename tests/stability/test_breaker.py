@@ -169,7 +169,7 @@ def test_a_refusal_can_be_pickled_and_copied() -> None:
     rig.trip()
     refusal = rig.refused()
 
-    copies = [copy.copy(refusal), pickle.loads(pickle.dumps(refusal))]  # noqa: S301  # our own
+    copies = [copy.copy(refusal), pickle.loads(pickle.dumps(refusal))]  # noqa: S301  # dumped in this line
 
     assert [(one.name, one.state, one.retry_after_seconds) for one in copies] == [("storage", "open", 60.0)] * 2
 

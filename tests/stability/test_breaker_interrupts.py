@@ -71,7 +71,7 @@ def interrupted(make: Callable[[], Rig], act: Callable[[Rig], Any]) -> Iterator[
     for at in range(1, 1000):
         rig = make()
         interrupter = Interrupter(at)
-        error = interrupter.run(lambda rig=rig: act(rig))  # type: ignore[misc]  # bound now
+        error = interrupter.run(lambda rig=rig: act(rig))  # type: ignore[misc]  # binds the loop's value
         if interrupter.left > 0:
             assert at > 2, "the act has no points"
             return

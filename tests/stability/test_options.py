@@ -32,7 +32,7 @@ class Everything(Options):
     kind: str = option("ring", "A word of two", choices=("ring", "buckets"))
     title: str = option("", "Any text")
     is_on: bool = option(False, "A switch")
-    wait: float | Callable[[int], float] = option(  # noqa: RUF009  # it is a field
+    wait: float | Callable[[int], float] = option(  # noqa: RUF009  # option() gives a field
         1.0, "Judged by a rule of its own", judge=wait_mistake
     )
     free: object = option(None, "Whatever it is")

@@ -13,6 +13,7 @@ import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import requests
@@ -103,9 +104,9 @@ def calls(store: ObjectStore) -> list[Callable[[], object]]:
     ]
 
 
-def behind_breakers(store: ObjectStore, **options: float) -> GuardedObjectStore:
+def behind_breakers(store: ObjectStore, **options: Any) -> GuardedObjectStore:
     """Put a store behind breakers that open after four calls."""
-    chosen = CircuitBreakerOptions(minimum_number_of_calls=4, sliding_window_size=4, **options)  # type: ignore[arg-type]  # numbers
+    chosen = CircuitBreakerOptions(minimum_number_of_calls=4, sliding_window_size=4, **options)
     names = ("storage_read", "storage_write", "storage_delete", "storage_list")
     breakers = [CircuitBreaker(name, chosen, classification=STORAGE_CLASSIFICATION) for name in names]
     return GuardedObjectStore(
@@ -296,7 +297,7 @@ def test_row_9_control_timeouts_of_requests_start_anew_with_every_byte(
     receive = socket.SocketIO.readinto
 
     def noted(stream: socket.SocketIO, buffer: bytearray) -> int | None:
-        waits.append(stream._sock.gettimeout())  # type: ignore[attr-defined]  # all that it is
+        waits.append(stream._sock.gettimeout())  # type: ignore[attr-defined]  # the stream wraps a socket
         return receive(stream, buffer)
 
     monkeypatch.setattr(socket.SocketIO, "readinto", noted)
